@@ -1,0 +1,28 @@
+"""Emotion representations in open-weight language models: extract, compare, steer, read.
+
+The public names below are loaded at first use, so that ``import emotrace`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load": "models",
+    "extract": "extraction",
+    "EmotionVectors": "vectors",
+    "EmotraceError": "errors",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'emotrace' has no attribute {name!r}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,192 @@
+"""The only place that reads a residual stream: texts → pooled activations ``[text, layer, d_model]``.
+
+How it is done with nnsight: one ``trace`` a batch; in it, each decoder layer's output is pooled over tokens at once,
+so that what leaves the trace is one vector a text and layer instead of one a token; ``tracer.stop()`` ends the forward
+pass after the last layer asked for, so that the unembedding never runs.
+
+Layers: index 0 is the embedding output (what enters the first decoder layer), index i the output of decoder layer i.
+
+Padding: texts are padded on the right by us, whatever the tokenizer's own side. In a causal model no real token attends
+to a token on its right, so padding can change neither an activation nor a position, and no attention mask is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import nnsight
+import numpy as np
+import torch
+
+from .errors import EmotraceError, unknown
+
+if TYPE_CHECKING:
+    from .models import Model
+
+POOLINGS = ("last", "mean")
+
+# Rows × longest row of one batch. Larger batches are no faster on a CPU and only cost memory; a GPU wants more.
+BATCH_TOKENS = 2048
+
+
+class Tokens(NamedTuple):
+    """A text as token ids, and the half-open span of them to be pooled (special tokens lie outside it)."""
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Cache(Protocol):
+    """Keeps finished batches by content, so that none is computed twice (``runs.RunFolder`` is one)."""
+
+    def arrays(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray: ...
+
+
+def encode(model: Model, texts: Sequence[str]) -> list[Tokens]:
+    """Tokenises each text once, with the special tokens that the model's tokenizer adds.
+
+    Raises:
+        EmotraceError: a text that is empty, has no token beside special ones, or is longer than the model's context.
+    """
+    encoded = []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise EmotraceError(f"text {number} is empty")
+        # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
+        if len(text) > 40 * model.context:
+            raise EmotraceError(_too_long(model, number, f"{len(text)} characters"))
+        tokens = model.tokenizer(text, return_special_tokens_mask=True)
+        ids, special = tokens["input_ids"], tokens["special_tokens_mask"]
+        bos = model.tokenizer.bos_token_id
+        if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
+            ids, special = ids[1:], special[1:]
+        plain = [place for place, flag in enumerate(special) if not flag]
+        if not plain:
+            raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
+        if len(ids) > model.context:
+            raise EmotraceError(_too_long(model, number, f"{len(ids)} tokens"))
+        encoded.append(Tokens(tuple(ids), plain[0], plain[-1] + 1))
+    return encoded
+
+
+def _too_long(model: Model, number: int, size: str) -> str:
+    return f"text {number} is too long ({size}): {model.name} takes up to {model.context} tokens"
+
+
+def read_activations(
+    model: Model,
+    texts: Sequence[str | Tokens],
+    *,
+    layers: list[int] | str | None = None,
+    poolings: Sequence[str] = POOLINGS,
+    batch_tokens: int = BATCH_TOKENS,
+    cache: Cache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """The residual stream of each text, pooled over its tokens.
+
+    Args:
+        model: the model to read.
+        texts: plain texts, or :class:`Tokens` from :func:`encode`.
+        layers: layer indices (0 = embeddings … L); default all.
+        poolings: ``last``, the text's last token; ``mean``, the mean over the text's tokens without special tokens
+            and without its first, whose massive activation would drown the rest.
+        batch_tokens: budget of rows × longest row for one forward pass.
+        cache: keeps finished batches; see :class:`Cache`.
+        progress: called with the number of texts just finished.
+
+    Returns:
+        For each pooling a float32 array ``[text, layer, d_model]``, texts in the order given, layers ascending.
+
+    Raises:
+        EmotraceError: no texts, an unknown pooling, a layer out of range, a text that is empty or too long, or has
+            one token only where ``mean`` is asked for.
+    """
+    layers = model.check_layers(layers)
+    for pooling in poolings:
+        if pooling not in POOLINGS:
+            raise unknown("pooling", pooling, POOLINGS)
+    if not len(texts):
+        raise EmotraceError("no texts to read")
+    tokens = [text if isinstance(text, Tokens) else encode(model, [text])[0] for text in texts]
+    if "mean" in poolings:
+        for number, item in enumerate(tokens, 1):
+            if item.stop - item.start < 2:
+                raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
+    pooled = np.empty((len(poolings), len(tokens), len(layers), model.d_model), dtype=np.float32)
+    for rows in batches([len(item.ids) for item in tokens], batch_tokens):
+        batch = [tokens[row] for row in rows]
+
+        def compute(batch: list[Tokens] = batch) -> np.ndarray:
+            return _pool_batch(model, batch, layers, poolings)
+
+        key = _batch_key(model, batch, layers, poolings)
+        pooled[:, rows] = cache.arrays(key, compute) if cache else compute()
+        if progress:
+            progress(len(rows))
+    return dict(zip(poolings, pooled, strict=True))
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Row numbers, longest first, in groups whose count × longest stays within ``batch_tokens`` (one row at least)."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= batch_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> str:
+    content = (
+        f"{model.identity} {model.provenance['dtype']} {layers} {list(poolings)} {[tuple(item) for item in batch]}"
+    )
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> np.ndarray:
+    """One forward pass: ``[pooling, row, layer, d_model]``."""
+    ids, weights = _pad(batch, poolings)
+    with torch.no_grad():
+        with model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
+            pooled = nnsight.save([])
+            for index in layers:
+                hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
+                # [row, pooling, token] @ [row, token, d_model], in float32 whatever the model's dtype
+                pooled.append((weights.to(hidden.device) @ hidden.float()).cpu())
+            tracer.stop()
+    return torch.stack(pooled).permute(2, 1, 0, 3).numpy()
+
+
+def _pad(batch: list[Tokens], poolings: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids ``[row, token]`` and the pooling weights ``[row, pooling, token]``, which are zero on padding."""
+    longest = max(len(item.ids) for item in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    weights = torch.zeros(len(batch), len(poolings), longest)
+    for row, item in enumerate(batch):
+        ids[row, : len(item.ids)] = torch.tensor(item.ids)
+        for place, pooling in enumerate(poolings):
+            if pooling == "last":
+                weights[row, place, item.stop - 1] = 1
+            else:
+                weights[row, place, item.start + 1 : item.stop] = 1 / (item.stop - item.start - 1)
+    return ids, weights
+
+
+def read_tokens(model: Model, text: str | Tokens, *, layers: list[int] | str | None = None) -> np.ndarray:
+    """The residual stream at every token of one text: float32 ``[token, layer, d_model]``, special tokens included."""
+    layers = model.check_layers(layers)
+    tokens = text if isinstance(text, Tokens) else encode(model, [text])[0]
+    ids = torch.tensor([tokens.ids])
+    with torch.no_grad():
+        with model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
+            hidden = nnsight.save([])
+            for index in layers:
+                stream = model.layers[0].input if index == 0 else model.layers[index - 1].output
+                hidden.append(stream[0].float().cpu())
+            tracer.stop()
+    return torch.stack(hidden, dim=1).numpy()

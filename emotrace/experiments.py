@@ -1,0 +1,479 @@
+"""Each experiment as one function: what a model's residual stream held → tidy tables.
+
+``read`` is the only function here that touches a model. The rest works on its result, layer by layer; every layer is a
+unit of work that a run folder keeps. Every random draw comes from the seed and the name of what it is drawn for, so
+that the order of work, or an interruption, changes nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from . import corpus, geometry, statistics
+from .activations import POOLINGS, read_activations
+from .extraction import Reading, read_passages
+
+if TYPE_CHECKING:
+    from .models import Model
+    from .runs import RunFolder
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it was just done, and how much of it there is."""
+
+# The centroids' noise depends on the texts a centroid; the matched anisotropy baseline groups as many.
+GROUP_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes of a run. ``quick`` runs the same experiments with fewer texts and resamples."""
+
+    seed: int = 0
+    topics: int = 12
+    baseline_texts: int = 150
+    bootstrap: int = 1000
+    permutations: int = 999
+    decoder_permutations: int = 199
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> Settings:
+        return cls(seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=49)
+
+
+@dataclass
+class Study:
+    """One model's readings, and where its finished units are kept."""
+
+    model: str
+    family: str
+    n_layers: int
+    instruct: bool
+    reading: Reading
+    baseline: dict[str, np.ndarray]
+    settings: Settings
+    run: RunFolder
+    progress: Progress
+
+    def rng(self, *what: object) -> np.random.Generator:
+        """The generator of one purpose, independent of every other and of the order of work."""
+        return np.random.default_rng([self.settings.seed, zlib.crc32(repr(what).encode())])
+
+    @cached_property
+    def emotional(self) -> np.ndarray:
+        """Which texts are of one of the 20 emotions, not neutral."""
+        return (self.reading.labels["emotion"] != corpus.NEUTRAL).to_numpy()
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for name in corpus.emotion_names() if name in set(self.reading.labels["emotion"])]
+
+    @cached_property
+    def emotions(self) -> np.ndarray:
+        return self.reading.labels["emotion"].to_numpy(dtype=str)[self.emotional]
+
+    @cached_property
+    def topics(self) -> np.ndarray:
+        return self.reading.labels["topic"].to_numpy(dtype=str)[self.emotional]
+
+    @cached_property
+    def halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """The topics split in two at random: the first half chooses, the second reports. Bool ``[topic]`` each."""
+        n = len(set(self.topics))
+        first = np.zeros(n, dtype=bool)
+        first[self.rng("halves").permutation(n)[: n // 2]] = True
+        return first, ~first
+
+    def in_half(self, half: np.ndarray) -> np.ndarray:
+        """Which emotional texts belong to the topics of ``half``."""
+        order = list(dict.fromkeys(self.topics))
+        return np.isin(self.topics, [topic for topic, inside in zip(order, half, strict=True) if inside])
+
+    def layer(self, pooling: str, layer: int) -> np.ndarray:
+        """The emotional texts' activations at one layer: ``[text, d_model]``."""
+        return self.reading.pooled[pooling][self.emotional, self.reading.layers.index(layer)]
+
+    def cells(self, pooling: str, layer: int) -> geometry.Cells:
+        return geometry.cells(self.layer(pooling, layer), self.topics, self.emotions, self.names)
+
+    def draws(self, half: np.ndarray | None = None) -> np.ndarray:
+        """Bootstrap weights of topics ``[draw, topic]``, the same at every layer so that curves can be compared."""
+        inside = np.ones(len(set(self.topics)), dtype=bool) if half is None else half
+        draws = np.zeros((self.settings.bootstrap, len(inside)))
+        draws[:, inside] = statistics.topic_draws(
+            int(inside.sum()), self.settings.bootstrap, self.rng("bootstrap", list(inside))
+        )
+        return draws
+
+    def each_layer(self, what: str, compute: Callable[[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
+        """``compute(pooling, layer)`` for every pooling and layer, each kept as one unit of work."""
+        total = len(self.reading.pooled) * len(self.reading.layers)
+        rows: list[dict[str, Any]] = []
+        for pooling in self.reading.pooled:
+            for layer in self.reading.layers:
+                rows += self.unit(f"{what} {pooling} {layer}", lambda p=pooling, la=layer: compute(p, la))
+                self.progress(what, 1, total)
+        return pd.DataFrame(rows)
+
+    def unit(self, what: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        key = {"what": what, "settings": asdict(self.settings), **self.reading.provenance}
+        return self.run.rows(key, compute)
+
+    def row(self, pooling: str, layer: int, **values: Any) -> dict[str, Any]:
+        """A table row with the columns that every table has."""
+        return {
+            "model": self.model, "method": "comprehension", "pooling": pooling, "layer": layer,
+            "depth": layer / self.n_layers, **values,
+        }  # fmt: skip
+
+
+def read(
+    model: Model, settings: Settings, run: RunFolder, progress: Progress, passages: pd.DataFrame | None = None
+) -> Study:
+    """The model reads the passages and the baseline texts; both poolings, all layers."""
+    table = corpus.passages() if passages is None else passages
+    table = corpus.quick_subset(table, settings.topics)
+    unrelated = list(corpus.baseline_texts()["text"])
+    # Every k-th text, so that a quick run keeps all kinds.
+    unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
+    reading = read_passages(
+        model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table))
+    )
+    baseline = read_activations(
+        model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
+    )
+    return Study(
+        model.name, model.family, model.n_layers, model.instruct, reading, baseline, settings, run, progress
+    )  # fmt: skip
+
+
+def anisotropy(study: Study) -> pd.DataFrame:
+    """How alike the activations of *unrelated* texts are, layer by layer (C7).
+
+    Metrics: ``cosine``, mean pairwise cosine of single texts, interval by bootstrap over texts; ``group_cosine``, of
+    the means of random disjoint groups with as many texts as an emotion has, the baseline that is fair to centroids;
+    ``top_dimension_share``, the share of the mean squared norm that lies in the single largest dimension;
+    ``mean_norm``, the mean Euclidean norm (in the units of this model's residual stream: not comparable to another's).
+    """
+
+    def at(pooling: str, layer: int) -> list[dict[str, Any]]:
+        activations = study.baseline[pooling][:, study.reading.layers.index(layer)].astype(np.float64)
+        n, size = len(activations), len(set(study.topics))
+        resamples = statistics.topic_draws(n, study.settings.bootstrap, study.rng("anisotropy"))
+        cosine = statistics.centred_interval(
+            float(geometry.mean_pairwise_cosine(activations)),
+            geometry.resampled_pairwise_cosine(activations, resamples),
+        )
+        group = geometry.group_cosine(activations, size, GROUP_REPEATS, study.rng("groups"))
+        squares = (activations**2).mean(axis=0)
+        return [
+            study.row(pooling, layer, metric="cosine", **cosine._asdict(), n=n),
+            study.row(pooling, layer, metric="group_cosine", value=group, n=n // size),
+            study.row(pooling, layer, metric="top_dimension_share", value=squares.max() / squares.sum(), n=n),
+            study.row(pooling, layer, metric="mean_norm", value=np.linalg.norm(activations, axis=1).mean(), n=n),
+        ]
+
+    return study.each_layer("anisotropy", at)
+
+
+def separation(study: Study) -> pd.DataFrame:
+    """How well the emotions separate, layer by layer, with intervals over topics.
+
+    Metrics: ``cosine``, mean pairwise cosine of the emotions' centroids before centring (lower = better separated; the
+    paper's measure as we read it), beside the mean (column ``null``) and the p of labels shuffled within topics;
+    ``shuffle_excess``, cosine − that null; ``silhouette``; ``nearest_centroid`` and ``logistic_regression``, accuracy on
+    held-out topics (``null`` is chance). At layer 0 with mean pooling these two are the bag-of-embeddings baseline:
+    what the words alone give.
+    """
+    n_topics, chance = len(set(study.topics)), 1 / len(study.names)
+
+    def at(pooling: str, layer: int) -> list[dict[str, Any]]:
+        activations, cells = study.layer(pooling, layer), study.cells(pooling, layer)
+        value = float(geometry.mean_pairwise_cosine(cells.centroids()))
+        resampled = geometry.mean_cosine_of_gram(cells.centroid_grams(study.draws()))
+        cosine = statistics.centred_interval(value, resampled)
+        null = geometry.shuffled_cosine(cells, study.settings.permutations, study.rng("shuffle"))
+        excess = statistics.Interval(*(number - null.mean() for number in cosine))
+        tests = {"p": statistics.permutation_p(value, null, "less"), "m": len(null), "n": n_topics}
+        rows = [
+            study.row(pooling, layer, metric="cosine", **cosine._asdict(), null=null.mean(), **tests),
+            study.row(pooling, layer, metric="shuffle_excess", **excess._asdict(), null=0.0, **tests),
+        ]
+        scores = {"silhouette": geometry.silhouettes(activations, study.emotions)}
+        for decoder in geometry.DECODERS:
+            scores[decoder] = geometry.decode(activations, study.emotions, study.topics, decoder).astype(float)
+        for metric, score in scores.items():
+            interval = statistics.centred_interval(
+                float(score.mean()), _topic_means(study, score) @ study.draws().T / n_topics
+            )
+            null_value = None if metric == "silhouette" else chance
+            rows.append(study.row(pooling, layer, metric=metric, **interval._asdict(), null=null_value, n=n_topics))
+        return rows
+
+    return study.each_layer("separation", at)
+
+
+def _topic_means(study: Study, scores: np.ndarray) -> np.ndarray:
+    """The mean of per-text scores in each topic: ``[topic]``."""
+    return np.array([scores[study.topics == topic].mean() for topic in dict.fromkeys(study.topics)])
+
+
+def geometry_table(study: Study) -> pd.DataFrame:
+    """Valence and arousal in the emotion vectors, layer by layer, and once on held-out topics.
+
+    Metrics: ``pcK_valence_r`` and ``pcK_arousal_r``, Pearson's r of the emotions' scores on principal component K with
+    the norms (Warriner et al. 2013; *exasperated* has none), Fisher interval, permutation p by |r|; a component's sign
+    is arbitrary, so each is turned to correlate positively with valence; ``pcK_variance``, its share;
+    ``rdm_rho``, Spearman's ρ between the vectors' dissimilarities (1 − cosine, centred on the 20) and distances in the
+    valence–arousal plane, interval by bootstrap over topics, Mantel p; ``pc1_length_r``, with the texts' mean lengths.
+    Column ``split``: ``all`` topics, or ``held_out``, the half of the topics that did not choose the layer.
+    """
+    table = study.each_layer("geometry", lambda pooling, layer: _axes(study, pooling, layer, None))
+    rows = []
+    for pooling in study.reading.pooled:
+        layer = choose_layer(study, pooling, "nearest_centroid")
+        what = f"geometry held out {pooling} {layer}"
+        rows += study.unit(what, lambda p=pooling, la=layer: _axes(study, p, la, study.halves[1]))
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+
+
+def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> list[dict[str, Any]]:
+    cells = study.cells(pooling, layer)
+    weights = np.ones(len(cells.sums)) if half is None else half.astype(float)
+    centroids = cells.centroids(weights)
+    vectors = centroids - centroids.mean(axis=0)
+    norms = corpus.emotions().loc[study.names]
+    valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
+    scores, shares = geometry.principal_components(vectors)
+    split = "all" if half is None else "held_out"
+    n_topics = int((weights > 0).sum())
+    rows = []
+    for component, (score, share) in enumerate(zip(scores.T, shares, strict=True), 1):
+        score = score * (np.sign(statistics.pearson(score, valence).value) or 1)
+        for axis, known in (("valence", valence), ("arousal", arousal)):
+            r = statistics.pearson(score, known)
+            p = _correlation_p(score, known, study.settings.permutations, study.rng("axes", component, axis))
+            name = f"pc{component}_{axis}_r"
+            tests = {"p": p, "m": study.settings.permutations, "n": int(np.isfinite(known).sum())}
+            rows.append(study.row(pooling, layer, split=split, metric=name, **r._asdict(), **tests))
+        rows.append(study.row(pooling, layer, split=split, metric=f"pc{component}_variance", value=share, n=len(score)))
+    lengths = study.reading.labels["text"].map(lambda text: len(corpus.words(text))).to_numpy()[study.emotional]
+    of_emotion = np.array([lengths[study.emotions == name].mean() for name in study.names])
+    r = statistics.pearson(scores[:, 0], of_emotion)
+    rows.append(study.row(pooling, layer, split=split, metric="pc1_length_r", **r._asdict(), n=len(of_emotion)))
+
+    known = np.isfinite(valence)
+    plane = geometry.plane_distances(valence[known], arousal[known])
+    rho, p = statistics.mantel(
+        geometry.rdm(vectors)[np.ix_(known, known)], plane, study.settings.permutations, study.rng("mantel")
+    )
+    grams = geometry.centre_gram(cells.centroid_grams(study.draws(half)))
+    interval = statistics.centred_interval(rho, _rdm_draws(1 - geometry.cosines_of_gram(grams), plane, known))
+    tests = {"p": p, "m": study.settings.permutations, "n": n_topics}
+    rows.append(study.row(pooling, layer, split=split, metric="rdm_rho", **interval._asdict(), **tests))
+    return rows
+
+
+def _correlation_p(x: np.ndarray, y: np.ndarray, permutations: int, rng: np.random.Generator) -> float:
+    """Permutation p of |Pearson's r|, over the pairs where y is known."""
+    known = np.isfinite(y)
+    x, y = x[known] - x[known].mean(), y[known] - y[known].mean()
+    scale = np.linalg.norm(x) * np.linalg.norm(y)
+    null = rng.permuted(np.tile(y, (permutations, 1)), axis=1) @ x / scale
+    return statistics.permutation_p(float(x @ y / scale), null, "two-sided")
+
+
+def _rdm_draws(rdms: np.ndarray, plane: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Spearman's ρ of each resampled dissimilarity matrix with the distances in the plane: ``[draw]``."""
+    from scipy.stats import rankdata
+
+    upper = np.triu_indices(int(known.sum()), 1)
+    values = rdms[:, known][:, :, known][:, upper[0], upper[1]]
+    values = rankdata(values[np.isfinite(values).all(axis=1)], axis=1)
+    target = rankdata(plane[upper])
+    values = values - values.mean(axis=1, keepdims=True)
+    target = target - target.mean()
+    return values @ target / (np.linalg.norm(values, axis=1) * np.linalg.norm(target))
+
+
+# -- localisation -----------------------------------------------------------------------------------------------------
+
+CRITERIA = ("cosine", "shuffle_excess", "anisotropy_excess", "nearest_centroid", "logistic_regression")
+
+
+def localisation(study: Study, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Where over depth the emotions separate best, and whether a U describes it (C6).
+
+    One row a pooling and criterion. ``layer`` and ``depth``: the best layer on all topics, with a bootstrap interval of
+    the depth over topics. ``chosen_layer``: the best on one half of the topics; ``held_out``: the criterion there on
+    the other half, with interval, ``chance`` and, for the decoders, a label-permutation p. ``u_gain``: AICc of a line
+    minus that of a parabola, layers 1 … L; ``u_share``: share of resamples in which the curve is a U (better than a
+    line, open towards worse, turning inside); ``vertex``: where it turns, with interval.
+
+    Criteria: ``cosine`` (the paper's), ``shuffle_excess`` and ``anisotropy_excess`` (the same minus the two baselines),
+    ``nearest_centroid``, ``logistic_regression`` (the layer of which is chosen by nearest centroid, being cheaper).
+    """
+    rows: list[dict[str, Any]] = []
+    total = len(study.reading.pooled) * len(CRITERIA)
+    for pooling in study.reading.pooled:
+        for criterion in CRITERIA:
+            curves = {
+                "separation": _curve(tables["separation"], pooling),
+                "anisotropy": _curve(tables["anisotropy"], pooling),
+            }
+            rows += study.unit(
+                f"localisation {pooling} {criterion}",
+                lambda p=pooling, c=criterion, t=curves: [_locate(study, p, c, t)],
+            )
+            study.progress("localisation", 1, total)
+    return pd.DataFrame(rows)
+
+
+def _curve(table: pd.DataFrame, pooling: str) -> pd.DataFrame:
+    """Metrics of one pooling as columns, layers as rows."""
+    return table[table["pooling"] == pooling].pivot(index="layer", columns="metric", values="value")
+
+
+def _locate(study: Study, pooling: str, criterion: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    layers = np.array(study.reading.layers[1:])  # the embedding output is no layer of the model's own work
+    depth = layers / study.n_layers
+    curve, resampled = _losses(study, pooling, criterion, tables)
+    best = int(layers[curve.argmin()])
+    # A resample in which some emotion lost all its texts has no curve.
+    resampled = resampled[np.isfinite(resampled).all(axis=1)]
+    place = statistics.percentile_interval(best / study.n_layers, depth[resampled.argmin(axis=1)])
+    bends = [statistics.bend(depth, draw) for draw in resampled]
+    whole = statistics.bend(depth, curve)
+    turning = np.array([bend.vertex for bend in bends if bend.is_u])
+    vertex = statistics.percentile_interval(whole.vertex, turning)
+    chosen = choose_layer(study, pooling, criterion)
+    row = study.row(pooling, best, criterion=criterion, low=place.low, high=place.high, n=len(set(study.topics)))
+    return {
+        **row, "chosen_layer": chosen, "chosen_depth": chosen / study.n_layers,
+        **_held_out(study, pooling, criterion, chosen),
+        "u_gain": whole.gain, "u_share": float(np.mean([bend.is_u for bend in bends])),
+        "vertex": whole.vertex, "vertex_low": vertex.low, "vertex_high": vertex.high,
+    }  # fmt: skip
+
+
+def _losses(
+    study: Study, pooling: str, criterion: str, tables: dict[str, pd.DataFrame]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The criterion over layers 1 … L so that lower is better: as measured ``[layer]``, and resampled ``[draw, layer]``."""
+    layers = study.reading.layers[1:]
+    if criterion in geometry.DECODERS:
+        by_topic = np.stack(
+            [_topic_means(study, geometry.decode(study.layer(pooling, la), study.emotions, study.topics, criterion).astype(float)) for la in layers]
+            if criterion == "nearest_centroid"
+            else [np.array(values) for values in _logistic_by_topic(study, pooling)]
+        )  # fmt: skip
+        return -by_topic.mean(axis=1), -(study.draws() @ by_topic.T) / by_topic.shape[1]
+    separation, anisotropy = tables["separation"], tables["anisotropy"]
+    curve = separation.loc[layers, "cosine"].to_numpy()
+    draws = study.draws()
+    resampled = np.stack(
+        [geometry.mean_cosine_of_gram(study.cells(pooling, layer).centroid_grams(draws)) for layer in layers], axis=1
+    )
+    baseline = {
+        "cosine": np.zeros(len(layers)),
+        "shuffle_excess": (separation["cosine"] - separation["shuffle_excess"]).loc[layers].to_numpy(),
+        "anisotropy_excess": anisotropy.loc[layers, "group_cosine"].to_numpy(),
+    }[criterion]
+    return curve - baseline, resampled - baseline
+
+
+def _logistic_by_topic(study: Study, pooling: str) -> list[list[float]]:
+    rows = []
+    for layer in study.reading.layers[1:]:
+        rows += study.unit(
+            f"logistic by topic {pooling} {layer}",
+            lambda la=layer: [
+                {"scores": list(_topic_means(study, geometry.decode(study.layer(pooling, la), study.emotions, study.topics, "logistic_regression").astype(float)))}
+            ],
+        )  # fmt: skip
+    return [row["scores"] for row in rows]
+
+
+def choose_layer(study: Study, pooling: str, criterion: str) -> int:
+    """The best layer by the first half of the topics alone; the second half is left for reporting."""
+    half = study.halves[0]
+    layers = study.reading.layers[1:]
+    if criterion in geometry.DECODERS:
+        inside = study.in_half(half)
+        scores = [
+            -geometry.decode(study.layer(pooling, layer)[inside], study.emotions[inside], study.topics[inside], "nearest_centroid").mean()
+            for layer in layers
+        ]  # fmt: skip
+        return layers[int(np.argmin(scores))]
+    scores = [_half_cosine(study, pooling, layer, half, criterion) for layer in layers]
+    return layers[int(np.argmin(scores))]
+
+
+def _half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:
+    """The criterion from the topics of one half alone; its baselines have the same number of texts a centroid."""
+    cells = study.cells(pooling, layer)
+    inside = geometry.Cells(cells.sums[half], cells.counts[half])
+    value = float(geometry.mean_pairwise_cosine(inside.centroids()))
+    if criterion == "shuffle_excess":
+        permutations = min(99, study.settings.permutations)
+        return value - geometry.shuffled_cosine(inside, permutations, study.rng("half shuffle")).mean()
+    if criterion == "anisotropy_excess":
+        baseline = study.baseline[pooling][:, study.reading.layers.index(layer)]
+        return value - geometry.group_cosine(baseline, int(half.sum()), GROUP_REPEATS, study.rng("half groups"))
+    return value
+
+
+def _held_out(study: Study, pooling: str, criterion: str, layer: int) -> dict[str, Any]:
+    """The criterion at the chosen layer on the half of the topics that did not choose it."""
+    first, second = study.halves
+    if criterion not in geometry.DECODERS:
+        value = _half_cosine(study, pooling, layer, second, criterion)
+        draws = geometry.mean_cosine_of_gram(study.cells(pooling, layer).centroid_grams(study.draws(second)))
+        interval = statistics.centred_interval(value, draws)
+        return {"held_out": value, "held_low": interval.low, "held_high": interval.high}
+    activations, train, test = study.layer(pooling, layer), study.in_half(first), study.in_half(second)
+    predict = geometry.DECODERS[criterion]
+    correct = predict(activations[train], study.emotions[train], activations[test]) == study.emotions[test]
+    topics = study.topics[test]
+    by_topic = np.array([correct[topics == topic].mean() for topic in dict.fromkeys(topics)])
+    draws = study.draws(second)[:, second] @ by_topic / len(by_topic)
+    interval = statistics.centred_interval(float(correct.mean()), draws)
+    rng = study.rng("decoder null", pooling, criterion)
+    null = np.empty(study.settings.decoder_permutations)
+    for draw in range(len(null)):
+        shuffled = geometry.shuffle_within_topics(study.emotions, study.topics, rng)
+        null[draw] = (predict(activations[train], shuffled[train], activations[test]) == shuffled[test]).mean()
+    return {
+        "held_out": interval.value, "held_low": interval.low, "held_high": interval.high, "chance": 1 / len(study.names),
+        "null_mean": null.mean(), "p": statistics.permutation_p(interval.value, null, "greater"), "m": len(null),
+    }  # fmt: skip
+
+
+EXPERIMENTS = ("separation", "anisotropy", "geometry", "localisation")
+"""What ``emotrace run --experiments`` takes; localisation needs separation and anisotropy, which it then runs as well."""
+
+
+def run_all(study: Study, experiments: list[str]) -> dict[str, pd.DataFrame]:
+    """The tables of the experiments asked for, and of those they need."""
+    wanted = set(experiments) | ({"separation", "anisotropy"} if "localisation" in experiments else set())
+    tables: dict[str, pd.DataFrame] = {}
+    if "anisotropy" in wanted:
+        tables["anisotropy"] = anisotropy(study)
+    if "separation" in wanted:
+        tables["separation"] = separation(study)
+    if "geometry" in wanted:
+        tables["geometry"] = geometry_table(study)
+    if "localisation" in wanted:
+        tables["localisation"] = localisation(study, tables)
+    return tables
+
+
+def vectors(study: Study) -> dict[str, Any]:
+    """The comprehension vectors of every pooling that was read."""
+    return {pooling: study.reading.vectors(pooling) for pooling in POOLINGS if pooling in study.reading.pooled}

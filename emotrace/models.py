@@ -1,0 +1,289 @@
+"""``load(name)``: a registry name, hub id, local folder or GGUF file → one handle. The only place that knows families."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import corpus, gguf_weights
+from .errors import EmotraceError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from nnsight.modeling.transformers import TransformersModel
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class Architecture(NamedTuple):
+    """Where a model class of transformers keeps its parts, as dotted paths from the language-model class."""
+
+    family: str
+    layers: str
+    embedding: str
+    final_norm: str
+    unembedding: str
+
+
+def _llama_like(family: str, body: str = "model") -> Architecture:
+    return Architecture(family, f"{body}.layers", f"{body}.embed_tokens", f"{body}.norm", "lm_head")
+
+
+# By `config.model_type`. A further family is one more row here, and one more in tests/tiny_models.py.
+ARCHITECTURES = {
+    "gpt2": Architecture("gpt2", "transformer.h", "transformer.wte", "transformer.ln_f", "lm_head"),
+    "llama": _llama_like("llama"),
+    "mistral": _llama_like("mistral"),
+    "qwen2": _llama_like("qwen"),
+    "qwen3": _llama_like("qwen"),
+    "gemma": _llama_like("gemma"),
+    "gemma2": _llama_like("gemma"),
+    "gemma3_text": _llama_like("gemma"),
+    "gemma3": _llama_like("gemma", "model.language_model"),  # the multimodal class of 4B and up
+}
+
+
+@dataclass
+class Model:
+    """A language model that emotrace can read and edit.
+
+    Attributes:
+        name: the name it was loaded by.
+        nn: nnsight's wrapper around the transformers model; ``nn.trace(...)`` opens a tracing context.
+        architecture: where the model keeps its parts.
+        layers: the decoder layers as nnsight envoys, first to last (layer index i of this project is ``layers[i - 1]``).
+        n_layers: number of decoder layers L; a depth is a layer index divided by L.
+        d_model: width of the residual stream.
+        context: longest input, in tokens.
+        instruct: whether the model is instruction-tuned.
+        provenance: model, source, weights id (revision or sha256), dtype, quantisation, versions.
+    """
+
+    name: str
+    nn: TransformersModel
+    architecture: Architecture
+    layers: list[Any]
+    n_layers: int
+    d_model: int
+    context: int
+    instruct: bool
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.nn.tokenizer
+
+    @property
+    def family(self) -> str:
+        return self.architecture.family
+
+    @property
+    def identity(self) -> str:
+        """What tells this model's weights from any other's: its source and its revision or sha256."""
+        return f"{self.provenance['source']}@{self.provenance['weights_id']}"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.nn._module.parameters()).device
+
+    def part(self, name: str) -> Any:
+        """The envoy of ``embedding``, ``final_norm`` or ``unembedding``."""
+        return _follow(self.nn, getattr(self.architecture, name))
+
+    def check_layers(self, layers: list[int] | str | None) -> list[int]:
+        """Layer indices 0 … L in ascending order; ``None`` and ``"all"`` mean every one.
+
+        Raises:
+            EmotraceError: an index out of range.
+        """
+        if layers is None or layers == "all":
+            return list(range(self.n_layers + 1))
+        for layer in layers:
+            if not 0 <= layer <= self.n_layers:
+                raise EmotraceError(
+                    f"layer {layer} is out of range: {self.name} has layers 0 (embeddings) to {self.n_layers}"
+                )
+        return sorted(set(layers))
+
+
+def load(
+    name: str = DEFAULT_MODEL,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    say: Callable[[str], None] | None = None,
+) -> Model:
+    """Loads a model.
+
+    Args:
+        name: a name of ``data/models.csv``, a hub id (``org/name``), a folder that ``save_pretrained`` wrote, or a
+            GGUF file.
+        dtype: ``auto`` (float32 on a CPU, the checkpoint's own on a GPU) or a torch dtype's name.
+        device: ``auto`` (GPUs if there are any) or what ``device_map`` takes.
+        say: told in one line about each long step; default: standard error.
+
+    Raises:
+        EmotraceError: unknown name, package not installed and hub out of reach, damaged weights, unknown architecture.
+    """
+    source, details = _resolve(name, say or (lambda line: print(f"emotrace: {line}", file=sys.stderr)))
+    nn = _load_nnsight(name, source, dtype, device)
+    config = nn._module.config
+    return _handle(name, nn, config, {**details, **_describe(nn, config, source, details)})
+
+
+def _resolve(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, str]]:
+    """Where to load ``name`` from (a local folder or a hub id), and what of its provenance is known already."""
+    registry = corpus.model_registry()
+    if name in registry.index:
+        row = registry.loc[name]
+        files = gguf_weights.package_files(row["files"]) if row["source"] == "packaged" else None
+        if files:
+            folder = gguf_weights.converted(files, row["sha256"], name, say)
+            return str(folder), _gguf_details(row["hub_id"], row["weights"], row["sha256"])
+        return row["hub_id"], {"source": row["hub_id"]}
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise EmotraceError(f"no file {path}")
+        folder = gguf_weights.converted([path], None, path.stem, say)
+        digest = gguf_weights.sha256(path)
+        return str(folder), _gguf_details(path.name, path.stem, digest)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise EmotraceError(f"{path} holds no model: there is no config.json in it")
+        return str(path), {"source": path.resolve().name}
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name, {"source": name}
+    raise EmotraceError(
+        f"unknown model {name!r}: neither a folder, nor a hub id (org/name), nor one of {', '.join(registry.index)}"
+    )
+
+
+def _gguf_details(source: str, weights: str, digest: str) -> dict[str, str]:
+    return {
+        "source": source,
+        "weights_id": f"sha256:{digest}",
+        "quantisation": f"GGUF {weights}, dequantised to float32",
+    }
+
+
+def _load_nnsight(name: str, source: str, dtype: str, device: str) -> TransformersModel:
+    import torch
+    import transformers
+
+    for noisy in ("transformers", "accelerate", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    from nnsight.modeling.transformers import TransformersModel
+
+    gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
+    if dtype == "auto" and not gpu:
+        dtype = "float32"
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise unknown("dtype", dtype, ["auto", "float32", "bfloat16", "float16"])
+    placement = device if device != "auto" else ("auto" if gpu else "cpu")
+    try:
+        nn = TransformersModel(source, task="text-generation", device_map=placement, dtype=dtype, dispatch=True)
+    except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
+        raise EmotraceError(_load_failure(name, source, error)) from error
+    nn._module.requires_grad_(False)
+    nn._module.eval()
+    return nn
+
+
+def _load_failure(name: str, source: str, error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    registry = corpus.model_registry()
+    if name in registry.index and registry.loc[name, "source"] == "packaged":
+        return f"{name} is not installed and the hub is out of reach: {install_command(name)} installs it"
+    if Path(source).is_dir():
+        return f"{source} cannot be loaded as a language model ({reason})"
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"{source} cannot be loaded from the hub{offline}: {reason}"
+
+
+def install_command(name: str) -> str:
+    """The one command that installs a packaged model."""
+    return "make setup" if name == DEFAULT_MODEL else "make models"
+
+
+def _follow(root: Any, path: str) -> Any:
+    for step in path.split("."):
+        root = getattr(root, step)
+    return root
+
+
+def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str, str]) -> Model:
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        raise EmotraceError(
+            f"{name} is a {config.model_type!r} ({type(nn._module).__name__}), whose decoder layers emotrace does not know: "
+            f"it looks for one of {', '.join(ARCHITECTURES)}"
+        )
+    for part, path in architecture._asdict().items():
+        try:
+            part == "family" or _follow(nn._module, path)
+        except AttributeError:
+            raise EmotraceError(
+                f"{name} ({type(nn._module).__name__}) has no {path!r}, where emotrace looks for its {part}"
+            ) from None
+    text = config.get_text_config()
+    registry = corpus.model_registry()
+    templated = nn.tokenizer.chat_template is not None
+    # Some base models carry a template all the same: the registry knows better.
+    instruct = registry.loc[name, "kind"] == "instruct" if name in registry.index else templated
+    return Model(
+        name=name,
+        nn=nn,
+        architecture=architecture,
+        layers=list(_follow(nn, architecture.layers)),
+        n_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        context=text.max_position_embeddings,
+        instruct=instruct and templated,
+        provenance=provenance,
+    )
+
+
+def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, str]) -> dict[str, str]:
+    import nnsight
+    import torch
+    import transformers
+
+    described = {
+        "dtype": str(next(nn._module.parameters()).dtype).removeprefix("torch."),
+        "class": type(nn._module).__name__,
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, nnsight {nnsight.__version__}",
+    }
+    if "weights_id" not in known:
+        folder = Path(source)
+        revision = f"revision:{getattr(config, '_commit_hash', None) or 'unknown'}"
+        described["weights_id"] = f"sha256:{_folder_digest(folder)}" if folder.is_dir() else revision
+        described["quantisation"] = "none"
+    return described
+
+
+def _folder_digest(folder: Path) -> str:
+    """One sha256 over the weight files of a local model (about a second for each gigabyte)."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
+        gguf_weights.sha256(path, digest)
+    return digest.hexdigest()
+
+
+def availability(name: str) -> str:
+    """Whether a registry model can be loaded here and now, in a few words."""
+    row = corpus.model_registry().loc[name]
+    if row["source"] == "packaged" and gguf_weights.package_files(row["files"]):
+        return "ready" if gguf_weights._folder(name, row["sha256"]).exists() else "ready (converted at first use)"
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(row["hub_id"], "config.json"), str):
+        return "ready (in the hub's cache)"
+    return f"install: {install_command(name)}" if row["source"] == "packaged" else "fetched from the hub at first use"
