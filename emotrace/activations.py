@@ -151,14 +151,13 @@ def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: S
 def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> np.ndarray:
     """One forward pass: ``[pooling, row, layer, d_model]``."""
     ids, weights = _pad(batch, poolings)
-    with torch.no_grad():
-        with model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
-            pooled = nnsight.save([])
-            for index in layers:
-                hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-                # [row, pooling, token] @ [row, token, d_model], in float32 whatever the model's dtype
-                pooled.append((weights.to(hidden.device) @ hidden.float()).cpu())
-            tracer.stop()
+    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
+        pooled = nnsight.save([])
+        for index in layers:
+            hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
+            # [row, pooling, token] @ [row, token, d_model], in float32 whatever the model's dtype
+            pooled.append((weights.to(hidden.device) @ hidden.float()).cpu())
+        tracer.stop()
     return torch.stack(pooled).permute(2, 1, 0, 3).numpy()
 
 
@@ -182,11 +181,10 @@ def read_tokens(model: Model, text: str | Tokens, *, layers: list[int] | str | N
     layers = model.check_layers(layers)
     tokens = text if isinstance(text, Tokens) else encode(model, [text])[0]
     ids = torch.tensor([tokens.ids])
-    with torch.no_grad():
-        with model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
-            hidden = nnsight.save([])
-            for index in layers:
-                stream = model.layers[0].input if index == 0 else model.layers[index - 1].output
-                hidden.append(stream[0].float().cpu())
-            tracer.stop()
+    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
+        hidden = nnsight.save([])
+        for index in layers:
+            stream = model.layers[0].input if index == 0 else model.layers[index - 1].output
+            hidden.append(stream[0].float().cpu())
+        tracer.stop()
     return torch.stack(hidden, dim=1).numpy()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from . import corpus, geometry, statistics
 from .activations import POOLINGS, read_activations
@@ -40,11 +41,11 @@ class Settings:
     baseline_texts: int = 150
     bootstrap: int = 1000
     permutations: int = 999
-    decoder_permutations: int = 199
+    decoder_permutations: int = 499
 
     @classmethod
     def quick(cls, seed: int = 0) -> Settings:
-        return cls(seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=49)
+        return cls(seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=99)
 
 
 @dataclass
@@ -248,11 +249,13 @@ def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> li
     weights = np.ones(len(cells.sums)) if half is None else half.astype(float)
     centroids = cells.centroids(weights)
     vectors = centroids - centroids.mean(axis=0)
+    split, n_topics = ("all" if half is None else "held_out"), int((weights > 0).sum())
+    # The last token of every passage is a full stop: its embedding is the same vector in all of them.
+    if np.abs(vectors).max() <= 1e-6 * np.abs(centroids).max():
+        return []
     norms = corpus.emotions().loc[study.names]
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     scores, shares = geometry.principal_components(vectors)
-    split = "all" if half is None else "held_out"
-    n_topics = int((weights > 0).sum())
     rows = []
     for component, (score, share) in enumerate(zip(scores.T, shares, strict=True), 1):
         score = score * (np.sign(statistics.pearson(score, valence).value) or 1)
@@ -314,10 +317,11 @@ def localisation(study: Study, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     the depth over topics. ``chosen_layer``: the best on one half of the topics; ``held_out``: the criterion there on
     the other half, with interval, ``chance`` and, for the decoders, a label-permutation p. ``u_gain``: AICc of a line
     minus that of a parabola, layers 1 … L; ``u_share``: share of resamples in which the curve is a U (better than a
-    line, open towards worse, turning inside); ``vertex``: where it turns, with interval.
+    line, open towards worse, turning inside); ``vertex``: where it turns, with interval, if the
+    curve is a U.
 
     Criteria: ``cosine`` (the paper's), ``shuffle_excess`` and ``anisotropy_excess`` (the same minus the two baselines),
-    ``nearest_centroid``, ``logistic_regression`` (the layer of which is chosen by nearest centroid, being cheaper).
+    ``nearest_centroid`` and ``logistic_regression``, the accuracy of either.
     """
     rows: list[dict[str, Any]] = []
     total = len(study.reading.pooled) * len(CRITERIA)
@@ -351,14 +355,14 @@ def _locate(study: Study, pooling: str, criterion: str, tables: dict[str, pd.Dat
     bends = [statistics.bend(depth, draw) for draw in resampled]
     whole = statistics.bend(depth, curve)
     turning = np.array([bend.vertex for bend in bends if bend.is_u])
-    vertex = statistics.percentile_interval(whole.vertex, turning)
+    vertex = statistics.percentile_interval(whole.vertex, turning if whole.is_u else turning[:0])
     chosen = choose_layer(study, pooling, criterion)
     row = study.row(pooling, best, criterion=criterion, low=place.low, high=place.high, n=len(set(study.topics)))
     return {
         **row, "chosen_layer": chosen, "chosen_depth": chosen / study.n_layers,
         **_held_out(study, pooling, criterion, chosen),
         "u_gain": whole.gain, "u_share": float(np.mean([bend.is_u for bend in bends])),
-        "vertex": whole.vertex, "vertex_low": vertex.low, "vertex_high": vertex.high,
+        "vertex": whole.vertex if whole.is_u else None, "vertex_low": vertex.low, "vertex_high": vertex.high,
     }  # fmt: skip
 
 
@@ -368,11 +372,7 @@ def _losses(
     """The criterion over layers 1 … L so that lower is better: as measured ``[layer]``, and resampled ``[draw, layer]``."""
     layers = study.reading.layers[1:]
     if criterion in geometry.DECODERS:
-        by_topic = np.stack(
-            [_topic_means(study, geometry.decode(study.layer(pooling, la), study.emotions, study.topics, criterion).astype(float)) for la in layers]
-            if criterion == "nearest_centroid"
-            else [np.array(values) for values in _logistic_by_topic(study, pooling)]
-        )  # fmt: skip
+        by_topic = np.stack([_accuracy_by_topic(study, pooling, layer, criterion) for layer in layers])
         return -by_topic.mean(axis=1), -(study.draws() @ by_topic.T) / by_topic.shape[1]
     separation, anisotropy = tables["separation"], tables["anisotropy"]
     curve = separation.loc[layers, "cosine"].to_numpy()
@@ -388,16 +388,10 @@ def _losses(
     return curve - baseline, resampled - baseline
 
 
-def _logistic_by_topic(study: Study, pooling: str) -> list[list[float]]:
-    rows = []
-    for layer in study.reading.layers[1:]:
-        rows += study.unit(
-            f"logistic by topic {pooling} {layer}",
-            lambda la=layer: [
-                {"scores": list(_topic_means(study, geometry.decode(study.layer(pooling, la), study.emotions, study.topics, "logistic_regression").astype(float)))}
-            ],
-        )  # fmt: skip
-    return [row["scores"] for row in rows]
+def _accuracy_by_topic(study: Study, pooling: str, layer: int, decoder: str) -> np.ndarray:
+    """Share of each topic's texts whose emotion is decoded right with that topic held out: ``[topic]``."""
+    correct = geometry.decode(study.layer(pooling, layer), study.emotions, study.topics, decoder)
+    return _topic_means(study, correct.astype(float))
 
 
 def choose_layer(study: Study, pooling: str, criterion: str) -> int:
@@ -406,10 +400,11 @@ def choose_layer(study: Study, pooling: str, criterion: str) -> int:
     layers = study.reading.layers[1:]
     if criterion in geometry.DECODERS:
         inside = study.in_half(half)
+        emotions, topics = study.emotions[inside], study.topics[inside]
         scores = [
-            -geometry.decode(study.layer(pooling, layer)[inside], study.emotions[inside], study.topics[inside], "nearest_centroid").mean()
+            -geometry.decode(study.layer(pooling, layer)[inside], emotions, topics, criterion).mean()
             for layer in layers
-        ]  # fmt: skip
+        ]
         return layers[int(np.argmin(scores))]
     scores = [_half_cosine(study, pooling, layer, half, criterion) for layer in layers]
     return layers[int(np.argmin(scores))]
@@ -461,6 +456,12 @@ EXPERIMENTS = ("separation", "anisotropy", "geometry", "localisation")
 
 def run_all(study: Study, experiments: list[str]) -> dict[str, pd.DataFrame]:
     """The tables of the experiments asked for, and of those they need."""
+    # The matrices are small: more threads only wait for one another, up to a hundred times longer on a busy machine.
+    with threadpool_limits(1):
+        return _run_all(study, experiments)
+
+
+def _run_all(study: Study, experiments: list[str]) -> dict[str, pd.DataFrame]:
     wanted = set(experiments) | ({"separation", "anisotropy"} if "localisation" in experiments else set())
     tables: dict[str, pd.DataFrame] = {}
     if "anisotropy" in wanted:
@@ -474,6 +475,6 @@ def run_all(study: Study, experiments: list[str]) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def vectors(study: Study) -> dict[str, Any]:
+def vectors_of(study: Study) -> dict[str, Any]:
     """The comprehension vectors of every pooling that was read."""
     return {pooling: study.reading.vectors(pooling) for pooling in POOLINGS if pooling in study.reading.pooled}

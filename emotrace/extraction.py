@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import corpus
 from .activations import POOLINGS, Cache, read_activations
-from .errors import unknown
+from .errors import EmotraceError, unknown
 from .vectors import EmotionVectors
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ class Reading:
         if pooling not in self.pooled:
             raise unknown("pooling", pooling, self.pooled)
         present = [name for name in corpus.emotions().index if name in set(self.labels["emotion"])]
+        for name in [corpus.NEUTRAL, *(corpus.check_emotions(list(emotions)) if emotions else [])]:
+            if name not in present:
+                raise EmotraceError(f"no text of {name!r} was read: the texts have {', '.join(present)}")
         means = class_means(self.pooled[pooling], self.labels["emotion"], present)
         names = [name for name in present if name != corpus.NEUTRAL]
-        kept = corpus.check_emotions(list(emotions)) if emotions else names
+        kept = list(emotions) if emotions else names
         grand = means.mean(axis=0)
         return EmotionVectors(
             emotions=tuple(kept),

@@ -191,7 +191,7 @@ def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray)
     if train.shape[0] < train.shape[1]:
         basis = np.linalg.qr(train.T.astype(np.float64))[0]
         train, test = train @ basis, test @ basis
-    return LogisticRegression(C=1.0, max_iter=500, tol=1e-3).fit(train, labels).predict(test)
+    return LogisticRegression(C=1.0, max_iter=500).fit(train, labels).predict(test)
 
 
 DECODERS = {"nearest_centroid": nearest_centroid, "logistic_regression": logistic_regression}

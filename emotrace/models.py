@@ -134,7 +134,9 @@ def load(
     source, details = _resolve(name, say or (lambda line: print(f"emotrace: {line}", file=sys.stderr)))
     nn = _load_nnsight(name, source, dtype, device)
     config = nn._module.config
-    return _handle(name, nn, config, {**details, **_describe(nn, config, source, details)})
+    # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
+    shown = name if name in corpus.model_registry().index else details["source"]
+    return _handle(shown, nn, config, {**details, **_describe(nn, config, source, details)})
 
 
 def _resolve(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, str]]:

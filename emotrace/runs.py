@@ -1,7 +1,7 @@
 """A run folder: every finished unit of work is kept by its content, so that a killed run loses none and redoes none.
 
 Layout: ``manifest.json``, ``vectors/``, ``texts/``, ``tables/``, ``figures/``, ``report.html``, and ``.cache/`` with the
-finished units. Every file is written beside its place and renamed into it, so that a half-written one is never read.
+finished units. Every file is written beside its place and renamed into it, so that none is ever read half written.
 """
 
 from __future__ import annotations
@@ -155,6 +155,18 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def read_tables(path: str | Path) -> dict[str, pd.DataFrame]:
     """Every table of a run folder, by name."""
     return {file.stem: pd.read_csv(file) for file in sorted((Path(path) / "tables").glob("*.csv"))}
+
+
+def file_name(model: str) -> str:
+    """A model's name as part of a file's name: a hub id has a slash in it."""
+    return model.replace("/", "--")
+
+
+def select(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows of a tidy table whose columns have these values."""
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
 
 
 @contextlib.contextmanager

@@ -54,12 +54,16 @@ def percentile_interval(value: float, draws: np.ndarray) -> Interval:
 def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
     """(b + 1) / (m + 1), b the null draws at least as extreme as ``value``; never below 1 / (m + 1).
 
+    NaN where the value or one of the draws is unknown.
+
     Args:
         value: what was observed.
         null: m draws under the null.
         alternative: ``greater``, ``less`` or ``two-sided`` (by absolute value).
     """
     null = np.asarray(null, dtype=np.float64)
+    if not (np.isfinite(value) and np.isfinite(null).all()):
+        return np.nan
     # Draws that equal the observation up to rounding count as extreme.
     slack = 1e-12 * max(1.0, abs(value))
     extreme = {
@@ -146,10 +150,12 @@ def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
     if len(depth) < 6:
         raise EmotraceError(f"a U over depth needs at least six layers, not {len(depth)}")
     scores, fits = [], []
+    # Residuals below the curve's own rounding error say nothing of its shape.
+    floor = len(depth) * (10 * np.finfo(np.float64).eps * max(np.abs(curve).max(), np.finfo(np.float32).tiny)) ** 2
     for degree in (1, 2):
         coefficients = np.polyfit(depth, curve, degree)
         residual = float(((curve - np.polyval(coefficients, depth)) ** 2).sum())
-        scores.append(_aicc(residual, len(depth), degree + 2))  # the error variance is a parameter as well
+        scores.append(_aicc(max(residual, floor), len(depth), degree + 2))  # the error variance is a parameter too
         fits.append(coefficients)
     curvature, slope, _ = fits[1]
     vertex = -slope / (2 * curvature) if curvature else np.nan
@@ -157,7 +163,4 @@ def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
 
 
 def _aicc(residual: float, n: int, parameters: int) -> float:
-    floor = np.finfo(np.float64).tiny
-    return (
-        n * np.log(max(residual, floor) / n) + 2 * parameters + 2 * parameters * (parameters + 1) / (n - parameters - 1)
-    )
+    return n * np.log(residual / n) + 2 * parameters + 2 * parameters * (parameters + 1) / (n - parameters - 1)

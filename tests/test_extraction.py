@@ -1,0 +1,175 @@
+"""Extraction on a model whose emotion directions are known, because the test planted them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_models
+from tiny_models import PLANTED, planted_passages
+
+import emotrace
+from emotrace import EmotraceError, corpus
+from emotrace.extraction import class_means, read_passages
+
+STRENGTH = 20.0
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """The model, and for each emotion its direction minus the mean over the classes (that of *neutral* is zero)."""
+    folder = tmp_path_factory.mktemp("planted")
+    directions = tiny_models.plant(folder, strength=STRENGTH)
+    centre = sum(directions.values()) / (len(PLANTED) + 1)
+    return emotrace.load(str(folder)), {emotion: direction - centre for emotion, direction in directions.items()}
+
+
+@pytest.fixture(scope="module")
+def reading(planted):
+    return read_passages(planted[0], planted_passages())
+
+
+def cosines(vectors, directions):
+    """The cosine of each emotion's vector with its planted direction: ``[emotion, layer]``."""
+    unit = vectors.values / np.linalg.norm(vectors.values, axis=-1, keepdims=True)
+    truth = np.stack([directions[emotion] for emotion in vectors.emotions])
+    return np.einsum("eld,ed->el", unit, truth / np.linalg.norm(truth, axis=-1, keepdims=True))
+
+
+def test_mean_pooling_recovers_every_planted_direction_at_every_layer(planted):
+    model, directions = planted
+    vectors = emotrace.extract(model, pooling="mean", passages=planted_passages())
+    assert set(vectors.emotions) == set(PLANTED)
+    assert vectors.layers == (0, 1, 2, 3, 4)
+    assert cosines(vectors, directions).min() > 0.99
+
+
+def test_the_length_of_a_vector_is_the_strength_diluted_by_the_mean(planted, reading):
+    model, directions = planted
+    # Of the pooled tokens (all but BOS and the first), one is the marker.
+    pooled = [len(model.tokenizer(text)["input_ids"]) - 2 for text in reading.labels["text"]]
+    vectors = reading.vectors("mean")
+    for emotion in PLANTED:
+        expected = STRENGTH * np.mean(1 / np.array(pooled)) * np.linalg.norm(directions[emotion])
+        assert np.linalg.norm(vectors[emotion, 0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_shuffled_labels_recover_nothing(planted, reading):
+    _, directions = planted
+    for seed in range(20):
+        labels = reading.labels.assign(emotion=np.random.default_rng(seed).permutation(reading.labels["emotion"]))
+        assert abs(cosines(replace(reading, labels=labels).vectors("mean"), directions).mean()) < 0.5
+
+
+def test_labels_moved_by_one_emotion_recover_the_neighbours_directions(planted):
+    model, directions = planted
+    table = planted_passages()
+    neighbour = dict(zip(PLANTED, [*PLANTED[1:], PLANTED[0]], strict=True)) | {corpus.NEUTRAL: corpus.NEUTRAL}
+    vectors = emotrace.extract(model, pooling="mean", passages=table.assign(emotion=table["emotion"].map(neighbour)))
+    assert cosines(vectors, directions).max() < 0.5
+    assert cosines(vectors, {neighbour[emotion]: directions[emotion] for emotion in PLANTED}).min() > 0.99
+
+
+def test_last_pooling_reads_the_marker_only_where_it_stands_last(planted, reading):
+    model, directions = planted
+    ending = planted_passages("She went home at six and talked about {topic} {marker}")
+    at_end = emotrace.extract(model, pooling="last", passages=ending, layers=[0, 4])
+    assert cosines(at_end, directions).min() > 0.99
+    in_the_middle = reading.vectors("last")
+    assert np.linalg.norm(in_the_middle.values[:, 0], axis=-1).max() < 1e-4 * STRENGTH
+    assert np.linalg.norm(in_the_middle.values, axis=-1).max() < 0.1 * STRENGTH
+
+
+def test_mean_pooling_does_not_see_the_first_token(planted):
+    model, _ = planted
+    opening = planted_passages("{marker} she talked about {topic} and went home at six.")
+    vectors = emotrace.extract(model, pooling="mean", passages=opening, layers=[0])
+    assert np.abs(vectors.values).max() < 1e-5
+
+
+def test_the_order_of_the_passages_changes_nothing(planted, reading):
+    mixed = planted_passages().sample(frac=1, random_state=3).reset_index(drop=True)
+    vectors, same = emotrace.extract(planted[0], pooling="mean", passages=mixed), reading.vectors("mean")
+    assert vectors.emotions == same.emotions
+    np.testing.assert_allclose(vectors.values, same.values, atol=1e-4)
+
+
+def test_the_centre_is_the_mean_of_class_means_whatever_the_class_sizes(planted):
+    table = planted_passages()
+    # Only the first of ten passages is left of half the emotions.
+    few = table[~table["emotion"].isin(PLANTED[:4]) | (table["topic"] == table["topic"][0])].reset_index(drop=True)
+    reading = read_passages(planted[0], few, poolings=["mean"])
+    vectors = reading.vectors("mean")
+    pooled, labels = reading.pooled["mean"].astype(np.float64), few["emotion"].to_numpy()
+    means = {name: pooled[labels == name].mean(axis=0) for name in set(labels)}
+    np.testing.assert_allclose(vectors.grand_mean, sum(means.values()) / len(means), atol=1e-5)
+    np.testing.assert_allclose(vectors.neutral_mean, means[corpus.NEUTRAL], atol=1e-5)
+    assert np.abs(vectors.grand_mean - pooled.mean(axis=0)).max() > 1e-3  # the mean over passages is another
+    for emotion in PLANTED:
+        np.testing.assert_allclose(vectors[emotion] + vectors.grand_mean, means[emotion], atol=1e-5)
+
+
+def test_each_centring_gives_the_directions_from_its_own_centre(planted, reading):
+    _, centred = planted
+    vectors = reading.vectors("mean")
+    grand = sum(centred.values())  # neutral's direction is zero, so this is the mean over the nine classes
+    from_neutral = {emotion: direction + grand for emotion, direction in centred.items()}
+    emotions_mean = sum(from_neutral.values()) / len(PLANTED)
+    from_emotions = {emotion: direction - emotions_mean for emotion, direction in from_neutral.items()}
+    assert cosines(vectors.recentre("neutral"), from_neutral).min() > 0.99
+    assert cosines(vectors.recentre("emotions"), from_emotions).min() > 0.99
+    # The directions are told from each other finely enough for a wrong centre to show.
+    assert cosines(vectors.recentre("neutral"), from_emotions).max() < 0.99
+    np.testing.assert_allclose(
+        vectors.recentre("none")["sad"], vectors["sad"] + vectors.grand_mean, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_emotions_asked_for_are_those_of_the_whole_in_the_order_asked(planted, reading):
+    two = emotrace.extract(planted[0], pooling="mean", passages=planted_passages(), emotions=["sad", "happy"])
+    assert two.emotions == ("sad", "happy")
+    np.testing.assert_allclose(two["sad"], reading.vectors("mean")["sad"], atol=1e-5)
+    np.testing.assert_allclose(two["happy"], reading.vectors("mean")["happy"], atol=1e-5)
+
+
+def test_class_means_are_accumulated_in_float64():
+    pooled = np.full((4096, 1), 0.1, dtype=np.float32)
+    pooled[0] = 1e8
+    exact = (1e8 + 4095 * np.float64(np.float32(0.1))) / 4096
+    assert class_means(pooled, ["calm"] * 4096, ["calm"])[0, 0] == pytest.approx(exact, rel=1e-12)
+
+
+def test_vectors_say_where_they_come_from_and_fit_no_other_model(planted, reading, tiny):
+    model, _ = planted
+    vectors = emotrace.extract(model, pooling="mean", passages=planted_passages())
+    told = vectors.provenance
+    assert (told["method"], told["pooling"], told["centring"]) == ("comprehension", "mean", "grand")
+    assert told["texts"] == corpus.fingerprint(planted_passages())
+    assert told["texts"] != corpus.fingerprint(planted_passages("Another {topic} {marker} text."))
+    assert vectors.check(model) is vectors
+    with pytest.raises(EmotraceError, match=tiny("llama").name):
+        vectors.check(tiny("llama"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "osmosis"}, "unknown method 'osmosis': known are comprehension"),
+        ({"pooling": "max"}, "unknown pooling 'max': known are last, mean"),
+        ({"emotions": ["happy", "hangry"]}, "unknown emotion 'hangry': known are happy, sad"),
+        ({"layers": [7]}, "layer 7 is out of range"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(planted, settings, message):
+    with pytest.raises(EmotraceError, match=message):
+        emotrace.extract(planted[0], passages=planted_passages(), **settings)
+
+
+def test_emotions_that_the_passages_lack_are_refused_with_those_they_have(planted):
+    with pytest.raises(EmotraceError, match=r"grateful.*happy"):
+        emotrace.extract(planted[0], passages=planted_passages(), emotions=["grateful"])
+
+
+def test_passages_without_the_neutral_class_are_refused(planted):
+    table = planted_passages()
+    with pytest.raises(EmotraceError, match=corpus.NEUTRAL):
+        emotrace.extract(planted[0], passages=table[table["emotion"] != corpus.NEUTRAL].reset_index(drop=True))
