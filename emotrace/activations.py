@@ -32,7 +32,7 @@ BATCH_TOKENS = 2048
 
 
 class Tokens(NamedTuple):
-    """A text as token ids, and the half-open span of them to be pooled (special tokens lie outside it)."""
+    """A text as token ids, and the half-open span of them to be pooled: from the first that is not special to the last."""
 
     ids: tuple[int, ...]
     start: int
@@ -51,25 +51,26 @@ def encode(model: Model, texts: Sequence[str]) -> list[Tokens]:
     Raises:
         EmotraceError: a text that is empty, has no token beside special ones, or is longer than the model's context.
     """
-    encoded = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise EmotraceError(f"text {number} is empty")
-        # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
-        if len(text) > 40 * model.context:
-            raise EmotraceError(_too_long(model, number, f"{len(text)} characters"))
-        tokens = model.tokenizer(text, return_special_tokens_mask=True)
-        ids, special = tokens["input_ids"], tokens["special_tokens_mask"]
-        bos = model.tokenizer.bos_token_id
-        if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
-            ids, special = ids[1:], special[1:]
-        plain = [place for place, flag in enumerate(special) if not flag]
-        if not plain:
-            raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
-        if len(ids) > model.context:
-            raise EmotraceError(_too_long(model, number, f"{len(ids)} tokens"))
-        encoded.append(Tokens(tuple(ids), plain[0], plain[-1] + 1))
-    return encoded
+    return [_encode(model, number, text) for number, text in enumerate(texts, 1)]
+
+
+def _encode(model: Model, number: int, text: str) -> Tokens:
+    if not text.strip():
+        raise EmotraceError(f"text {number} is empty")
+    # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
+    if len(text) > 40 * model.context:
+        raise EmotraceError(_too_long(model, number, f"{len(text)} characters"))
+    ids = model.tokenizer(text)["input_ids"]
+    bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
+    if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
+        ids = ids[1:]
+    # By id, so that a special token counts as one whether the tokenizer added it or the text spelt it out.
+    plain = [place for place, token in enumerate(ids) if token not in special]
+    if not plain:
+        raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
+    if len(ids) > model.context:
+        raise EmotraceError(_too_long(model, number, f"{len(ids)} tokens"))
+    return Tokens(tuple(ids), plain[0], plain[-1] + 1)
 
 
 def _too_long(model: Model, number: int, size: str) -> str:
@@ -111,7 +112,9 @@ def read_activations(
             raise unknown("pooling", pooling, POOLINGS)
     if not len(texts):
         raise EmotraceError("no texts to read")
-    tokens = [text if isinstance(text, Tokens) else encode(model, [text])[0] for text in texts]
+    tokens = [
+        text if isinstance(text, Tokens) else _encode(model, number, text) for number, text in enumerate(texts, 1)
+    ]
     if "mean" in poolings:
         for number, item in enumerate(tokens, 1):
             if item.stop - item.start < 2:
@@ -124,7 +127,7 @@ def read_activations(
             return _pool_batch(model, batch, layers, poolings)
 
         key = _batch_key(model, batch, layers, poolings)
-        pooled[:, rows] = cache.arrays(key, compute) if cache else compute()
+        pooled[:, rows] = compute() if cache is None else cache.arrays(key, compute)
         if progress:
             progress(len(rows))
     return dict(zip(poolings, pooled, strict=True))

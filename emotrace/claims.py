@@ -55,12 +55,18 @@ def _depth(located: pd.DataFrame, words: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _u_verdict(row: pd.Series) -> str:
+    if pd.isna(row["u_gain"]):
+        return NOT_TESTABLE  # too few layers for a curve
+    return _verdict(row["u_gain"] > 2 and row["u_share"] >= U_SHARE)
+
+
 def _u_shape(located: pd.DataFrame, words: str) -> dict[str, Any]:
     row = located.loc["cosine"]
     return {
         "claim": f"C6 separation over depth follows a U ({words})", "paper": "U-shaped", "measured": row["vertex"],
         "low": row["vertex_low"], "high": row["vertex_high"], "n": row["n"],
-        "verdict": _verdict(row["u_gain"] > 2 and row["u_share"] >= U_SHARE),
+        "verdict": _u_verdict(row),
         "how": f"depth at which a parabola through the cosine over layers 1…L turns; AICc gain over a line "
         f"{row['u_gain']:.1f}, a U in {row['u_share']:.0%} of bootstrap resamples; reproduced if the gain exceeds 2 and the share "
         f"reaches {U_SHARE:.0%}",
@@ -72,7 +78,7 @@ def _u_corrected(located: pd.DataFrame, words: str) -> dict[str, Any]:
     return {
         "claim": f"C6 the U is the emotions', not the activation space's ({words})", "paper": "U-shaped",
         "measured": row["vertex"], "low": row["vertex_low"], "high": row["vertex_high"], "n": row["n"],
-        "verdict": _verdict(row["u_gain"] > 2 and row["u_share"] >= U_SHARE),
+        "verdict": _u_verdict(row),
         "how": f"as above for the cosine minus that of labels shuffled within topics (a control of ours); AICc gain "
         f"{row['u_gain']:.1f}, a U in {row['u_share']:.0%} of resamples",
     }  # fmt: skip

@@ -79,9 +79,11 @@ def extract(
     from . import corpus
     from .extraction import extract as extract_vectors
     from .models import load
+    from .runs import ensure_writable
 
     chosen = corpus.check_emotions(emotions.split(",")) if emotions != "all" else None
     table = corpus.passages(passages)
+    ensure_writable(out)
     loaded = load(model)
     indices = loaded.check_layers(_layers(layers))
     with _progress() as progress:

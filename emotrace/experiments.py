@@ -352,18 +352,29 @@ def _locate(study: Study, pooling: str, criterion: str, tables: dict[str, pd.Dat
     # A resample in which some emotion lost all its texts has no curve.
     resampled = resampled[np.isfinite(resampled).all(axis=1)]
     place = statistics.percentile_interval(best / study.n_layers, depth[resampled.argmin(axis=1)])
-    bends = [statistics.bend(depth, draw) for draw in resampled]
-    whole = statistics.bend(depth, curve)
-    turning = np.array([bend.vertex for bend in bends if bend.is_u])
-    vertex = statistics.percentile_interval(whole.vertex, turning if whole.is_u else turning[:0])
+    bends = _bends(depth, curve, resampled)
     chosen = choose_layer(study, pooling, criterion)
     row = study.row(pooling, best, criterion=criterion, low=place.low, high=place.high, n=len(set(study.topics)))
     return {
         **row, "chosen_layer": chosen, "chosen_depth": chosen / study.n_layers,
         **_held_out(study, pooling, criterion, chosen),
-        "u_gain": whole.gain, "u_share": float(np.mean([bend.is_u for bend in bends])),
-        "vertex": whole.vertex if whole.is_u else None, "vertex_low": vertex.low, "vertex_high": vertex.high,
+        **bends,
     }  # fmt: skip
+
+
+def _bends(depth: np.ndarray, curve: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
+    """Whether the curve is a U, in how many resamples, and where it turns; nothing for a model of too few layers."""
+    row = dict.fromkeys(("u_gain", "u_share", "vertex", "vertex_low", "vertex_high"), np.nan)
+    if len(depth) < statistics.MIN_BEND_LAYERS:
+        return row
+    whole = statistics.bend(depth, curve)
+    draws = [statistics.bend(depth, draw) for draw in resampled]
+    share = float(np.mean([draw.is_u for draw in draws]))
+    row |= {"u_gain": whole.gain, "u_share": share}
+    if not whole.is_u:
+        return row
+    vertex = statistics.percentile_interval(whole.vertex, np.array([draw.vertex for draw in draws if draw.is_u]))
+    return row | {"vertex": vertex.value, "vertex_low": vertex.low, "vertex_high": vertex.high}
 
 
 def _losses(

@@ -107,7 +107,7 @@ def checked(folder: Path) -> Path:
             )
             if not same:
                 raise ValueError(f"{name} has changed")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise EmotraceError(
             f"the cached model in {folder} is damaged ({reason}): remove that folder and run again"
@@ -139,8 +139,11 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
         except OSError:
             if not folder.exists():  # else another process was first, with the same bytes
                 raise
-    except OSError as error:
-        raise EmotraceError(f"{name} cannot be converted into {folder.parent}: {error.strerror or error}") from None
+    except EmotraceError:
+        raise
+    except Exception as error:  # a full disk is an OSError here and a SafetensorError inside save_pretrained
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise EmotraceError(f"{name} cannot be converted into {folder.parent}: {reason}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -148,7 +151,9 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
 def _dequantise(source: Path, target: Path, name: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)

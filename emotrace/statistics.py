@@ -84,6 +84,8 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
     known = np.isfinite(x) & np.isfinite(y)
     if known.sum() < 4:
         raise EmotraceError(f"a correlation with an interval needs four pairs or more, not {known.sum()}")
+    if np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
+        return Interval(np.nan, np.nan, np.nan)  # a constant correlates with nothing
     result = stats.pearsonr(x[known], y[known])
     interval = result.confidence_interval(0.95)
     return Interval(float(result.statistic), float(interval.low), float(interval.high))
@@ -119,6 +121,9 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, float(interval.low), float(interval.high))
 
 
+MIN_BEND_LAYERS = 6
+
+
 class Bend(NamedTuple):
     """A curve over depth, as a line and as a parabola.
 
@@ -145,10 +150,10 @@ def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
     resamples in which the U holds.
 
     Raises:
-        EmotraceError: fewer than six layers, for which the corrected criterion is undefined or useless.
+        EmotraceError: fewer than six layers (``MIN_BEND_LAYERS``), for which the corrected criterion is undefined or useless.
     """
-    if len(depth) < 6:
-        raise EmotraceError(f"a U over depth needs at least six layers, not {len(depth)}")
+    if len(depth) < MIN_BEND_LAYERS:
+        raise EmotraceError(f"a U over depth needs at least {MIN_BEND_LAYERS} layers, not {len(depth)}")
     scores, fits = [], []
     # Residuals below the curve's own rounding error say nothing of its shape.
     floor = len(depth) * (10 * np.finfo(np.float64).eps * max(np.abs(curve).max(), np.finfo(np.float32).tiny)) ** 2

@@ -393,6 +393,11 @@ def test_a_huge_text_is_refused_at_once(model, text):
     assert time.perf_counter() - begin < 5
 
 
+def test_a_huge_text_is_refused_before_it_is_tokenised(tiny_model):
+    with pytest.raises(EmotraceError, match=r"too long \(1000000 characters\)"):
+        encode(tiny_model, ["rain " * 200_000])
+
+
 def test_context_is_the_longest_text_and_one_token_more_is_refused(tiny_model):
     words = tiny_models.CONTEXT - len(encode(tiny_model, ["!"])[0].ids)
     fits = "!" + " a" * words

@@ -45,7 +45,7 @@ def test_a_folder_becomes_a_handle_that_knows_its_family(name, tiny_folder):
     folder = tiny_folder(name, n_layers=5, d_model=48)
     model = emotrace.load(str(folder))
     of_class, norm, instruct = EXPECTED[name]
-    assert (model.family, model.name) == (tiny_models.FAMILY_OF[name], str(folder))
+    assert (model.family, model.name) == (tiny_models.FAMILY_OF[name], folder.name)
     assert (model.n_layers, model.d_model, model.context) == (5, 48, tiny_models.CONTEXT)
     assert model.instruct is instruct
     assert type(model.nn._module).__name__ == model.provenance["class"] == of_class
@@ -167,7 +167,7 @@ def test_an_unknown_architecture_is_named_with_those_known(tmp_path):
 @pytest.mark.parametrize("dtype", ["float99", "nn", "Tensor", "", "int8", "complex64", "bool"])
 def test_an_unknown_dtype_lists_the_known(dtype, tiny_folder):
     message = failure(emotrace.load, str(tiny_folder("llama")), dtype=dtype)
-    assert message == f"unknown dtype {dtype!r}: known are auto, float32, bfloat16, float16"
+    assert message == f"unknown dtype {dtype!r}: known are auto, float32, bfloat16, float16, float64"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "no-such-organisation/no-such-model"])

@@ -1,0 +1,5 @@
+"""``python -m emotrace``."""
+
+from .cli import main
+
+main()
