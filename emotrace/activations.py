@@ -191,3 +191,30 @@ def read_tokens(model: Model, text: str | Tokens, *, layers: list[int] | str | N
             hidden.append(stream[0].float().cpu())
         tracer.stop()
     return torch.stack(hidden, dim=1).numpy()
+
+
+def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarray:
+    """The mean Euclidean norm of the residual stream at each layer 0 … L: float64 ``[layer]``.
+
+    Over the tokens of ``texts`` (default: the neutral passages) without special tokens and each text's first. This is
+    the unit of a steering strength; with the default texts it is measured once for a model and remembered.
+    """
+    from . import corpus
+
+    if texts is None:
+        if model.norms is None:
+            passages = corpus.passages()
+            model.norms = residual_norms(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
+        return model.norms
+    tokens = encode(model, texts)
+    ids, weights = _pad(tokens, ("mean",))
+    weights = weights[:, 0] * torch.tensor(
+        [[item.stop - item.start - 1] for item in tokens]
+    )  # 1 at every token that counts
+    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
+        norms = nnsight.save([])
+        for index in range(model.n_layers + 1):
+            hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
+            norms.append((hidden.float().norm(dim=-1) * weights.to(hidden.device)).sum().cpu())
+        tracer.stop()
+    return torch.stack(norms).double().numpy() / float(weights.sum())

@@ -15,6 +15,7 @@ from . import corpus, gguf_weights
 from .errors import EmotraceError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from nnsight.modeling.transformers import TransformersModel
 
@@ -64,6 +65,7 @@ class Model:
         context: longest input, in tokens.
         instruct: whether the model is instruction-tuned.
         provenance: model, source, weights id (revision or sha256), dtype, quantisation, versions.
+        norms: mean residual norm of each layer, once ``activations.residual_norms`` has measured it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Model:
     context: int
     instruct: bool
     provenance: dict[str, str] = field(default_factory=dict)
+    norms: np.ndarray | None = None
 
     @property
     def tokenizer(self) -> Any:

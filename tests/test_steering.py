@@ -1,0 +1,253 @@
+"""An edit does exactly what it says: nothing at strength 0, nothing before its layer, one row's own vector to one row."""
+
+import numpy as np
+import pytest
+import torch
+
+import emotrace
+from emotrace import activations, steering
+from emotrace.errors import EmotraceError
+
+PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "Monday"]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny):
+    return tiny("llama", n_layers=6)
+
+
+@pytest.fixture(scope="module")
+def vectors(llama):
+    return emotrace.extract(llama, pooling="mean")
+
+
+def plain(model, prompt: str, n: int) -> list[int]:
+    """What transformers itself writes, greedily, with no nnsight around it."""
+    ids = torch.tensor([activations.encode(model, [prompt])[0].ids])
+    settings = {"max_new_tokens": n, "do_sample": False, "pad_token_id": 0}
+    return model.nn._module.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, ids.shape[1] :].tolist()
+
+
+def hooked(model, prompt: str, layer: int, edit: torch.Tensor, n: int) -> list[int]:
+    """The same with a plain forward hook that adds ``edit`` at a layer: the reference for a steered text."""
+    handle = model.nn._module.model.layers[layer - 1].register_forward_hook(
+        lambda module, inputs, output: output + edit
+    )
+    try:
+        return plain(model, prompt, n)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma", "qwen", "llama", "mistral"])
+def test_strength_zero_gives_the_unsteered_tokens_in_a_batch_of_mixed_lengths(tiny, family):
+    model = tiny(family)
+    ids = [activations.encode(model, [prompt])[0].ids for prompt in PROMPTS]
+    zero = steering.Edit({2: torch.zeros(3, model.d_model)})
+    written = steering.generate(model, ids, zero, max_new_tokens=8)
+    assert written == steering.generate(model, ids, None, max_new_tokens=8)
+    ends = steering._end_tokens(model)
+    assert written == [steering._until_end(plain(model, prompt, 8), ends) for prompt in PROMPTS]
+
+
+def test_each_row_of_a_mixed_batch_equals_a_plain_hook_on_that_row_alone(llama, vectors):
+    norms = activations.residual_norms(llama)
+    rows = [("happy", 0.5), ("sad", -0.7), ("calm", 0.0)]
+    edits = steering.directions(vectors, rows, [3], norms)
+    ids = [activations.encode(llama, [prompt])[0].ids for prompt in PROMPTS]
+    together = steering.generate(llama, ids, steering.Edit(edits), max_new_tokens=10)
+    ends = steering._end_tokens(llama)
+    for row, prompt in enumerate(PROMPTS):
+        reference = hooked(llama, prompt, 3, edits[3][row], 10)
+        assert together[row] == steering._until_end(reference, ends)
+    unsteered = [steering._until_end(plain(llama, prompt, 10), ends) for prompt in PROMPTS]
+    assert together[0] != unsteered[0]
+    assert together[2] == unsteered[2]
+
+
+def test_the_added_vector_is_unit_times_strength_times_that_layers_norm(llama, vectors):
+    norms = activations.residual_norms(llama)
+    edits = steering.directions(vectors, [("angry", 0.25), ("angry", -0.5)], [2, 5], norms)
+    for layer, edit in edits.items():
+        unit = vectors["angry", layer] / np.linalg.norm(vectors["angry", layer])
+        np.testing.assert_allclose(edit[0], 0.25 * norms[layer] * unit, rtol=1e-5)
+        np.testing.assert_allclose(edit[1], -2 * edit[0], rtol=1e-5)
+
+
+def test_the_norm_is_the_mean_over_tokens_without_the_first(llama):
+    texts = ["The rain fell on the roof all night.", "A short one."]
+    norms = activations.residual_norms(llama, texts)
+    tokens = activations.encode(llama, texts)
+    by_hand = [
+        np.linalg.norm(activations.read_tokens(llama, item)[item.start + 1 : item.stop], axis=-1) for item in tokens
+    ]
+    np.testing.assert_allclose(norms, np.concatenate(by_hand).mean(axis=0), rtol=1e-5)
+
+
+def test_an_edit_changes_nothing_before_its_layer_and_exactly_itself_at_it(llama, vectors):
+    edits = steering.directions(vectors, [("proud", 0.4)] * 3, [4], activations.residual_norms(llama))
+    before = steering.score(llama, PROMPTS, None)["stream"]
+    after = steering.score(llama, PROMPTS, steering.Edit(edits))["stream"]
+    np.testing.assert_array_equal(after[:, :4], before[:, :4])
+    np.testing.assert_allclose(after[:, 4] - before[:, 4], edits[4].numpy(), atol=1e-5)
+    assert (np.abs(after[:, 5:] - before[:, 5:]).max(axis=-1) > 1e-4).all()
+
+
+def test_opposite_strengths_mirror_each_other_in_the_projection(llama, vectors):
+    norms = activations.residual_norms(llama)
+    unit = vectors["sad", 3] / np.linalg.norm(vectors["sad", 3])
+    base = steering.score(llama, PROMPTS[:1], None, read_layers=[3])["stream"][0, 0] @ unit
+    for strength in (0.3, -0.3):
+        edit = steering.Edit(steering.directions(vectors, [("sad", strength)], [3], norms))
+        moved = steering.score(llama, PROMPTS[:1], edit, read_layers=[3])["stream"][0, 0] @ unit
+        assert moved - base == pytest.approx(strength * norms[3], rel=1e-4)
+
+
+def test_next_token_probabilities_under_no_edit_are_the_models_own(llama):
+    ours = steering.score(llama, PROMPTS, None)["log_probabilities"]
+    for row, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([activations.encode(llama, [prompt])[0].ids])
+        logits = llama.nn._module(ids).logits[0, -1]
+        np.testing.assert_allclose(ours[row], logits.log_softmax(-1), atol=1e-5)
+
+
+def test_ablation_leaves_no_projection(llama, vectors):
+    layers = list(range(1, 7))
+    edit = steering.ablation(vectors, ["happy", "sad", "calm"], layers)
+    stream = steering.score(llama, PROMPTS, edit, read_layers=layers)["stream"]
+    for row in range(3):
+        for place, layer in enumerate(layers):
+            direction = edit.directions[layer][row].numpy()
+            assert abs(stream[row, place] @ direction) < 1e-4 * np.linalg.norm(stream[row, place])
+
+
+def test_generated_positions_leave_the_prompt_before_its_last_token_alone(llama, vectors):
+    edits = steering.directions(vectors, [("happy", 0.6)], [3], activations.residual_norms(llama))
+    everywhere = steering.score(llama, PROMPTS[1:2], steering.Edit(edits))["log_probabilities"]
+    last = steering.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="generated"))["log_probabilities"]
+    none = steering.score(llama, PROMPTS[1:2], None)["log_probabilities"]
+    assert np.abs(everywhere - last).max() > 1e-4
+    assert np.abs(last - none).max() > 1e-4
+    # A prompt of one token has nothing before its last.
+    ids = [[activations.encode(llama, ["Monday"])[0].ids[-1]]]
+    texts = [
+        steering.generate(llama, ids, steering.Edit(edits, positions=where), max_new_tokens=6)
+        for where in steering.POSITIONS
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_mixture_is_the_weighted_sum(llama, vectors):
+    norms = activations.residual_norms(llama)
+    mixed = steering.directions(vectors, [({"happy": 2.0, "calm": -1.0}, 0.3)], [3], norms)[3][0].numpy()
+    total = 2 * vectors["happy", 3] - vectors["calm", 3]
+    np.testing.assert_allclose(mixed, 0.3 * norms[3] * total / np.linalg.norm(total), rtol=1e-4)
+
+
+def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(llama, vectors):
+    settings = {"emotions": ["happy"], "max_new_tokens": 8, "temperature": 1.0}
+    together = steering.steer(llama, PROMPTS, vectors, [0.0, 0.4], seeds=[1, 2], **settings)
+    for row in together.itertuples():
+        alone = steering.steer(llama, row.prompt, vectors, row.strength, seeds=[row.seed], **settings)
+        assert alone.iloc[0]["text"] == row.text
+    by_seed = together.groupby(["prompt", "strength"])["text"].nunique()
+    assert (by_seed == 2).mean() > 0.5
+
+
+def test_seeded_sampling_draws_from_the_softmax(llama):
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    processor = steering.SeededSampling([5], temperature=0.7)
+    counts = np.bincount([int(processor(None, logits).argmax()) for _ in range(20_000)], minlength=4) / 20_000
+    np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(-1), atol=0.012)
+
+
+def test_the_sweep_has_a_row_for_everything_in_the_callers_order(llama, vectors):
+    table = steering.steer(
+        llama, PROMPTS, vectors, [-0.2, 0.0, 0.2], emotions=["sad", "calm"], max_new_tokens=3, batch_rows=5
+    )
+    assert len(table) == 3 * 2 * 3
+    assert list(table["prompt"].drop_duplicates()) == PROMPTS
+    assert list(table["strength"][:3]) == [-0.2, 0.0, 0.2]
+    assert table[table["strength"] == 0].groupby("prompt")["text"].nunique().max() == 1
+
+
+def test_random_directions_have_the_emotions_mean_norm_and_point_elsewhere(vectors):
+    control = steering.random_like(vectors, 8, seed=0)
+    assert control.emotions[0] == "random-1"
+    norms = np.linalg.norm(control.values, axis=-1)
+    np.testing.assert_allclose(
+        norms, np.broadcast_to(np.linalg.norm(vectors.values, axis=-1).mean(axis=0), norms.shape), rtol=1e-4
+    )
+    assert not np.allclose(control.values, steering.random_like(vectors, 8, seed=1).values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"strengths": float("nan")}, "finite number"),
+        ({"strengths": [0.1, float("inf")]}, "finite number"),
+        ({"layers": [99]}, "layer 99 is out of range"),
+        ({"layers": [0]}, "layer 0 is the embedding"),
+        ({"prompts": "  "}, "is empty"),
+        ({"prompts": "word " * 300}, "up to 256 tokens"),
+        ({"max_new_tokens": 300}, "exceed the 256"),
+        ({"emotions": ["smug"]}, "unknown emotion 'smug'"),
+        ({"positions": "prompt"}, "unknown positions 'prompt'"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"emotions": [{"happy": 0.0}]}, "zero"),
+    ],
+)
+def test_bad_input_is_one_clear_line(llama, vectors, change, words):
+    settings = {"prompts": "The door", "strengths": 0.1, "max_new_tokens": 3} | change
+    with pytest.raises(EmotraceError) as raised:
+        steering.steer(llama, settings.pop("prompts"), vectors, settings.pop("strengths"), **settings)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_vectors_of_another_model_and_a_chat_without_template_are_refused(tiny, vectors):
+    with pytest.raises(EmotraceError, match="these vectors belong to"):
+        steering.steer(tiny("llama", seed=4, n_layers=6), "The door", vectors, 0.1)
+    model = tiny("gpt2")
+    with pytest.raises(EmotraceError, match="has no chat template"):
+        steering.steer(model, "The door", emotrace.extract(model), 0.1, chat=True)
+
+
+@pytest.mark.real
+def test_a_real_emotion_vector_raises_its_own_word_beyond_random_directions_and_other_emotions(packaged):
+    """The passages name no emotion, and yet their vectors move the next token towards the emotion's word."""
+    model = packaged("smollm2-135m-instruct")
+    vectors, norms, layer = (
+        emotrace.extract(model, pooling="mean"),
+        activations.residual_norms(model),
+        model.n_layers // 2,
+    )
+    prompts = ["When she thinks about it, she feels very", "He told me that today he is", "I woke up and felt so"]
+    base = steering.score(model, prompts, None, read_layers=[1])["log_probabilities"]
+    named = [name for name in vectors.emotions if len(model.tokenizer(f" {name}")["input_ids"]) == 1]
+    tokens = [model.tokenizer(f" {name}")["input_ids"][0] for name in named]
+
+    def shifts(source, name: str) -> np.ndarray:
+        edit = steering.Edit(steering.directions(source, [(name, 0.2)] * len(prompts), [layer], norms))
+        after = steering.score(model, prompts, edit, read_layers=[1])["log_probabilities"]
+        return (after - base).mean(axis=0)[tokens]
+
+    ours = np.stack([shifts(vectors, name) for name in named])
+    control = steering.random_like(vectors, 8, seed=0)
+    random = np.stack([shifts(control, name) for name in control.emotions])
+    own, n = np.diag(ours), len(named)
+    assert n >= 12
+    assert (own > random.max(axis=0)).mean() > 0.4  # 1 in 9 by chance
+    assert (own > (ours.sum(axis=0) - own) / (n - 1)).mean() > 0.7  # 1 in 2 by chance
+    assert own.mean() > 0.4
+    assert abs(random.mean()) < 0.3
+
+
+@pytest.mark.real
+def test_strength_zero_on_a_real_model_is_plain_generate(packaged):
+    model = packaged("smollm2-135m-instruct")
+    vectors = emotrace.extract(model, pooling="mean", layers=[15])
+    table = steering.steer(model, PROMPTS, vectors, 0.0, emotions=["happy", "sad"], max_new_tokens=12)
+    for prompt, texts in table.groupby("prompt")["text"]:
+        tokens = steering._until_end(plain(model, prompt, 12), steering._end_tokens(model))
+        assert set(texts) == {model.tokenizer.decode(tokens, skip_special_tokens=True)}
