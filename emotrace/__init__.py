@@ -12,6 +12,7 @@ _PUBLIC = {
     "load": "models",
     "extract": "extraction",
     "EmotionVectors": "vectors",
+    "steer": "steering",
     "EmotraceError": "errors",
 }
 
