@@ -75,3 +75,8 @@ def model(request: pytest.FixtureRequest, tiny: Callable[..., Model], packaged: 
 def tiny_model(request: pytest.FixtureRequest, tiny: Callable[..., Model]) -> Model:
     """Every tiny model."""
     return tiny(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: plain ones, then slow ones, then those on real models (grouped by model as before)."""
+    items.sort(key=lambda item: bool(item.get_closest_marker("slow")) + 2 * bool(item.get_closest_marker("real")))
