@@ -237,5 +237,5 @@ def test_bend_gain_is_the_difference_of_aicc_by_hand():
 
 
 def test_bend_needs_six_layers():
-    with pytest.raises(EmotraceError, match="six layers, not 5"):
+    with pytest.raises(EmotraceError, match="at least 6 layers, not 5"):
         bend(DEPTH[:5], DEPTH[:5])
