@@ -29,9 +29,6 @@ def main() -> None:
     except EmotraceError as error:
         print(f"emotrace: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nemotrace: interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -54,11 +51,15 @@ def run(
     """Run the paper's experiments on one or more models: tables, figures, one report."""
     from . import pipeline
 
-    with _progress() as progress:
-        report = pipeline.run(
-            models or [DEFAULT_MODEL], out, experiments=experiments, passages=passages, quick=quick, resume=resume,
-            seed=seed, progress=progress,
-        )  # fmt: skip
+    try:
+        with _progress() as progress:
+            report = pipeline.run(
+                models or [DEFAULT_MODEL], out, experiments=experiments, passages=passages, quick=quick, resume=resume,
+                seed=seed, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"interrupted; what was finished is kept: --out {out} --resume goes on with it", file=sys.stderr)
+        raise typer.Exit(130) from None
     _print_claims(out)
     print(f"\nreport: {report}")
 

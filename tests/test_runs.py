@@ -109,6 +109,24 @@ def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_pat
     assert json.loads((tmp_path / "killed/manifest.json").read_text())["complete"]
 
 
+@pytest.mark.slow
+def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folder):
+    process = subprocess.Popen(
+        command(tiny_folder("llama", n_layers=6), tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run/.cache").glob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on with it" in error
+    assert "Traceback" not in error
+
+
 TABLES = ("anisotropy", "claims", "geometry", "localisation", "separation")
 
 
