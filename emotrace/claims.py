@@ -92,7 +92,7 @@ def _beyond_shuffle(located: pd.DataFrame, separation: pd.DataFrame, pooling: st
         "measured": row["held_out"], "low": row["held_low"], "high": row["held_high"], "n": row["n"] // 2,
         "verdict": _verdict(row["held_high"] < 0 and at["p"] < 0.05),
         "how": f"centroid cosine minus that of labels shuffled within topics, at layer {row['chosen_layer']:.0f} chosen on one half of "
-        f"the topics, measured on the other; permutation p on all topics {at['p']:.3g} of {at['m']:.0f}; reproduced if the interval "
+        f"the topics, measured on the other; on all topics permutation p = {at['p']:.3g} (m = {at['m']:.0f}); reproduced if the interval "
         f"is below 0 and p < 0.05",
     }  # fmt: skip
 
@@ -106,7 +106,7 @@ def _probe(located: pd.DataFrame, words: str) -> dict[str, Any]:
         "verdict": _verdict(row["held_high"] >= 0.897),
         "how": f"accuracy of logistic regression trained on one half of the topics, tested on the other, at layer "
         f"{row['chosen_layer']:.0f} chosen on the first; chance {row['chance']:.2f}, shuffled labels {row['null_mean']:.3f}, "
-        f"permutation p {row['p']:.3g} of {row['m']:.0f}; reproduced if the interval reaches 0.897",
+        f"permutation p = {row['p']:.3g} (m = {row['m']:.0f}); reproduced if the interval reaches 0.897",
     }  # fmt: skip
 
 
@@ -131,9 +131,14 @@ def _valence(table: pd.DataFrame, pooling: str, words: str) -> dict[str, Any]:
         "low": row["low"], "high": row["high"], "n": row["n"],
         "verdict": _verdict(row["low"] <= 0.81 <= row["high"] and row["p"] < 0.05),
         "how": f"|Pearson's r| over the emotions in the norms, vectors of the half of the topics that did not choose layer "
-        f"{row['layer']:.0f}; Fisher interval; permutation p {row['p']:.3g} of {row['m']:.0f}; reproduced if the interval holds 0.81 and "
+        f"{row['layer']:.0f}; Fisher interval; permutation p = {row['p']:.3g} (m = {row['m']:.0f}); reproduced if the interval holds 0.81 and "
         f"p < 0.05",
     }  # fmt: skip
+
+
+def format_interval(low: float, high: float) -> str:
+    """An interval for a reader, or a dash where there is none."""
+    return f"{format_number(low)} to {format_number(high)}" if np.isfinite(low) and np.isfinite(high) else "–"
 
 
 def format_number(value: float) -> str:

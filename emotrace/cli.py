@@ -167,7 +167,7 @@ def _print_claims(out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .claims import format_number
+    from .claims import format_interval, format_number
 
     path = out / "tables" / "claims.csv"
     if not path.exists():
@@ -177,7 +177,7 @@ def _print_claims(out: Path) -> None:
         table.add_section()
         table.add_row(f"[bold]{model}[/]")
         for row in rows.itertuples():
-            interval = f"{format_number(row.low)} to {format_number(row.high)}"
+            interval = format_interval(row.low, row.high)
             table.add_row(row.claim, str(row.paper), format_number(row.measured), interval, row.verdict)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 
 from . import plots
-from .claims import NOT_REPRODUCED, REPRODUCED, format_number
+from .claims import NOT_REPRODUCED, REPRODUCED, format_interval, format_number
 from .corpus import model_registry
 from .errors import EmotraceError
 from .runs import RunFolder, file_name, read_manifest, read_tables, select
@@ -82,6 +82,7 @@ def render(path: Path, tables: dict[str, pd.DataFrame], models: list[str]) -> st
         loader=jinja2.PackageLoader("emotrace"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = format_number
+    environment.globals["interval"] = format_interval
     manifest = read_manifest(path)
     return environment.get_template("report.html.j2").render(
         manifest=manifest,

@@ -1,0 +1,74 @@
+"""The report: self-contained, escaped, and with everything that the run holds."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from emotrace import pipeline, plots
+from emotrace.errors import EmotraceError
+from emotrace.runs import read_tables
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, tmp_path_factory) -> Path:
+    """A quick run on a tiny model whose folder's name is markup."""
+    folder = tmp_path_factory.mktemp("models") / "<img src=x onerror=alert(1)>"
+    shutil.copytree(tiny_folder("llama", n_layers=6), folder)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    pipeline.run([str(folder)], out, quick=True)
+    return out
+
+
+def test_the_page_loads_nothing_from_elsewhere(run):
+    page = (run / "report.html").read_text()
+    sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
+    assert sources
+    assert all(source.startswith(("data:image/svg+xml;base64,", "#", "tables/", "manifest.json")) for source in sources)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_what_comes_from_names_is_escaped(run):
+    page = (run / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_every_figure_is_there_as_png_and_svg_and_on_the_page(run):
+    page = (run / "report.html").read_text()
+    names = [*plots.TABLE_FIGURES, *plots.VECTOR_FIGURES]
+    for name in names:
+        for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            (file,) = (run / "figures").glob(f"{name}-*.{suffix}")
+            assert file.read_bytes().startswith(start)
+    assert page.count("<figure ") == len(names)
+
+
+def test_every_claim_stands_on_the_page_with_its_verdict(run):
+    page, claims = (run / "report.html").read_text(), read_tables(run)["claims"]
+    assert len(claims) == 13
+    assert sum(page.count(f">{verdict}</td>") for verdict in claims["verdict"].unique()) == len(claims)
+    assert "Quick run." in page
+    assert "nan" not in re.sub(r"<script.*?</script>|base64,[^\"]*", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_the_report_can_be_written_again_and_is_the_same(run):
+    before = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    assert pipeline.report(run).read_bytes() == before
+
+
+def test_tables_are_tidy_with_the_columns_of_the_design(run):
+    for name, table in read_tables(run).items():
+        assert list(table.columns[:1]) == ["model"]
+        if name != "claims":
+            assert {"method", "pooling", "layer", "depth"} <= set(table.columns)
+            pd.testing.assert_series_equal(table["depth"], table["layer"] / 6, check_names=False, atol=1e-5)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(EmotraceError, match="holds no run"):
+        pipeline.report(tmp_path)
