@@ -13,6 +13,7 @@ _PUBLIC = {
     "extract": "extraction",
     "EmotionVectors": "vectors",
     "steer": "steering",
+    "what_if": "whatif",
     "EmotraceError": "errors",
 }
 

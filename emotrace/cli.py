@@ -133,6 +133,43 @@ def read(
 
 
 @app.command()
+def whatif(
+    prompt: Annotated[str, typer.Argument(help="What to continue.")],
+    emotion: Annotated[str, typer.Option(help="An emotion, or a mixture: happy=1,calm=0.5.")],
+    strength: Annotated[float, typer.Option(help="Multiple of the residual norm; negative steers away.")] = 0.2,
+    model: Annotated[str, typer.Option(help="A model.")] = DEFAULT_MODEL,
+    layer: Annotated[int | None, typer.Option(help="Layer index; default: half depth.")] = None,
+    tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the chat template.")] = False,
+) -> None:
+    """Continue a prompt plain and steered by an emotion, and show what changes."""
+    from . import corpus
+    from .models import load
+    from .whatif import what_if
+
+    chosen = _mixture(emotion)
+    corpus.check_emotions(list(chosen))
+    loaded = load(model)
+    with _progress() as progress:
+        result = what_if(
+            loaded, prompt, chosen if "=" in emotion else emotion, strength, layer=layer, max_new_tokens=tokens,
+            temperature=temperature, seed=seed, chat=chat, progress=progress,
+        )  # fmt: skip
+    print(result)
+
+
+def _mixture(text: str) -> dict[str, float]:
+    """``happy`` → {happy: 1}; ``happy=1,calm=0.5`` → both with their weights."""
+    parts = [part.partition("=") for part in text.split(",")]
+    try:
+        return {name.strip(): float(weight) if sign else 1.0 for name, sign, weight in parts}
+    except ValueError:
+        raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
+
+
+@app.command()
 def models() -> None:
     """List the models that have a short name, and what can be loaded here and now."""
     from rich.console import Console

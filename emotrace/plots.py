@@ -170,7 +170,9 @@ def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set_xticks(range(len(order)), order, rotation=90)
     ax.set_yticks(range(len(order)), order)
-    ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}; by valence, low to high")
+    ax.set_title(
+        f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}; {len(order)} emotions by valence, low to high"
+    )
     figure.colorbar(image, ax=ax, shrink=0.8, label="cosine between emotion vectors (centred on the 20)")
     return figure
 

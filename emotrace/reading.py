@@ -36,6 +36,13 @@ def cached_vectors(
     return vectors
 
 
+def cosines(model: Model, vectors: EmotionVectors, text: str, layer: int) -> np.ndarray:
+    """The cosine of a text's activation at a layer, pooled and centred as the vectors were, with each: ``[emotion]``."""
+    pooling, place = vectors.provenance["pooling"], vectors.place(layer)
+    activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]
+    return geometry.unit(vectors.at(layer)) @ geometry.unit((activation - vectors.grand_mean[place])[None])[0]
+
+
 def project_text(
     model: Model,
     text: str,
@@ -64,11 +71,8 @@ def project_text(
     vectors = EmotionVectors.load(vectors_file) if vectors_file else cached_vectors(model, progress=progress)
     vectors.check(model)
     layer = model.n_layers // 2 if layer is None else model.check_layers([layer])[0]
-    place = vectors.place(layer)
-    pooling = vectors.provenance["pooling"]
-    activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]
-    cosines = geometry.unit(vectors.at(layer)) @ geometry.unit((activation - vectors.grand_mean[place])[None])[0]
-    spread = np.std(cosines)
+    found = cosines(model, vectors, text, layer)
+    spread = np.std(found)
     table = pd.DataFrame(
         {
             "emotion": vectors.emotions,
