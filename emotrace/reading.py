@@ -77,8 +77,8 @@ def project_text(
         {
             "emotion": vectors.emotions,
             "layer": layer,
-            "cosine": cosines,
-            "z": (cosines - cosines.mean()) / (spread or 1),
+            "cosine": found,
+            "z": (found - found.mean()) / (spread or 1),
         }
     ).sort_values("cosine", ascending=False, ignore_index=True)
     table.attrs["unit"] = "cosine with each emotion's vector, standardised over the 20"

@@ -1,5 +1,6 @@
 """A run folder keeps every finished unit: killed at any moment and resumed, it ends in the very same bytes."""
 
+import contextlib
 import json
 import random
 import resource
@@ -111,16 +112,15 @@ def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_pat
 
 @pytest.mark.slow
 def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folder):
-    process = subprocess.Popen(
-        command(tiny_folder("llama", n_layers=6), tmp_path / "run"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
+    long = [word for word in command(tiny_folder("llama", n_layers=24), tmp_path / "run") if word != "--quick"]
+    process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
     while not list((tmp_path / "run/.cache").glob("*.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)  # once as a rule; one that falls into a destructor is lost, as for a person
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=8)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume goes on with it" in error
