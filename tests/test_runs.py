@@ -113,7 +113,11 @@ def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_pat
 @pytest.mark.slow
 def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folder):
     long = [word for word in command(tiny_folder("llama", n_layers=24), tmp_path / "run") if word != "--quick"]
-    process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A background job of a shell ignores the interrupt, and so would its children: back to the default.
+    process = subprocess.Popen(
+        long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run/.cache").glob("*.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
