@@ -44,6 +44,7 @@ test-fast: setup
 
 bench: models
 	@$(BIN)/python benchmarks/extraction.py
+	@$(BIN)/python benchmarks/steering.py
 	@$(BIN)/python benchmarks/memory.py smollm2-135m-instruct
 	@$(BIN)/python benchmarks/memory.py qwen2.5-coder-0.5b-instruct
 

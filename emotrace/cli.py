@@ -54,7 +54,7 @@ def run(
     try:
         with _progress() as progress:
             report = pipeline.run(
-                models or [DEFAULT_MODEL], out, experiments=experiments, passages=passages, quick=quick, resume=resume,
+                models or [DEFAULT_MODEL], out, chosen=experiments, passages=passages, quick=quick, resume=resume,
                 seed=seed, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:

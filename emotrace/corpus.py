@@ -28,6 +28,8 @@ _COLUMNS = {
     "topics": ["topic", "title", "description"],
     "passages": ["id", "topic", "emotion", "person", "gender", "tense", "text"],
     "baseline_texts": ["id", "kind", "text"],
+    "scenarios": ["id", "target", "tone", "form", "prompt"],
+    "prompts": ["id", "use", "prompt"],
     "models": [
         "name", "hub_id", "family", "parameters_millions", "kind", "source", "weights", "files", "sha256", "licence",
         "paper_nine", "note",
@@ -139,6 +141,17 @@ def passages(path: str | Path | None = None) -> pd.DataFrame:
 def baseline_texts() -> pd.DataFrame:
     """150 unrelated factual texts of the passages' length, for the anisotropy baseline."""
     return _read("baseline_texts")
+
+
+def scenarios() -> pd.DataFrame:
+    """40 scenarios for verification: ``id, target, tone, form, prompt``; each emotion once in either tone."""
+    return _read("scenarios")
+
+
+def prompts(use: str) -> list[str]:
+    """Openings without a tone, for ``calibration`` or for ``dose`` response; no experiment uses the other's."""
+    table = _read("prompts")
+    return list(table[table["use"] == use]["prompt"])
 
 
 def quick_subset(table: pd.DataFrame, topics_kept: int = 6) -> pd.DataFrame:

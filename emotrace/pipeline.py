@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from . import __version__, claims, corpus
+from . import __version__, claims, corpus, experiments, steering_experiments
 from . import report as reports
+from .classifiers import DEFAULT_CLASSIFIER, load_classifier
 from .errors import unknown
-from .experiments import EXPERIMENTS, Progress, Settings, read, run_all, vectors_of
-from .models import load
+from .experiments import Progress, Settings, Study, read, run_all, vectors_of
+from .models import Model, load
 from .runs import RunFolder, file_name, read_manifest
+
+EXPERIMENTS = (*experiments.EXPERIMENTS, *steering_experiments.EXPERIMENTS)
+"""What ``emotrace run --experiments`` takes."""
 
 
 def run(
     models: list[str],
     out: Path,
     *,
-    experiments: str = "all",
+    chosen: str = "all",
     passages: Path | None = None,
     quick: bool = False,
     resume: bool = False,
@@ -36,23 +42,24 @@ def run(
         EmotraceError: an unknown experiment or model, a passages file that cannot be used, an output folder that
             cannot be written or holds another run.
     """
-    chosen = _chosen(experiments)
+    names = _chosen(chosen)
     table = corpus.passages(passages)
     sizes = _settings(quick, seed)
     settings = {
-        "emotrace": __version__, "models": models, "experiments": chosen, "quick": quick, "sizes": asdict(sizes),
+        "emotrace": __version__, "models": models, "experiments": names, "quick": quick,
+        "sizes": json.loads(json.dumps(asdict(sizes))), "classifier": DEFAULT_CLASSIFIER,
         "passages": corpus.fingerprint(table), "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
     }  # fmt: skip
     folder = RunFolder(out, settings, resume=resume)
     try:
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
-        finished: dict[str, list[pd.DataFrame]] = {}
+        finished: dict[tuple[str, str], list[pd.DataFrame]] = {}
         for name in models:
             told = progress if len(models) == 1 else _named(progress, name)
-            for table_name, rows in _run_model(name, table, chosen, sizes, folder, told).items():
-                finished.setdefault(table_name, []).append(rows)
-            for table_name, parts in finished.items():
-                folder.write_table(table_name, pd.concat(parts, ignore_index=True))
+            for place, rows in _run_model(name, table, names, sizes, folder, told).items():
+                finished.setdefault(place, []).append(rows)
+            for (kind, table_name), parts in finished.items():
+                folder.write_table(table_name, pd.concat(parts, ignore_index=True), kind)
         folder.manifest["complete"] = True
         folder.save_manifest()
         with folder.timed("report"):
@@ -71,9 +78,10 @@ def _named(progress: Progress, model: str) -> Progress:
 
 def _run_model(
     source: str, table: pd.DataFrame, chosen: list[str], sizes: Settings, folder: RunFolder, progress: Progress
-) -> dict[str, pd.DataFrame]:
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """(``tables`` or ``texts``, name) → rows of one model."""
     with folder.timed(f"{source}: load"):
-        model = load(source)
+        model: Model | None = load(source)
     name = model.name
     with folder.timed(f"{name}: read"):
         study = read(model, sizes, folder, progress, table)
@@ -82,13 +90,25 @@ def _run_model(
         "texts": len(study.reading.labels),
     }  # fmt: skip
     folder.save_manifest()
-    del model  # the weights are not needed any more; the next model may need the memory
-    for pooling, vectors in vectors_of(study).items():
-        vectors.save(folder.path / "vectors" / f"{file_name(name)}-comprehension-{pooling}.safetensors")
+    vectors = vectors_of(study)
+    tables, texts = {}, {}
+    steering = [each for each in chosen if each in steering_experiments.EXPERIMENTS]
+    if steering:
+        with folder.timed(f"{name}: steer"):
+            tables, texts, vectors["mean"] = _steer(study, model, steering)
+    model = None  # the weights are not needed any more; the next model may need the memory
+    for pooling, each in vectors.items():
+        each.save(folder.path / "vectors" / f"{file_name(name)}-comprehension-{pooling}.safetensors")
     with folder.timed(f"{name}: analyse"):
-        tables = run_all(study, chosen)
+        tables |= run_all(study, [each for each in chosen if each in experiments.EXPERIMENTS])
     tables["claims"] = claims.claims(name, study.family, tables)
-    return tables
+    return {("tables", each): rows for each, rows in tables.items()} | {
+        ("texts", each): rows for each, rows in texts.items()
+    }
+
+
+def _steer(study: Study, model: Model, chosen: list[str]) -> Any:
+    return steering_experiments.run(study, model, load_classifier(DEFAULT_CLASSIFIER), chosen)
 
 
 def _chosen(names: str) -> list[str]:

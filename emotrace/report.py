@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from . import plots
+from . import plots, plots_steering
 from .claims import NOT_REPRODUCED, REPRODUCED, format_interval, format_number
 from .corpus import model_registry
 from .errors import EmotraceError
@@ -30,7 +30,9 @@ CAPTIONS = {
     "axes_over_depth": "Whether the emotion vectors are laid out by valence and arousal (norms of Warriner et al. 2013).",
     "cosine_matrix": "Cosines between the emotion vectors at the layer that one half of the topics chose.",
     "valence_arousal_plane": "The emotions on the first two principal components of their vectors at that layer.",
+    **plots_steering.CAPTIONS,
 }
+TABLE_FIGURES = {**plots.TABLE_FIGURES, **plots_steering.TABLE_FIGURES}
 
 
 def best_layer(tables: dict[str, pd.DataFrame], model: str, pooling: str) -> int | None:
@@ -44,7 +46,7 @@ def best_layer(tables: dict[str, pd.DataFrame], model: str, pooling: str) -> int
 def draw_figures(run: RunFolder, tables: dict[str, pd.DataFrame], model: str) -> None:
     """Draws every figure that the run's tables and vectors of one model allow, as png and svg."""
     mine = {name: table[table["model"] == model] for name, table in tables.items()}
-    for name, (draw, needs) in plots.TABLE_FIGURES.items():
+    for name, (draw, needs) in TABLE_FIGURES.items():
         if needs in mine and len(mine[needs]):
             _save(run, draw(mine), f"{name}-{file_name(model)}")
     file = run.path / "vectors" / f"{file_name(model)}-comprehension-mean.safetensors"
@@ -108,6 +110,8 @@ def _section(path: Path, tables: dict[str, pd.DataFrame], model: str, manifest: 
         "criteria": plots.CRITERION_TITLES,
         "poolings": plots.POOLING_TITLES,
         "lexical": _lexical(tables, model),
+        "calibration": _calibration(tables, model),
+        "texts": _texts(path, tables, model),
         "figures": [
             {"name": name, "caption": caption, "source": _data_uri(path / "figures" / f"{name}-{file_name(model)}.svg")}
             for name, caption in CAPTIONS.items()
@@ -124,6 +128,26 @@ def _lexical(tables: dict[str, pd.DataFrame], model: str) -> dict[str, Any] | No
     words = select(rows, layer=0).iloc[0]
     best = rows.loc[rows["value"].idxmax()]
     return {"words": words.to_dict(), "best": best.to_dict()}
+
+
+def _calibration(tables: dict[str, pd.DataFrame], model: str) -> list[dict[str, Any]]:
+    """The calibrated window of each setting, with the surgical share of unsteered texts."""
+    if "calibration" not in tables:
+        return []
+    rows = select(tables["calibration"], model=model)
+    unsteered = select(rows, strength=0).set_index("setting")["value"]
+    return [
+        {**row, "unsteered": unsteered[row["setting"]]} for row in rows.drop_duplicates("setting").to_dict("records")
+    ]
+
+
+def _texts(path: Path, tables: dict[str, pd.DataFrame], model: str) -> list[dict[str, object]]:
+    """Scenarios with their plain and their steered text."""
+    file = path / "texts" / "scenarios.csv"
+    if "verification" not in tables or not file.exists():
+        return []
+    texts = select(pd.read_csv(file, keep_default_na=False), model=model)
+    return plots_steering.texts_shown(texts, select(tables["verification"], model=model))
 
 
 def _data_uri(file: Path) -> str:

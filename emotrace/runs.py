@@ -45,7 +45,7 @@ class RunFolder:
         self._manifest = self.path / "manifest.json"
         with _writing(self.path):
             (self.path / ".cache").mkdir(parents=True, exist_ok=True)
-            for sub in ("tables", "figures", "vectors"):
+            for sub in ("tables", "figures", "vectors", "texts"):
                 (self.path / sub).mkdir(exist_ok=True)
             self._lock = self._locked()
         self.manifest = self._begin(settings, resume)
@@ -120,10 +120,10 @@ class RunFolder:
             finally:
                 scratch.unlink(missing_ok=True)
 
-    def write_table(self, name: str, table: pd.DataFrame) -> None:
-        """Writes ``tables/NAME.csv``; an empty cell is a value that does not exist."""
+    def write_table(self, name: str, table: pd.DataFrame, folder: str = "tables") -> None:
+        """Writes ``tables/NAME.csv`` (or in ``texts``); an empty cell is a value that does not exist."""
         text = table.to_csv(index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-        self.write(self.path / "tables" / f"{name}.csv", text.encode())
+        self.write(self.path / folder / f"{name}.csv", text.encode())
 
     def save_manifest(self) -> None:
         self.write(self._manifest, (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode())

@@ -4,26 +4,32 @@ How it is done with nnsight: one ``generate`` context a batch; at every step of 
 steered decoder layer gets one row's own vector added to one row, so that a batch holds many emotions and strengths at
 once. Nothing is mutated but the activations of that pass: the weights stay as they are.
 
-The edit is unit vector × strength × mean residual norm of the layer where it is added (claim C8; the author's published
-code uses the norm at hand, we one norm a model and layer, measured once on neutral passages, so that a strength means
-the same in every batch). Strength 0 adds exact zeros.
+The edit is unit vector × strength × mean residual norm of the layer where it is added (claim C8). The author's published
+code takes the norm of the activations at hand; we take one norm a model and layer, measured once on neutral passages, so
+that a strength means the same in every batch (``on_the_fly=True`` is the author's way). Strength 0 adds exact zeros.
+
+Where the edit starts at the last token of the prompt, the prompt before it is the same for every emotion, strength and
+seed: it is read once and its keys and values are shared by all rows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import nnsight
 import numpy as np
 import pandas as pd
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
 
 from .activations import encode, residual_norms
+from .decoding import SeededSampling, end_tokens, pad_left, until_end
 from .errors import EmotraceError, unknown
 
 if TYPE_CHECKING:
@@ -41,25 +47,38 @@ class Edit:
     Attributes:
         directions: layer index (1 … L) → float32 ``[row, d_model]``; added, or projected out where ``ablate`` is set.
         ablate: remove the component along each (unit) direction instead of adding it.
+        on_the_fly: the directions are in units of the mean norm of the row's own activations at the layer (over the
+            prompt's tokens, then token by token), as in the author's published code, and not of the residual stream.
         positions: ``all`` tokens, or ``generated``: from the last token of the prompt on, the first whose prediction is
             written.
     """
 
     directions: Mapping[int, torch.Tensor]
     ablate: bool = False
-    positions: str = "all"
+    on_the_fly: bool = False
+    positions: str = "generated"
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:
             raise unknown("positions", self.positions, POSITIONS)
+        if self.ablate and self.on_the_fly:
+            raise EmotraceError("an ablation has no strength: it takes no on_the_fly norm")
 
+    def at(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``hidden [row, token, d_model]`` of a layer's output, edited; ``mask [row, token]`` is 0 on padding."""
+        if self.positions == "all" or hidden.shape[1] == 1:
+            return self._edited(layer, hidden, mask)
+        return torch.cat([hidden[:, :-1], self._edited(layer, hidden[:, -1:], mask[:, -1:])], dim=1)
 
-def apply(hidden: torch.Tensor, direction: torch.Tensor, ablate: bool) -> torch.Tensor:
-    """``hidden [row, token, d_model]`` with ``direction [row, d_model]`` added to, or projected out of, every token."""
-    direction = direction.to(hidden.device, hidden.dtype)[:, None, :]
-    if ablate:
-        return hidden - (hidden * direction).sum(dim=-1, keepdim=True) * direction
-    return hidden + direction
+    def _edited(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        direction = self.directions[layer].to(hidden.device, hidden.dtype)[:, None, :]
+        if self.ablate:
+            return hidden - (hidden * direction).sum(dim=-1, keepdim=True) * direction
+        if not self.on_the_fly:
+            return hidden + direction
+        weights = mask.to(hidden.device, torch.float32)
+        norms = (hidden.float().norm(dim=-1) * weights).sum(dim=-1) / weights.sum(dim=-1)
+        return hidden + norms.to(hidden.dtype)[:, None, None] * direction
 
 
 # -- what to add ------------------------------------------------------------------------------------------------------
@@ -111,23 +130,6 @@ def random_like(vectors: EmotionVectors, count: int, seed: int) -> EmotionVector
 # -- generating -------------------------------------------------------------------------------------------------------
 
 
-class SeededSampling(LogitsProcessor):
-    """Turns greedy decoding into sampling with one seed a row, so that a row's text does not depend on its batch.
-
-    Adding Gumbel noise to log-probabilities / temperature and taking the largest is a draw from the softmax.
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        self.temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # Minus the logarithm of an exponential variable is a Gumbel one.
-        waits = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=each) for each in self.generators])
-        gumbel = -torch.log(waits)
-        return scores.float() / self.temperature + gumbel.to(scores.device)
-
-
 def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -142,71 +144,68 @@ def generate(
     Returns:
         The new token ids of each row, up to and without the end-of-text token. Nothing is forced past it.
     """
-    ids, mask = _pad_left(prompts)
-    ends = _end_tokens(model)
+    ids, mask = pad_left(prompts)
+    ends = end_tokens(model)
     processors = LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else [])
     settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
-    edits = edit.directions if edit else {}
+    shared = _shared_prefix(model, ids, mask) if edit is None or edit.positions == "generated" else {}
     batch = {"input_ids": ids, "attention_mask": mask}
     with torch.no_grad(), warnings.catch_warnings():
         # The loop below ends with the generation, as it should; nnsight warns of it each time.
         warnings.filterwarnings("ignore", message=".*was never reached")
-        with model.nn.generate(generation_config=settings, logits_processor=processors) as tracer:
+        with model.nn.generate(generation_config=settings, logits_processor=processors, **shared) as tracer:
             with tracer.invoke(batch):
                 # A loop without an edit in it would wait for nothing, for ever.
-                for step in tracer.iter[:] if edits else ():
-                    for layer, direction in edits.items():
+                for step in tracer.iter[:] if edit and edit.directions else ():
+                    for layer in sorted(edit.directions):
                         hidden = model.layers[layer - 1].output
-                        if edit.positions == "all" or step > 0:
-                            hidden[:] = apply(hidden, direction, edit.ablate)
-                        else:
-                            hidden[:, -1:] = apply(hidden[:, -1:], direction, edit.ablate)
+                        real = mask[:, -hidden.shape[1] :] if step == 0 else torch.ones(hidden.shape[:2])
+                        hidden[:] = edit.at(layer, hidden, real)
             with tracer.invoke():
                 written = tracer.result.save()
-    return [_until_end(row[ids.shape[1] :].tolist(), ends) for row in written]
+    return [until_end(row[ids.shape[1] :].tolist(), ends) for row in written]
 
 
-def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generation writes to the right of every row, so rows are padded on the left; the mask tells padding apart."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids, mask
-
-
-def _end_tokens(model: Model) -> list[int]:
-    """The ids that end a text: of the model's generation settings and of its tokenizer."""
-    configured = model.nn._module.generation_config.eos_token_id
-    ends = {model.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    if not ends:
-        raise EmotraceError(f"{model.name} has no end-of-text token")
-    return sorted(ends)
-
-
-def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    return list(itertools.takewhile(lambda token: token not in ends, tokens))
+def _shared_prefix(model: Model, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, DynamicCache]:
+    """Keys and values of every row's prompt but its last token, each different prompt read once; empty if none repeats."""
+    different, rows = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+    width = ids.shape[1]
+    if len(different) == len(ids) or width == 1:
+        return {}
+    cache = DynamicCache(config=model.nn._module.config)
+    batch = {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}
+    with torch.no_grad(), model.nn.trace(batch, past_key_values=cache, use_cache=True) as tracer:
+        model.layers[-1].output.save()
+        tracer.stop()
+    cache.batch_select_indices(rows.to(model.device))
+    return {"past_key_values": cache}
 
 
 # -- the sweep --------------------------------------------------------------------------------------------------------
+
+
+class Cache(Protocol):
+    """Keeps finished batches by content, so that none is written twice (``runs.RunFolder`` is one)."""
+
+    def rows(self, key: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]: ...
 
 
 def steer(
     model: Model,
     prompts: str | Sequence[str],
     vectors: EmotionVectors,
-    strengths: float | Sequence[float],
+    strengths: float | Sequence[float] | None = None,
     *,
     emotions: Sequence[str | Mapping[str, float]] | None = None,
     layers: Sequence[int] | str | None = None,
-    positions: str = "all",
+    positions: str = "generated",
+    on_the_fly: bool = False,
     chat: bool = False,
     max_new_tokens: int = 40,
     temperature: float = 0.0,
     seeds: Sequence[int] = (0,),
     batch_rows: int = BATCH_ROWS,
+    cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Continues every prompt under every emotion, strength and seed.
@@ -216,59 +215,123 @@ def steer(
         prompts: one prompt or several.
         vectors: emotion vectors of this model.
         strengths: multiples of the mean residual norm at the layer of the edit; negative steers away, 0 is unsteered.
+            Default: the strength that the vectors were calibrated to (``regimes.calibrate``).
         emotions: names in ``vectors`` or mixtures (emotion → weight); default: all of them.
-        layers: where to add; default half depth; ``all`` is the author's published setting (with small strengths).
-        positions: ``all`` tokens or ``generated`` ones (see :class:`Edit`).
+        layers: where to add; default: the layers that the vectors were calibrated at, else half depth; ``all`` is the
+            author's published setting (with small strengths).
+        positions: ``generated`` tokens or ``all`` (see :class:`Edit`).
+        on_the_fly: take the norm of each row's own activations as the unit of strength, as the author's code does.
         chat: put each prompt into the model's chat template as the user's words.
         max_new_tokens: at most; a text that ends is never forced on.
         temperature: 0 is greedy; otherwise each row is sampled with its own seed, whatever its batch.
         seeds: one text for each.
         batch_rows: rows of one pass.
+        cache: keeps finished batches; see :class:`Cache`.
         progress: called with the number of texts just written.
 
     Returns:
-        One row a text: ``prompt, emotion, strength, seed, text, n_tokens, ended`` (``ended``: by end-of-text).
+        One row a text: ``prompt, emotion, strength, seed, text, tokens, n_tokens, ended`` (``tokens``: their ids;
+        ``ended``: by end-of-text).
 
     Raises:
-        EmotraceError: vectors of another model, a layer out of range, a strength that is not finite, an empty or too
-            long prompt, an unknown emotion, a chat asked of a model without a template.
+        EmotraceError: vectors of another model, a layer out of range, a strength that is not finite or that nothing
+            gives, an empty or too long prompt, an unknown emotion, a chat asked of a model without a template.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    strengths = [strengths] if isinstance(strengths, (int, float)) else list(strengths)
-    chosen = _check(model, vectors, strengths, layers, temperature)
     named = list(vectors.emotions) if emotions is None else list(emotions)
-    tokens = {
-        prompt: _prompt_ids(model, number, prompt, chat, max_new_tokens) for number, prompt in enumerate(prompts, 1)
-    }
-    norms = residual_norms(model)
+    chosen, strengths = _check(model, vectors, strengths, layers, temperature)
     rows = list(itertools.product(prompts, named, strengths, seeds))
-    # Rows of like length share a batch, and the longest come first; the caller's order is restored at the end.
-    order = sorted(range(len(rows)), key=lambda place: (-len(tokens[rows[place][0]]), place))
-    written: dict[int, list[int]] = {}
+    texts = write(
+        model, [(prompt, vectors, what, strength, seed) for prompt, what, strength, seed in rows], chosen,
+        positions=positions, on_the_fly=on_the_fly, chat=chat, max_new_tokens=max_new_tokens, temperature=temperature,
+        batch_rows=batch_rows, cache=cache, progress=progress,
+    )  # fmt: skip
+    settings = [
+        {"prompt": prompt, "emotion": mixture_name(what), "strength": float(strength), "seed": seed}
+        for prompt, what, strength, seed in rows
+    ]
+    return pd.concat([pd.DataFrame(settings), texts], axis=1)
+
+
+Row = tuple[str, "EmotionVectors", "str | Mapping[str, float]", float, int]
+"""A prompt, the vectors, which of them (or a mixture), the strength, the seed."""
+
+
+def write(
+    model: Model,
+    rows: Sequence[Row],
+    layers: Sequence[int],
+    *,
+    positions: str = "generated",
+    on_the_fly: bool = False,
+    chat: bool = False,
+    max_new_tokens: int = 40,
+    temperature: float = 0.0,
+    batch_rows: int = BATCH_ROWS,
+    cache: Cache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """One text a row, in the order given, whatever prompts, vectors and strengths the rows mix (see :func:`steer`).
+
+    Returns:
+        Columns ``text, tokens, n_tokens, ended``.
+    """
+    tokens = {
+        prompt: prompt_ids(model, number, prompt, chat, max_new_tokens)
+        for number, prompt in enumerate(dict.fromkeys(row[0] for row in rows), 1)
+    }
+    units = np.ones(model.n_layers + 1) if on_the_fly else residual_norms(model)
+    # Rows of one prompt share a batch, and the longest come first; the caller's order is restored at the end.
+    numbers = {prompt: number for number, prompt in enumerate(tokens)}
+    order = sorted(
+        range(len(rows)), key=lambda place: (-len(tokens[rows[place][0]]), numbers[rows[place][0]], place)
+    )  # fmt: skip
+    written: dict[int, dict[str, Any]] = {}
     for start in range(0, len(order), batch_rows):
         places = order[start : start + batch_rows]
         batch = [rows[place] for place in places]
-        edit = Edit(
-            directions(vectors, [(what, strength) for _, what, strength, _ in batch], chosen, norms),
-            positions=positions,
-        )
-        texts = generate(
-            model, [tokens[prompt] for prompt, *_ in batch], edit,
-            max_new_tokens=max_new_tokens, temperature=temperature, seeds=[seed for *_, seed in batch],
-        )  # fmt: skip
-        written.update(zip(places, texts, strict=True))
+        edit = Edit(stacked(batch, layers, units), on_the_fly=on_the_fly, positions=positions)
+
+        def compute(batch: Sequence[Row] = batch, edit: Edit = edit) -> list[dict[str, Any]]:
+            texts = generate(
+                model, [tokens[prompt] for prompt, *_ in batch], edit,
+                max_new_tokens=max_new_tokens, temperature=temperature, seeds=[seed for *_, seed in batch],
+            )  # fmt: skip
+            return [_text(model, ids, max_new_tokens) for ids in texts]
+
+        if cache is None:
+            done = compute()
+        else:
+            sampling = {"tokens": max_new_tokens, "temperature": temperature}
+            done = cache.rows(_batch_key(model, [tokens[row[0]] for row in batch], batch, edit, sampling), compute)
+        written.update(zip(places, done, strict=True))
         if progress:
             progress(len(places))
-    return pd.DataFrame([_row(model, rows[place], written[place], max_new_tokens) for place in range(len(rows))])
+    return pd.DataFrame([written[place] for place in range(len(rows))])
 
 
-def _row(model: Model, row: tuple[str, Any, float, int], tokens: list[int], limit: int) -> dict[str, Any]:
-    prompt, what, strength, seed = row
-    text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+def stacked(batch: Sequence[Row], layers: Sequence[int], units: np.ndarray) -> dict[int, torch.Tensor]:
+    """Each row's own edit at each layer."""
+    edits = [directions(vectors, [(what, strength)], layers, units) for _, vectors, what, strength, _ in batch]
+    return {layer: torch.cat([edit[layer] for edit in edits]) for layer in layers}
+
+
+def _batch_key(
+    model: Model, prompts: list[tuple[int, ...]], batch: Sequence[Row], edit: Edit, sampling: Mapping[str, Any]
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for layer, rows in sorted(edit.directions.items()):
+        digest.update(f"{layer}".encode() + rows.numpy().tobytes())
     return {
-        "prompt": prompt, "emotion": mixture_name(what), "strength": float(strength), "seed": seed, "text": text,
-        "n_tokens": len(tokens), "ended": len(tokens) < limit,
+        "what": "steered texts", "model": model.identity, "dtype": model.provenance["dtype"], "prompts": prompts,
+        "seeds": [int(seed) for *_, seed in batch], "edit": digest.hexdigest(), "positions": edit.positions,
+        "on_the_fly": edit.on_the_fly, **sampling,
     }  # fmt: skip
+
+
+def _text(model: Model, tokens: list[int], limit: int) -> dict[str, Any]:
+    text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    return {"text": text, "tokens": tokens, "n_tokens": len(tokens), "ended": len(tokens) < limit}
 
 
 def mixture_name(what: str | Mapping[str, float]) -> str:
@@ -276,22 +339,42 @@ def mixture_name(what: str | Mapping[str, float]) -> str:
     return what if isinstance(what, str) else " + ".join(f"{name}×{weight:g}" for name, weight in what.items())
 
 
+def calibrated(vectors: EmotionVectors) -> dict[str, Any]:
+    """The layers, window and strength that ``regimes.calibrate`` stored with the vectors; empty if it never ran."""
+    return json.loads(vectors.provenance.get("calibration", "{}"))
+
+
 def _check(
     model: Model,
     vectors: EmotionVectors,
-    strengths: Sequence[float],
+    strengths: float | Sequence[float] | None,
     layers: Sequence[int] | str | None,
     temperature: float,
-) -> list[int]:
-    """The layers to edit, once everything that a caller can get wrong is right."""
+) -> tuple[list[int], list[float]]:
+    """The layers to edit and the strengths, once everything that a caller can get wrong is right."""
     vectors.check(model)
+    known = calibrated(vectors)
+    if strengths is None:
+        if known.get("strength") is None:
+            raise EmotraceError("these vectors are not calibrated: give a strength, or calibrate them first")
+        strengths = known["strength"]
+    strengths = [strengths] if isinstance(strengths, (int, float)) else list(strengths)
     for strength in strengths:
         if not np.isfinite(strength):
             raise EmotraceError(f"a strength is a finite number, not {strength}")
     if not np.isfinite(temperature) or temperature < 0:
         raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {temperature}")
+    return steered_layers(model, vectors, layers), strengths
+
+
+def steered_layers(model: Model, vectors: EmotionVectors, layers: Sequence[int] | str | None) -> list[int]:
+    """The layers to edit: those given, else those of the calibration, else half depth.
+
+    Raises:
+        EmotraceError: a layer out of range, or layer 0, which is not steered.
+    """
     if layers is None:
-        layers = [model.n_layers // 2]
+        layers = calibrated(vectors).get("layers") or [model.n_layers // 2]
     chosen = [layer for layer in model.check_layers(layers) if layer > 0 or layers != "all"]
     if 0 in chosen:
         raise EmotraceError(
@@ -300,7 +383,7 @@ def _check(
     return chosen
 
 
-def _prompt_ids(model: Model, number: int, prompt: str, chat: bool, max_new_tokens: int) -> tuple[int, ...]:
+def prompt_ids(model: Model, number: int, prompt: str, chat: bool, max_new_tokens: int) -> tuple[int, ...]:
     """A prompt's token ids, tokenised once, with room for what is to be written."""
     if chat:
         if model.tokenizer.chat_template is None:
@@ -341,18 +424,15 @@ def score(
         the last token of the prompt. The unembedding runs on that token alone.
     """
     layers = model.check_layers(list(read_layers) if read_layers is not None else None)
-    ids, mask = _pad_left([item.ids for item in encode(model, prompts)])
+    ids, mask = pad_left([item.ids for item in encode(model, prompts)])
     edits = edit.directions if edit else {}
-    last_only = edit is not None and edit.positions == "generated"
     batch = {"input_ids": ids, "attention_mask": mask}
     with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=1):
         stream = nnsight.save([])
         for index in range(model.n_layers + 1):
             hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-            if index in edits and last_only:
-                hidden[:, -1:] = apply(hidden[:, -1:], edits[index], edit.ablate)
-            elif index in edits:
-                hidden[:] = apply(hidden, edits[index], edit.ablate)
+            if index in edits:
+                hidden[:] = edit.at(index, hidden, mask)
             if index in layers:
                 stream.append(hidden[:, -1].float().cpu())
         logits = model.part("unembedding").output[:, -1].float().log_softmax(dim=-1).cpu().save()
@@ -365,4 +445,4 @@ def ablation(vectors: EmotionVectors, emotions: Sequence[str], layers: Sequence[
     for layer in layers:
         rows = [_unit(vectors, emotion, vectors.place(layer)) for emotion in emotions]
         chosen[layer] = torch.from_numpy(np.stack(rows).astype(np.float32))
-    return Edit(chosen, ablate=True)
+    return Edit(chosen, ablate=True, positions="all")

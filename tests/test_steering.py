@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import emotrace
-from emotrace import activations, steering
+from emotrace import activations, decoding, steering
 from emotrace.errors import EmotraceError
 
 PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "Monday"]
@@ -46,8 +46,8 @@ def test_strength_zero_gives_the_unsteered_tokens_in_a_batch_of_mixed_lengths(ti
     zero = steering.Edit({2: torch.zeros(3, model.d_model)})
     written = steering.generate(model, ids, zero, max_new_tokens=8)
     assert written == steering.generate(model, ids, None, max_new_tokens=8)
-    ends = steering._end_tokens(model)
-    assert written == [steering._until_end(plain(model, prompt, 8), ends) for prompt in PROMPTS]
+    ends = decoding.end_tokens(model)
+    assert written == [decoding.until_end(plain(model, prompt, 8), ends) for prompt in PROMPTS]
 
 
 def test_each_row_of_a_mixed_batch_equals_a_plain_hook_on_that_row_alone(llama, vectors):
@@ -55,14 +55,76 @@ def test_each_row_of_a_mixed_batch_equals_a_plain_hook_on_that_row_alone(llama, 
     rows = [("happy", 0.5), ("sad", -0.7), ("calm", 0.0)]
     edits = steering.directions(vectors, rows, [3], norms)
     ids = [activations.encode(llama, [prompt])[0].ids for prompt in PROMPTS]
-    together = steering.generate(llama, ids, steering.Edit(edits), max_new_tokens=10)
-    ends = steering._end_tokens(llama)
+    together = steering.generate(llama, ids, steering.Edit(edits, positions="all"), max_new_tokens=10)
+    ends = decoding.end_tokens(llama)
     for row, prompt in enumerate(PROMPTS):
         reference = hooked(llama, prompt, 3, edits[3][row], 10)
-        assert together[row] == steering._until_end(reference, ends)
-    unsteered = [steering._until_end(plain(llama, prompt, 10), ends) for prompt in PROMPTS]
+        assert together[row] == decoding.until_end(reference, ends)
+    unsteered = [decoding.until_end(plain(llama, prompt, 10), ends) for prompt in PROMPTS]
     assert together[0] != unsteered[0]
     assert together[2] == unsteered[2]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma", "qwen", "llama", "mistral"])
+def test_a_prompt_shared_by_many_rows_is_read_once_and_each_row_is_as_if_alone(tiny, family):
+    """Two long prompts and one short, each in three rows of its own edit: the prefix's keys and values are shared."""
+    model = tiny(family, n_layers=6)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+    edits = torch.randn(9, model.d_model, generator=generator) * 0.6 * float(activations.residual_norms(model)[3]) / 6
+    edits[::3] = 0
+    ids = [activations.encode(model, [prompt])[0].ids for prompt in prompts]
+    calls = []
+    handle = model.nn._module.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    together = steering.generate(model, ids, steering.Edit({3: edits}), max_new_tokens=12)
+    handle.remove()
+    longest = max(map(len, ids))
+    assert calls[0] == (3, longest - 1)  # each different prompt, but its last token, once
+    assert calls[1] == (9, 1)
+    for row, own in enumerate(ids):
+        alone = steering.generate(model, [own], steering.Edit({3: edits[row : row + 1]}), max_new_tokens=12)
+        assert together[row] == alone[0]
+    assert len({tuple(text) for text in together}) > 3
+
+
+def test_an_edit_of_generated_positions_equals_a_hook_from_the_prompts_last_token_on(llama, vectors):
+    edits = steering.directions(vectors, [("happy", 0.6)], [3], activations.residual_norms(llama))
+    ids = [activations.encode(llama, [PROMPTS[1]])[0].ids]
+
+    def last(module, inputs, output):
+        output = output.clone()
+        output[:, -1:] += edits[3][0]
+        return output
+
+    handle = llama.nn._module.model.layers[2].register_forward_hook(last)
+    reference = decoding.until_end(plain(llama, PROMPTS[1], 10), decoding.end_tokens(llama))
+    handle.remove()
+    for copies in (1, 3):
+        edit = steering.Edit({3: edits[3].repeat(copies, 1)})
+        assert steering.generate(llama, ids * copies, edit, max_new_tokens=10) == [reference] * copies
+
+
+def test_the_norm_on_the_fly_is_the_mean_over_the_rows_own_tokens(llama, vectors):
+    """The author's unit: for the prompt the mean over its tokens, padding left out, then each new token's own norm."""
+    unit = steering.directions(vectors, [("happy", 0.5)], [3], np.ones(7))[3][0]
+    steps = []
+
+    def hook(module, inputs, output):
+        norm = output.norm(dim=-1).mean()
+        steps.append(output.shape[1])
+        return output + norm * unit
+
+    handle = llama.nn._module.model.layers[2].register_forward_hook(hook)
+    reference = decoding.until_end(plain(llama, PROMPTS[0], 10), decoding.end_tokens(llama))
+    handle.remove()
+    assert steps[0] > 1
+    assert steps[1] == 1
+    settings = {"emotions": ["happy"], "max_new_tokens": 10, "positions": "all", "on_the_fly": True}
+    table = steering.steer(llama, [PROMPTS[1], PROMPTS[0]], vectors, 0.5, layers=[3], **settings)
+    assert table["tokens"][1] == reference
+    assert table["tokens"][1] != steering.steer(llama, PROMPTS[0], vectors, 0.0, layers=[3], **settings)["tokens"][0]
 
 
 def test_the_added_vector_is_unit_times_strength_times_that_layers_norm(llama, vectors):
@@ -87,7 +149,7 @@ def test_the_norm_is_the_mean_over_tokens_without_the_first(llama):
 def test_an_edit_changes_nothing_before_its_layer_and_exactly_itself_at_it(llama, vectors):
     edits = steering.directions(vectors, [("proud", 0.4)] * 3, [4], activations.residual_norms(llama))
     before = steering.score(llama, PROMPTS, None)["stream"]
-    after = steering.score(llama, PROMPTS, steering.Edit(edits))["stream"]
+    after = steering.score(llama, PROMPTS, steering.Edit(edits, positions="all"))["stream"]
     np.testing.assert_array_equal(after[:, :4], before[:, :4])
     np.testing.assert_allclose(after[:, 4] - before[:, 4], edits[4].numpy(), atol=1e-5)
     assert (np.abs(after[:, 5:] - before[:, 5:]).max(axis=-1) > 1e-4).all()
@@ -123,7 +185,7 @@ def test_ablation_leaves_no_projection(llama, vectors):
 
 def test_generated_positions_leave_the_prompt_before_its_last_token_alone(llama, vectors):
     edits = steering.directions(vectors, [("happy", 0.6)], [3], activations.residual_norms(llama))
-    everywhere = steering.score(llama, PROMPTS[1:2], steering.Edit(edits))["log_probabilities"]
+    everywhere = steering.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="all"))["log_probabilities"]
     last = steering.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="generated"))["log_probabilities"]
     none = steering.score(llama, PROMPTS[1:2], None)["log_probabilities"]
     assert np.abs(everywhere - last).max() > 1e-4
@@ -156,7 +218,7 @@ def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(llama, vectors):
 
 def test_seeded_sampling_draws_from_the_softmax(llama):
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    processor = steering.SeededSampling([5], temperature=0.7)
+    processor = decoding.SeededSampling([5], temperature=0.7)
     counts = np.bincount([int(processor(None, logits).argmax()) for _ in range(20_000)], minlength=4) / 20_000
     np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(-1), atol=0.012)
 
@@ -228,7 +290,8 @@ def test_a_real_emotion_vector_raises_its_own_word_beyond_random_directions_and_
     tokens = [model.tokenizer(f" {name}")["input_ids"][0] for name in named]
 
     def shifts(source, name: str) -> np.ndarray:
-        edit = steering.Edit(steering.directions(source, [(name, 0.2)] * len(prompts), [layer], norms))
+        rows = steering.directions(source, [(name, 0.2)] * len(prompts), [layer], norms)
+        edit = steering.Edit(rows, positions="all")
         after = steering.score(model, prompts, edit, read_layers=[1])["log_probabilities"]
         return (after - base).mean(axis=0)[tokens]
 
@@ -249,5 +312,5 @@ def test_strength_zero_on_a_real_model_is_plain_generate(packaged):
     vectors = emotrace.extract(model, pooling="mean", layers=[15])
     table = steering.steer(model, PROMPTS, vectors, 0.0, emotions=["happy", "sad"], max_new_tokens=12)
     for prompt, texts in table.groupby("prompt")["text"]:
-        tokens = steering._until_end(plain(model, prompt, 12), steering._end_tokens(model))
+        tokens = decoding.until_end(plain(model, prompt, 12), decoding.end_tokens(model))
         assert set(texts) == {model.tokenizer.decode(tokens, skip_special_tokens=True)}
