@@ -18,7 +18,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 class Sides:
     """The rows of the sweep and the ways to write them; each returns the token ids of the rows it was given."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, strengths: Sequence[float] = STRENGTHS) -> None:
         self.model = emotrace.load(name)
         self.module = self.model.nn._module
         self.vectors = reading.cached_vectors(self.model)
@@ -43,7 +43,7 @@ class Sides:
         prompts = corpus.prompts("dose")
         self.rows = [
             (prompt, self.vectors, emotion, strength, 0)
-            for prompt, emotion, strength in itertools.product(prompts, self.vectors.emotions, STRENGTHS)
+            for prompt, emotion, strength in itertools.product(prompts, self.vectors.emotions, strengths)
         ]
         self.ids = {prompt: list(activations.encode(self.model, [prompt])[0].ids) for prompt in prompts}
         ends = decoding.end_tokens(self.model)
@@ -101,34 +101,44 @@ class Sides:
         return decoding.until_end(ids[len(prompt) :], self.ends)
 
 
-def main(name: str, sample: int = 12, few: int = 3) -> None:
-    sides = Sides(name)
-    some = sides.rows[:: len(sides.rows) // sample][:sample]
-    mine = {
-        (row[0], row[2], row[3]): tokens for row, tokens in zip(sides.rows, sides.emotrace(sides.rows), strict=True)
-    }
-    wrong = [
-        row for row, text in zip(some, sides.one_at_a_time(some), strict=True) if mine[row[0], row[2], row[3]] != text
-    ]
-    print(f"{name}: {len(some) - len(wrong)} of {len(some)} sampled texts have the tokens of a hook, one at a time")
-    ways = {
+def agree(sides: Sides, sample: int) -> tuple[int, int]:
+    """How many of ``sample`` texts, written in the sweep's batches, have the tokens of a hook, one text at a time."""
+    some = set(range(0, len(sides.rows), max(1, len(sides.rows) // sample)))
+    mine = sides.emotrace(sides.rows)
+    theirs = sides.one_at_a_time([sides.rows[place] for place in sorted(some)])
+    same = [mine[place] == text for place, text in zip(sorted(some), theirs, strict=True)]
+    return sum(same), len(same)
+
+
+def measure(sides: Sides, repetitions: int = REPETITIONS, sample: int = 12, few: int = 3) -> pd.DataFrame:
+    """Tokens per second of each way, and emotrace's ratio to it: median, lowest and highest of the repetitions."""
+    some = sides.rows[:: max(1, len(sides.rows) // sample)][:sample]
+    ways: dict[str, tuple[Callable[[list], list[list[int]]], list]] = {
         "emotrace": (sides.emotrace, sides.rows), "unsteered, batched": (sides.unsteered, sides.rows),
         "one at a time": (sides.one_at_a_time, some), "no cache": (sides.no_cache, some[:few]),
     }  # fmt: skip
     speeds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         for way, (write, rows) in ways.items():
             start = time.perf_counter()
             tokens = sum(len(text) for text in write(rows))
             speeds[way].append(tokens / (time.perf_counter() - start))
-    table = pd.DataFrame(
-        [
-            {"model": name, "way": way, "tokens_per_second": statistics.median(values), "low": min(values), "high": max(values),
-             "emotrace_ratio": statistics.median(a / b for a, b in zip(speeds["emotrace"], values, strict=True)),
-             "rows": len(ways[way][1]), "repetitions": REPETITIONS}
-            for way, values in speeds.items()
-        ]
-    )  # fmt: skip
+    rows = []
+    for way, values in speeds.items():
+        ratios = [own / other for own, other in zip(speeds["emotrace"], values, strict=True)]
+        rows.append({
+            "model": sides.model.name, "way": way, "tokens_per_second": statistics.median(values),
+            "ratio": statistics.median(ratios), "lowest_ratio": min(ratios), "highest_ratio": max(ratios),
+            "rows": len(ways[way][1]), "repetitions": repetitions,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def main(name: str) -> None:
+    sides = Sides(name)
+    same, checked = agree(sides, 12)
+    print(f"{name}: {same} of {checked} sampled texts have the tokens of a hook, one text at a time")
+    table = measure(sides)
     print(table.to_string(index=False, float_format="%.2f"))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "steering.csv"

@@ -13,13 +13,16 @@ to a token on its right, so padding can change neither an activation nor a posit
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import nnsight
 import numpy as np
 import torch
+from transformers import GenerationConfig, LogitsProcessorList
 
+from .decoding import SeededSampling, end_tokens, pad_left, until_end
 from .errors import EmotraceError, unknown
 
 if TYPE_CHECKING:
@@ -218,3 +221,63 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
             norms.append((hidden.float().norm(dim=-1) * weights.to(hidden.device)).sum().cpu())
         tracer.stop()
     return torch.stack(norms).double().numpy() / float(weights.sum())
+
+
+class Written(NamedTuple):
+    """What a model wrote, and what its residual stream held at each written token while it did.
+
+    Attributes:
+        ids: the new tokens, up to and without the end-of-text token.
+        stream: float32 ``[token, layer, d_model]``, one row for each of ``ids``.
+    """
+
+    ids: list[int]
+    stream: np.ndarray
+
+
+def read_while_writing(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    layers: list[int] | str | None = None,
+) -> list[Written]:
+    """Continues one batch of tokenised prompts and reads the residual stream at every token it writes (C3).
+
+    The texts are those of :func:`~emotrace.steering.generate` without an edit. A token has an activation only once it is
+    fed back to write the next one, so one token more than ``max_new_tokens`` is written and thrown away. On the CPU side
+    it takes rows × tokens × layers × d_model × 4 bytes.
+
+    Args:
+        model: the model.
+        prompts: token ids of each row.
+        max_new_tokens: at most; a text that ends is never forced on.
+        temperature: 0 is greedy; otherwise each row is sampled with its own of ``seeds``.
+        seeds: one a row.
+        layers: layer indices (0 = embeddings … L); default all.
+    """
+    layers = model.check_layers(layers)
+    ids, mask = pad_left(prompts)
+    ends = end_tokens(model)
+    processors = LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else [])
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens + 1, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+    )
+    with torch.no_grad(), warnings.catch_warnings():
+        # The loop below ends with the generation, as it should; nnsight warns of it each time.
+        warnings.filterwarnings("ignore", message=".*was never reached")
+        with model.nn.generate(generation_config=settings, logits_processor=processors) as tracer:
+            with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
+                seen = nnsight.save([])
+                for _ in tracer.iter[:]:
+                    for index in layers:
+                        hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
+                        seen.append(hidden[:, -1].float().cpu())
+            with tracer.invoke():
+                written = tracer.result.save()
+    # Each pass read one token: the first the prompt's last, every later one the token written by the pass before it.
+    stream = torch.stack(seen).unflatten(0, (-1, len(layers)))[1:].permute(2, 0, 1, 3).numpy()
+    rows = [until_end(row[ids.shape[1] :].tolist(), ends)[:max_new_tokens] for row in written]
+    return [Written(row, read[: len(row)].copy()) for row, read in zip(rows, stream, strict=True)]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TARGET = 0.9
 # Strengths are sought in this range, up to this factor; a window wider than the range ends at its limit.
-LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.15
+LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.2
+TEMPERATURE = 0.7
 FIRST = {"one": 0.3, "many": 0.03}
 
 
@@ -57,6 +58,17 @@ class Calibration:
         """The vectors with this calibration in their provenance, where ``steer`` finds its defaults."""
         stored = json.dumps({**asdict(self), "strength": self.strength}, sort_keys=True)
         return replace(vectors, provenance={**vectors.provenance, "calibration": stored})
+
+
+def shipped(model: Model) -> Calibration | None:
+    """The calibration of a packaged model's mean-pooled comprehension vectors, as measured by a full run; else None."""
+    table = corpus.calibrations()
+    weights = model.provenance["weights_id"]
+    if weights not in table.index:
+        return None
+    row = table.loc[weights]
+    window = (float(row["window_low"]), float(row["window_high"]))
+    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", TEMPERATURE)
 
 
 def bracket(first: float, lowest: float, highest: float, precision: float) -> Generator[float, bool, float | None]:
@@ -94,7 +106,7 @@ def calibrate(
     target: float = TARGET,
     texts: int = 40,
     max_new_tokens: int = 32,
-    temperature: float = 0.7,
+    temperature: float = TEMPERATURE,
     positions: str = "generated",
     thresholds: regimes.Thresholds = regimes.DEFAULT,
     seed: int = 0,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import claims_steering
+from . import claims_crosslingual, claims_methods, claims_steering
 from .runs import select
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable on this model"
@@ -36,7 +36,9 @@ def claims(model: str, family: str, tables: dict[str, pd.DataFrame]) -> pd.DataF
         rows.append(_gemma(tables["anisotropy"], family))
     if "geometry" in tables:
         rows += [_valence(tables["geometry"], pooling, words) for pooling, words in _POOLINGS.items()]
+    rows += claims_methods.rows(tables, _verdict)
     rows += claims_steering.rows(tables, _verdict, NOT_TESTABLE)
+    rows += claims_crosslingual.rows(tables, _verdict, NOT_TESTABLE)
     columns = ["model", "claim", "paper", "measured", "low", "high", "n", "verdict", "how"]
     return pd.DataFrame([{"model": model, **row} for row in rows], columns=columns)
 

@@ -27,6 +27,8 @@ def rows(tables: dict[str, pd.DataFrame], verdict: Any, not_testable: str) -> li
     if "monotonicity" in tables:
         for metric, words in _READINGS.items():
             table = select(tables["monotonicity"], metric=metric).dropna(subset=["rho"])
+            if table.empty:  # a vocabulary without a single kin word as one token
+                continue
             found += [_monotone(table, words, verdict, _CAVEATS.get(metric, "")), *_signs(table, words, verdict)]
     if "verification" in tables:
         found += [_success(tables["verification"], verdict), _lenient(tables["verification"], verdict)]

@@ -136,9 +136,11 @@ def read(
 def whatif(
     prompt: Annotated[str, typer.Argument(help="What to continue.")],
     emotion: Annotated[str, typer.Option(help="An emotion, or a mixture: happy=1,calm=0.5.")],
-    strength: Annotated[float, typer.Option(help="Multiple of the residual norm; negative steers away.")] = 0.2,
+    strength: Annotated[
+        float | None, typer.Option(help="Multiple of the residual norm; negative steers away; default: calibrated.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A model.")] = DEFAULT_MODEL,
-    layer: Annotated[int | None, typer.Option(help="Layer index; default: half depth.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer index; default: calibrated, else half depth.")] = None,
     tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 60,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,

@@ -30,6 +30,7 @@ _COLUMNS = {
     "baseline_texts": ["id", "kind", "text"],
     "scenarios": ["id", "target", "tone", "form", "prompt"],
     "prompts": ["id", "use", "prompt"],
+    "calibration": ["model", "weights_id", "layer", "strength", "window_low", "window_high", "n"],
     "models": [
         "name", "hub_id", "family", "parameters_millions", "kind", "source", "weights", "files", "sha256", "licence",
         "paper_nine", "note",
@@ -152,6 +153,11 @@ def prompts(use: str) -> list[str]:
     """Openings without a tone, for ``calibration`` or for ``dose`` response; no experiment uses the other's."""
     table = _read("prompts")
     return list(table[table["use"] == use]["prompt"])
+
+
+def calibrations() -> pd.DataFrame:
+    """What ``emotrace run`` found for the packaged models' mean-pooled comprehension vectors, indexed by weights id."""
+    return _read("calibration").set_index("weights_id")
 
 
 def quick_subset(table: pd.DataFrame, topics_kept: int = 6) -> pd.DataFrame:

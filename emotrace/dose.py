@@ -93,7 +93,11 @@ def sweep(
 
     Returns:
         The sweep, and the unsteered texts with their own measures (each against the others on its prompt).
+
+    Raises:
+        EmotraceError: vectors of another model, or without one of the layers; a label that the judge does not have.
     """
+    vectors.check(model)
     control = steering.random_like(vectors, random, seed)
     named = [(vectors, name) for name in vectors.emotions] + [(control, name) for name in control.emotions]
     settings = {
@@ -232,6 +236,8 @@ def _at_strength(found: Sweep, cube: dict, metric: str, strength: float) -> list
              "random_high": random[:, place].max(), "others": others[place], "n": len(cube[name, strength])}
         )  # fmt: skip
     known = np.isfinite(own)
+    if not known.any():
+        return rows
     means = random[:, known].mean(axis=1)
     rows.append(
         {"emotion": "all", "strength": strength, "metric": metric, **mean_interval(own[known])._asdict(),

@@ -42,13 +42,15 @@ class Settings:
     bootstrap: int = 1000
     permutations: int = 999
     decoder_permutations: int = 499
+    # Generation: topics that the model writes a story of every class on.
+    story_topics: int = 8
     # Steering: texts at each strength of the calibration; doses in multiples of the calibrated strength; new tokens of
     # a text; scenarios, with so many seeds each.
     calibration_texts: int = 40
-    doses: tuple[float, ...] = (-2, -1, -0.5, 0.5, 1, 2, 4)
+    doses: tuple[float, ...] = (-1, -0.5, 0.5, 1, 2, 4)
     dose_prompts: int = 4
     dose_random: int = 8
-    tokens: int = 32
+    tokens: int = 24
     scenarios: int = 40
     scenario_seeds: int = 2
 
@@ -56,7 +58,7 @@ class Settings:
     def quick(cls, seed: int = 0) -> Settings:
         return cls(
             seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=99,
-            calibration_texts=20, doses=(-1, -0.5, 0.5, 1, 3), dose_prompts=2, tokens=24, scenarios=20, scenario_seeds=1,
+            story_topics=4, calibration_texts=20, doses=(-1, -0.5, 0.5, 1, 3), dose_prompts=2, tokens=20, scenarios=20, scenario_seeds=1,
         )  # fmt: skip
 
 

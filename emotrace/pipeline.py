@@ -6,19 +6,18 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from . import __version__, claims, corpus, experiments, steering_experiments
+from . import __version__, claims, corpus, experiments, method_experiments, steering_experiments
 from . import report as reports
 from .classifiers import DEFAULT_CLASSIFIER, load_classifier
 from .errors import unknown
-from .experiments import Progress, Settings, Study, read, run_all, vectors_of
+from .experiments import Progress, Settings, read, run_all, vectors_of
 from .models import Model, load
 from .runs import RunFolder, file_name, read_manifest
 
-EXPERIMENTS = (*experiments.EXPERIMENTS, *steering_experiments.EXPERIMENTS)
+EXPERIMENTS = (*experiments.EXPERIMENTS, *method_experiments.EXPERIMENTS, *steering_experiments.EXPERIMENTS)
 """What ``emotrace run --experiments`` takes."""
 
 
@@ -60,6 +59,11 @@ def run(
                 finished.setdefault(place, []).append(rows)
             for (kind, table_name), parts in finished.items():
                 folder.write_table(table_name, pd.concat(parts, ignore_index=True), kind)
+        together = method_experiments.over_models(
+            {name: pd.concat(parts, ignore_index=True) for (kind, name), parts in finished.items() if kind == "tables"}
+        )
+        for table_name, rows in together.items():
+            folder.write_table(table_name, rows)
         folder.manifest["complete"] = True
         folder.save_manifest()
         with folder.timed("report"):
@@ -90,25 +94,28 @@ def _run_model(
         "texts": len(study.reading.labels),
     }  # fmt: skip
     folder.save_manifest()
-    vectors = vectors_of(study)
+    vectors = {("comprehension", pooling): each for pooling, each in vectors_of(study).items()}
     tables, texts = {}, {}
+    if any(each in method_experiments.EXPERIMENTS for each in chosen):
+        with folder.timed(f"{name}: generate"):
+            tables, texts, written = method_experiments.run(study, model, table)
+            vectors |= {("generation", pooling): each for pooling, each in written.items()}
     steering = [each for each in chosen if each in steering_experiments.EXPERIMENTS]
     if steering:
         with folder.timed(f"{name}: steer"):
-            tables, texts, vectors["mean"] = _steer(study, model, steering)
+            classifier = load_classifier(DEFAULT_CLASSIFIER)
+            found, told, calibrated = steering_experiments.run(study, model, classifier, steering)
+            tables, texts = tables | found, texts | told
+            vectors["comprehension", steering_experiments.POOLING] = calibrated
     model = None  # the weights are not needed any more; the next model may need the memory
-    for pooling, each in vectors.items():
-        each.save(folder.path / "vectors" / f"{file_name(name)}-comprehension-{pooling}.safetensors")
+    for (method, pooling), each in vectors.items():
+        each.save(folder.path / "vectors" / f"{file_name(name)}-{method}-{pooling}.safetensors")
     with folder.timed(f"{name}: analyse"):
         tables |= run_all(study, [each for each in chosen if each in experiments.EXPERIMENTS])
     tables["claims"] = claims.claims(name, study.family, tables)
     return {("tables", each): rows for each, rows in tables.items()} | {
         ("texts", each): rows for each, rows in texts.items()
     }
-
-
-def _steer(study: Study, model: Model, chosen: list[str]) -> Any:
-    return steering_experiments.run(study, model, load_classifier(DEFAULT_CLASSIFIER), chosen)
 
 
 def _chosen(names: str) -> list[str]:

@@ -25,8 +25,10 @@ READINGS = {
 def dose_response(tables: dict[str, pd.DataFrame]) -> Figure:
     """The three readings over strength, mean of the emotions, beside random directions and other emotions."""
     table = select(tables["dose_response"], emotion="all")
-    figure, axes = plt.subplots(1, len(READINGS), figsize=(4.4 * len(READINGS), 3.9))
-    for ax, (metric, label) in zip(axes, READINGS.items(), strict=True):
+    # A vocabulary may have no kin word as one token.
+    readings = {metric: label for metric, label in READINGS.items() if metric in set(table["metric"])}
+    figure, axes = plt.subplots(1, len(readings), figsize=(4.4 * len(readings), 3.9))
+    for ax, (metric, label) in zip(axes, readings.items(), strict=True):
         rows = select(table, metric=metric).sort_values("strength")
         ax.axvspan(-rows["strength"].max() / rows["relative"].max(), rows["strength"].max() / rows["relative"].max(),
                    color=GREEN, alpha=0.07, lw=0)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from . import corpus, geometry
+from . import calibration, corpus, geometry
 from .activations import read_activations
 from .extraction import read_passages
 from .gguf_weights import cache_dir
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 def cached_vectors(
     model: Model, pooling: str = "mean", progress: Callable[[str, int, int], None] | None = None
 ) -> EmotionVectors:
-    """The comprehension vectors of a model, extracted from ``data/passages.csv`` at the first call and kept in the cache."""
+    """The comprehension vectors of a model, extracted from ``data/passages.csv`` at the first call and kept in the cache.
+
+    Those of a packaged model, pooled by mean, carry the layer and strength that they are calibrated to.
+    """
+    vectors = _cached(model, pooling, progress)
+    known = calibration.shipped(model) if pooling == "mean" else None
+    return known.onto(vectors) if known else vectors
+
+
+def _cached(model: Model, pooling: str, progress: Callable[[str, int, int], None] | None) -> EmotionVectors:
     table = corpus.passages()
     weights = model.provenance["weights_id"].split(":")[-1][:12]
     file = (

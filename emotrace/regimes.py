@@ -119,8 +119,8 @@ def perplexity_ratio(text: np.ndarray, references: Sequence[np.ndarray]) -> floa
         text: log-probabilities of the text's tokens, ``[token]``.
         references: the same of the unsteered texts.
     """
-    usable = [reference[: len(text)].mean() for reference in references if len(reference)]
-    if not len(text) or not usable:
+    usable = [reference[: len(text)].mean() for reference in references if len(reference) and len(text)]
+    if not usable:
         return np.nan
     return float(np.exp(np.mean(usable) - text.mean()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,8 @@ from . import plots, plots_steering
 from .claims import NOT_REPRODUCED, REPRODUCED, format_interval, format_number
 from .corpus import model_registry
 from .errors import EmotraceError
+from .figures import CAPTIONS, draw_figures
 from .runs import RunFolder, file_name, read_manifest, read_tables, select
-from .vectors import EmotionVectors
-
-CAPTIONS = {
-    "separation_over_depth": "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of "
-    "the 20 emotions, before any centring. Orange: the same texts with their labels shuffled within topics, so nothing but "
-    "the emotion differs. Green: groups of unrelated factual texts. What lies between blue and orange is emotion; what "
-    "lies between orange and 1 is topic, noise and the shape of the activation space.",
-    "decoding_over_depth": "How often the emotion of a text is decoded right when its topic was never seen in training. "
-    "The green line is what the words alone give (embeddings averaged, no context): only what lies above it is the model's.",
-    "localisation": "Where over depth the emotions separate best, by five criteria and two poolings.",
-    "anisotropy_over_depth": "How alike the activations of 150 unrelated texts are. Near 1, every text points the same way and "
-    "raw cosines say little; the orange curve shows how far a single dimension is the reason.",
-    "axes_over_depth": "Whether the emotion vectors are laid out by valence and arousal (norms of Warriner et al. 2013).",
-    "cosine_matrix": "Cosines between the emotion vectors at the layer that one half of the topics chose.",
-    "valence_arousal_plane": "The emotions on the first two principal components of their vectors at that layer.",
-    **plots_steering.CAPTIONS,
-}
-TABLE_FIGURES = {**plots.TABLE_FIGURES, **plots_steering.TABLE_FIGURES}
-
-
-def best_layer(tables: dict[str, pd.DataFrame], model: str, pooling: str) -> int | None:
-    """The layer chosen on one half of the topics by nearest centroid, if localisation was run."""
-    if "localisation" not in tables:
-        return None
-    rows = select(tables["localisation"], model=model, pooling=pooling, criterion="nearest_centroid")
-    return int(rows["chosen_layer"].iloc[0]) if len(rows) else None
-
-
-def draw_figures(run: RunFolder, tables: dict[str, pd.DataFrame], model: str) -> None:
-    """Draws every figure that the run's tables and vectors of one model allow, as png and svg."""
-    mine = {name: table[table["model"] == model] for name, table in tables.items()}
-    for name, (draw, needs) in TABLE_FIGURES.items():
-        if needs in mine and len(mine[needs]):
-            _save(run, draw(mine), f"{name}-{file_name(model)}")
-    file = run.path / "vectors" / f"{file_name(model)}-comprehension-mean.safetensors"
-    layer = best_layer(tables, model, "mean")
-    if file.exists() and layer is not None:
-        for name, draw in plots.VECTOR_FIGURES.items():
-            _save(run, draw(EmotionVectors.load(file), layer), f"{name}-{file_name(model)}")
-
-
-def _save(run: RunFolder, figure: Any, name: str) -> None:
-    for suffix in ("png", "svg"):
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if suffix == "svg" else None
-        figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-        run.write(run.path / "figures" / f"{name}.{suffix}", buffer.getvalue())
-    plots.plt.close(figure)
 
 
 def write_report(run: RunFolder) -> Path:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .vectors import EmotionVectors
 
 POSITIONS = ("all", "generated")
-BATCH_ROWS = 64
+BATCH_ROWS = 128
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import calibration, corpus, dose, regimes, statistics, verification
+from . import calibration, corpus, crosslingual, dose, regimes, statistics, verification
 from .activations import residual_norms
 from .classifiers import Classifier
 from .experiments import Study, choose_layer
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from .vectors import EmotionVectors
 
 POOLING = "mean"
-EXPERIMENTS = ("dose_response", "regimes", "verification")
+EXPERIMENTS = ("dose_response", "regimes", "verification", "crosslingual")
 # Where nothing could be calibrated, so that the tables still show what happens.
 FALLBACK_STRENGTH = 0.2
+FULL_PROMPTS = 4
 
 
 @dataclass
@@ -66,7 +67,7 @@ def prepare(study: Study, model: Model, classifier: Classifier) -> tuple[Steerin
     rows = [
         study.row(
             POOLING, layer if setting != "all layers" else np.nan, setting=setting, **row,
-            window_low=result["calibration"]["window"][0], window_high=result["calibration"]["window"][1],
+            **dict(zip(("window_low", "window_high"), map(_number, result["calibration"]["window"]), strict=True)),
         )
         for setting, result in found.items()
         for row in result["tried"]
@@ -80,12 +81,16 @@ def prepare(study: Study, model: Model, classifier: Classifier) -> tuple[Steerin
     return steering, pd.DataFrame(rows)
 
 
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
 def _calibrated(study: Study, model: Model, vectors: EmotionVectors, setting: str, layers: list[int]) -> dict[str, Any]:
     def compute() -> list[dict[str, Any]]:
         result, tried = calibration.calibrate(
             model, vectors, layers=layers, texts=study.settings.calibration_texts, max_new_tokens=study.settings.tokens,
             seed=study.settings.seed, cache=study.run,
-            progress=lambda done: study.progress(f"calibrating, {setting}: strengths tried", done, 8),
+            progress=lambda done: study.progress(f"calibrating, {setting}: strengths tried", done, 4),
         )  # fmt: skip
         return [{"calibration": vars(result), "tried": tried.to_dict("records")}]
 
@@ -224,6 +229,28 @@ def _some_scenarios(count: int) -> pd.DataFrame:
     return table[table["tone"] == wanted].head(count).reset_index(drop=True)
 
 
+# -- across languages -------------------------------------------------------------------------------------------------
+
+
+def crosslingual_tables(steering: Steering) -> dict[str, pd.DataFrame]:
+    """``crosslingual`` and ``crosslingual_tokens``: what an edit does to Chinese and other scripts (C11)."""
+    study = steering.study
+    full = study.settings.dose_prompts >= FULL_PROMPTS
+    sizes = (crosslingual.Sizes if full else crosslingual.Sizes.quick)(seed=study.settings.seed)
+
+    def compute() -> list[dict[str, Any]]:
+        table = crosslingual.crosslingual(
+            steering.model, steering.vectors, steering.layer, [0.5 * steering.strength, steering.strength],
+            prompts=corpus.prompts("dose"), sizes=sizes, cache=study.run, progress=study.progress,
+        )  # fmt: skip
+        tokens = crosslingual.readout_table(
+            steering.model, steering.vectors, steering.layer, prompts=corpus.prompts("dose"), sizes=sizes
+        )
+        return [{"crosslingual": table.to_dict("records"), "crosslingual_tokens": tokens.to_dict("records")}]
+
+    return {name: pd.DataFrame(rows) for name, rows in steering.unit("crosslingual", compute)[0].items()}
+
+
 def run(
     study: Study, model: Model, classifier: Classifier, experiments: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], EmotionVectors]:
@@ -235,4 +262,6 @@ def run(
         tables |= found
     if "verification" in experiments:
         tables["verification"], texts["scenarios"] = verification_table(steering)
+    if "crosslingual" in experiments:
+        tables |= crosslingual_tables(steering)
     return tables, texts, steering.vectors

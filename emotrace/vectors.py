@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +168,25 @@ class EmotionVectors:
         values = (self.values + shift).astype(np.float32)
         return replace(self, values=values, provenance={**self.provenance, "centring": centring})
 
+    def without(self, components: Sequence[np.ndarray], what: str) -> EmotionVectors:
+        """The vectors with some directions projected out at each layer; their centres are left as they were.
+
+        Args:
+            components: for each of ``layers`` orthonormal rows ``[component, d_model]``
+                (:func:`neutral_components`, whose result this takes as it is).
+            what: what they are, for the provenance.
+
+        Raises:
+            EmotraceError: as many arrays as layers are needed, each of the vectors' width.
+        """
+        if len(components) != len(self.layers) or any(basis.shape[1] != self.d_model for basis in components):
+            raise EmotraceError(
+                f"components to remove: one array a layer is needed ({len(self.layers)}), each of width {self.d_model}"
+            )
+        values = np.stack([project_out(self.values[:, place], basis) for place, basis in enumerate(components)], axis=1)
+        counts = "|".join(str(len(basis)) for basis in components)
+        return self._with(values, f"removed {what} (components a layer: {counts})")
+
     # -- belonging ----------------------------------------------------------------------------------------------
 
     def check(self, model: Model) -> EmotionVectors:
@@ -273,6 +292,43 @@ class EmotionVectors:
         except OSError as error:
             _discard(scratch)
             raise EmotraceError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def neutral_components(neutral: np.ndarray, share: float = 0.5) -> list[np.ndarray]:
+    """The leading principal components of neutral texts: what moves there moves without any feeling.
+
+    Removing them from emotion vectors follows Sofroniew et al. 2026 (arXiv:2604.07729); the share is ours.
+
+    Args:
+        neutral: activations of neutral or unrelated texts ``[text, layer, d_model]``.
+        share: as few components a layer as hold at least this share of the texts' variance there.
+
+    Returns:
+        For each layer orthonormal rows ``[component, d_model]``, float64; none where the texts do not vary (the last
+        token of every text is the same full stop at the embeddings).
+
+    Raises:
+        EmotraceError: fewer than two texts, or a share outside 0 … 1.
+    """
+    if len(neutral) < 2:
+        raise EmotraceError(f"principal components need two neutral texts or more, not {len(neutral)}")
+    if not 0 < share < 1:
+        raise EmotraceError(f"a share of variance lies between 0 and 1, not at {share}")
+    return [_leading(neutral[:, place].astype(np.float64), share) for place in range(neutral.shape[1])]
+
+
+def _leading(texts: np.ndarray, share: float) -> np.ndarray:
+    centred = texts - texts.mean(axis=0)
+    if np.abs(centred).max() <= 1e-6 * np.abs(texts).max():
+        return np.zeros((0, texts.shape[1]))
+    _, scale, rows = np.linalg.svd(centred, full_matrices=False)
+    held = np.cumsum(scale**2) / (scale**2).sum()
+    return rows[: int(np.searchsorted(held, share)) + 1]
+
+
+def project_out(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """``vectors [..., d_model]`` without their parts along orthonormal rows ``basis [component, d_model]``."""
+    return vectors - (vectors @ basis.T) @ basis
 
 
 _TENSORS = ("values", "neutral_mean", "grand_mean", "emotions_mean")

@@ -62,16 +62,20 @@ def write_scenarios(
     Returns:
         One row a text: ``scenario, target, prompt, kind`` (plain, target, random, random held out, wrong emotion),
         ``emotion`` (the vector added), ``strength, seed, text, tokens, n_tokens, ended``.
+
+    Raises:
+        EmotraceError: vectors of another model, or without one of the targets or the layers.
     """
+    vectors.check(model)
     control = steering.random_like(vectors, design.random + design.held_out, seed)
     asked = []
-    for number, scenario in enumerate(scenarios.itertuples()):
+    for scenario in scenarios.itertuples():
         applied = [(PLAIN, vectors, scenario.target, 0.0), (TARGET, vectors, scenario.target, strength)]
         applied += [
             (RANDOM if place < design.random else HELD_OUT, control, name, strength)
             for place, name in enumerate(control.emotions)
         ]
-        others = _wrong(scenario.target, vectors.emotions, design.wrong, seed, number)
+        others = _wrong(scenario.target, vectors.emotions, design.wrong, seed, scenario.id)
         applied += [(WRONG, vectors, name, strength) for name in others]
         asked += [(scenario, *how, seed + copy) for how in applied for copy in range(design.seeds)]
     texts = steering.write(
@@ -87,7 +91,7 @@ def write_scenarios(
     return pd.concat([pd.DataFrame(facts), texts], axis=1)
 
 
-def _wrong(target: str, names: Sequence[str], count: int, seed: int, scenario: int) -> list[str]:
+def _wrong(target: str, names: Sequence[str], count: int, seed: int, scenario: str) -> list[str]:
     """Emotions, drawn for each scenario, none of whose labels is one of the target's: the judge can tell them apart."""
     labels = corpus.emotions()["goemotions"]
     others = [name for name in names if name != target and not set(labels[name]) & set(labels[target])]

@@ -13,7 +13,7 @@ import pandas as pd
 from .activations import residual_norms
 from .errors import EmotraceError
 from .reading import cached_vectors, cosines
-from .steering import mixture_name, steer
+from .steering import calibrated, mixture_name, steer, steered_layers
 
 if TYPE_CHECKING:
     from .models import Model
@@ -96,7 +96,7 @@ def what_if(
     model: Model,
     prompt: str,
     emotion: str | Mapping[str, float],
-    strength: float = 0.2,
+    strength: float | None = None,
     *,
     vectors: EmotionVectors | None = None,
     layer: int | None = None,
@@ -112,9 +112,10 @@ def what_if(
         model: the model.
         prompt: what to continue.
         emotion: a name, or a mixture (emotion → weight).
-        strength: multiple of the mean residual norm at the layer; negative steers away, 0 changes nothing.
+        strength: multiple of the mean residual norm at the layer; negative steers away, 0 changes nothing. Default: what
+            the vectors are calibrated to, else 0.2.
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
-        layer: layer index; default half depth.
+        layer: layer index; default: what the vectors are calibrated at, else half depth.
         max_new_tokens: at most.
         temperature: 0 is greedy; otherwise both texts are sampled with the same ``seed``.
         seed: of the sampling.
@@ -125,7 +126,9 @@ def what_if(
         EmotraceError: whatever :func:`~emotrace.steering.steer` refuses.
     """
     vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
-    layer = model.n_layers // 2 if layer is None else layer
+    layer = steered_layers(model, vectors, None)[0] if layer is None else layer
+    if strength is None:
+        strength = calibrated(vectors).get("strength") or 0.2
     settings = {
         "layers": [layer], "max_new_tokens": max_new_tokens, "temperature": temperature, "seeds": [seed], "chat": chat,
     }  # fmt: skip

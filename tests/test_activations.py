@@ -403,7 +403,7 @@ def test_context_is_the_longest_text_and_one_token_more_is_refused(tiny_model):
     fits = "!" + " a" * words
     assert len(encode(tiny_model, [fits])[0].ids) == tiny_models.CONTEXT
     assert np.isfinite(read_activations(tiny_model, [fits])["last"]).all()
-    with pytest.raises(EmotraceError, match=r"too long \(257 tokens\): .* takes up to 256 tokens"):
+    with pytest.raises(EmotraceError, match=r"too long \(513 tokens\): .* takes up to 512 tokens"):
         encode(tiny_model, [fits + " a"])
 
 

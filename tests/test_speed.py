@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import extraction as benchmark  # noqa: E402
+import steering as steering_benchmark  # noqa: E402
 
 
 @pytest.mark.real
@@ -23,6 +24,19 @@ def test_reading_keeps_up_with_the_bare_body_and_beats_one_text_at_a_time():
     # Measured on a quiet machine with all passages: 1.0 and 2.3 (docs/performance.md).
     assert table.loc["bare body", "highest_ratio"] > 0.8
     assert table.loc["one at a time", "highest_ratio"] > 1.3
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_steered_batch_keeps_up_with_unsteered_generate_and_beats_one_text_at_a_time():
+    sides = steering_benchmark.Sides("smollm2-135m-instruct", strengths=[0.2])
+    same, checked = steering_benchmark.agree(sides, 6)
+    assert same >= checked - 1  # a tie of two logits may fall either way in another batch
+    table = steering_benchmark.measure(sides, repetitions=2, sample=4, few=1).set_index("way")
+    # Measured on a quiet machine with the whole sweep: see docs/performance.md.
+    assert table.loc["unsteered, batched", "highest_ratio"] > 0.7
+    assert table.loc["one at a time", "highest_ratio"] > 3
+    assert table.loc["no cache", "highest_ratio"] > 5
 
 
 def memory(model: str, times: int) -> tuple[float, float]:

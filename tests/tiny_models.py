@@ -22,7 +22,7 @@ KIN = {"gemma1": "gemma", "gemma2": "gemma", "qwen3": "qwen"}
 FAMILY_OF = {**{family: family for family in FAMILIES}, **KIN}
 ADDS_BOS = ("gemma", "gemma1", "gemma2", "llama", "mistral")
 
-CONTEXT, VOCABULARY = 256, 600
+CONTEXT, VOCABULARY = 512, 600
 SLIDING_WINDOW = 12  # shorter than most test texts, so that a wrong mask or position shows
 
 # Beginning, end and padding of each family; real Qwen has no BOS, real GPT-2 one token for all three.
