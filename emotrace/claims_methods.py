@@ -27,6 +27,7 @@ def rows(tables: dict[str, pd.DataFrame], verdict: Any) -> list[dict[str, Any]]:
 def _separation(table: pd.DataFrame, pooling: str, words: str, verdict: Any) -> dict[str, Any]:
     rows = select(table, sample="pairs_chosen", pooling=pooling).set_index("metric")
     row, d, u = rows.loc["difference"], rows.loc["cohens_d"], rows.loc["mann_whitney_u"]
+    half = select(table, sample="pairs_half_depth", pooling=pooling, metric="difference").iloc[0]
     return {
         "claim": f"C5 generation separates the emotions better than comprehension ({words})",
         "paper": "yes: Mann–Whitney p = 0.007, d = −107.5, 7 of 7", "measured": row["value"], "low": row["low"],
@@ -34,7 +35,8 @@ def _separation(table: pd.DataFrame, pooling: str, words: str, verdict: Any) -> 
         "how": f"mean pairwise cosine of the emotions' centroids, generation minus comprehension, each at the layer that half of the topics "
         f"chose, on the other half (negative: better); bootstrap interval over topics; texts swapped within cells p = {row['p']:.3g} "
         f"(m = {row['m']:.0f}); on the {u['n_generation']:.0f} pairs Mann–Whitney p = {u['p']:.2g} (takes pairs for independent), Cohen's "
-        f"d = {d['value']:.2f}; reproduced if the interval is below 0 and the permutation p < 0.05",
+        f"d = {d['value']:.2f}; at half depth, where nothing is chosen, the difference is {half['value']:+.3g} "
+        f"({half['low']:+.3g} to {half['high']:+.3g}, p = {half['p']:.3g}); reproduced if the interval is below 0 and the permutation p < 0.05",
     }  # fmt: skip
 
 

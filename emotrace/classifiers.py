@@ -89,6 +89,22 @@ def emotion_scores(
     return pd.DataFrame({emotion: scores[:, columns].max(axis=1) for emotion, columns in places.items()})
 
 
+def known_labels(classifier: Classifier) -> dict[str, list[str]]:
+    """Each emotion's labels in ``data/emotions.csv`` that the classifier has; emotions of which it has none are left out.
+
+    Raises:
+        EmotraceError: it has none at all: its labels are of another kind.
+    """
+    wanted = corpus.emotions()["goemotions"]
+    found = {emotion: [label for label in labels if label in classifier.labels] for emotion, labels in wanted.items()}
+    found = {emotion: labels for emotion, labels in found.items() if labels}
+    if not found:
+        raise EmotraceError(
+            f"{classifier.name} has none of the labels of data/emotions.csv: its own are {', '.join(classifier.labels)}"
+        )
+    return found
+
+
 def _places(classifier: Classifier, emotion: str, labels: Sequence[str]) -> list[int]:
     """The columns of ``labels`` in the classifier's scores."""
     if not labels or isinstance(labels, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +44,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/latest"),
     experiments: Annotated[str, typer.Option(help="Which experiments, comma-separated; default all.")] = "all",
     passages: Annotated[Path | None, typer.Option(help="A file like data/passages.csv in place of it.")] = None,
+    classifier: Annotated[
+        str, typer.Option(help="The judge of steered texts: a hub id or folder of a text-classification model.")
+    ] = "minilm-goemotions",
     quick: Annotated[bool, typer.Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
@@ -54,8 +57,8 @@ def run(
     try:
         with _progress() as progress:
             report = pipeline.run(
-                models or [DEFAULT_MODEL], out, chosen=experiments, passages=passages, quick=quick, resume=resume,
-                seed=seed, progress=progress,
+                models or [DEFAULT_MODEL], out, chosen=experiments, passages=passages,
+                classifier=classifier, quick=quick, resume=resume, seed=seed, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"interrupted; what was finished is kept: --out {out} --resume goes on with it", file=sys.stderr)
@@ -68,6 +71,15 @@ def run(
 def extract(
     model: Annotated[str, typer.Argument(help="A model.")] = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("vectors.safetensors"),
+    method: Annotated[
+        str, typer.Option(help="comprehension or generation (the model writes stories: minutes).")
+    ] = "comprehension",
+    continuation: Annotated[
+        bool, typer.Option("--continuation", help="Let a base model generate, without a chat.")
+    ] = False,
+    remove_neutral: Annotated[
+        float | None, typer.Option(help="Project out neutral components up to this share of variance, 0.5 say.")
+    ] = None,
     pooling: Annotated[str, typer.Option(help="last or mean.")] = "last",
     layers: Annotated[str, typer.Option(help="Layer indices, comma-separated, or all.")] = "all",
     emotions: Annotated[str, typer.Option(help="Emotions, comma-separated, or all.")] = "all",
@@ -76,7 +88,7 @@ def extract(
         Path | None, typer.Option(help="Also write llama.cpp control vectors, one an emotion, here.")
     ] = None,
 ) -> None:
-    """Extract a model's emotion vectors from passages that it reads."""
+    """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
     from . import corpus
     from .extraction import extract as extract_vectors
     from .models import load
@@ -89,8 +101,9 @@ def extract(
     indices = loaded.check_layers(_layers(layers))
     with _progress() as progress:
         vectors = extract_vectors(
-            loaded, pooling=pooling, layers=indices, emotions=chosen, passages=table,
-            progress=lambda done: progress("reading passages", done, len(table)),
+            loaded, method=method, pooling=pooling, layers=indices, emotions=chosen, passages=table,
+            continuation=continuation, remove_neutral=remove_neutral,
+            progress=lambda done: progress("texts", done, _texts(method, table, remove_neutral)),
         )  # fmt: skip
     vectors.save(out)
     print(f"{len(vectors.emotions)} emotions × {len(vectors.layers)} layers × {vectors.d_model} dimensions: {out}")
@@ -98,6 +111,14 @@ def extract(
         for emotion in vectors.emotions:
             vectors.export_gguf(gguf / f"{emotion}.gguf", emotion)
         print(f"llama.cpp control vectors: {gguf}")
+
+
+def _texts(method: str, table: Sized, remove_neutral: float | None) -> int:
+    """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
+    from . import corpus
+
+    texts = len(table) if method == "comprehension" else 2 * len(corpus.topics()) * len(corpus.emotions())
+    return texts + (len(corpus.baseline_texts()) if remove_neutral else 0)
 
 
 def _layers(text: str) -> list[int] | None:

@@ -23,7 +23,7 @@ from scipy import stats
 
 from . import corpus, regimes, statistics, steering
 from .activations import residual_norms
-from .classifiers import Classifier, emotion_scores
+from .classifiers import Classifier, emotion_scores, known_labels
 
 if TYPE_CHECKING:
     from .models import Model
@@ -126,10 +126,16 @@ def sweep(
     zeros = [(prompt, vectors, vectors.emotions[0], 0.0, seed) for prompt in prompts]
     values = {
         **_next_token(model, vectors, zeros + rows, layers, read_layer, positions),
-        "classifier": emotion_scores(classifier, list(texts["text"]))[list(vectors.emotions)].to_numpy(),
+        "classifier": _judged(classifier, list(texts["text"]), vectors.emotions),
         "kin_share": _kin_share(texts["text"], vectors.emotions),
     }
     return Sweep(texts, values, tuple(vectors.emotions)), plain
+
+
+def _judged(classifier: Classifier, texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
+    """The classifier's scores ``[text, emotion]``; unknown for an emotion of which it has no label."""
+    scores = emotion_scores(classifier, texts, known_labels(classifier))
+    return scores.reindex(columns=list(emotions)).to_numpy(dtype=np.float64)
 
 
 def _next_token(

@@ -157,9 +157,10 @@ class _Pair:
         }  # fmt: skip
         rows = []
         for metric, (value, draw, tests) in spread.items():
-            # A correlation at its bound has an interval at its bound: a shift would leave the range.
-            interval = statistics.percentile_interval if metric == "rank_biserial" else statistics.centred_interval
-            rows.append({**shared, "metric": metric, **interval(value, draw)._asdict(), "p": np.nan, **tests})
+            interval = statistics.centred_interval(value, draw)
+            if metric == "rank_biserial":  # the shift may leave the range
+                interval = interval._replace(low=max(interval.low, -1.0), high=min(interval.high, 1.0))
+            rows.append({**shared, "metric": metric, **interval._asdict(), "p": np.nan, **tests})
         return [*rows, {**shared, "metric": "mann_whitney_u", "value": found.u, "p": found.p}]
 
     def _cosines(self, method: int, topics: np.ndarray, places: list[int], weights: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ def run(
     *,
     chosen: str = "all",
     passages: Path | None = None,
+    classifier: str = DEFAULT_CLASSIFIER,
     quick: bool = False,
     resume: bool = False,
     seed: int = 0,
@@ -46,7 +47,7 @@ def run(
     sizes = _settings(quick, seed)
     settings = {
         "emotrace": __version__, "models": models, "experiments": names, "quick": quick,
-        "sizes": json.loads(json.dumps(asdict(sizes))), "classifier": DEFAULT_CLASSIFIER,
+        "sizes": json.loads(json.dumps(asdict(sizes))), "classifier": classifier,
         "passages": corpus.fingerprint(table), "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
     }  # fmt: skip
     folder = RunFolder(out, settings, resume=resume)
@@ -55,7 +56,7 @@ def run(
         finished: dict[tuple[str, str], list[pd.DataFrame]] = {}
         for name in models:
             told = progress if len(models) == 1 else _named(progress, name)
-            for place, rows in _run_model(name, table, names, sizes, folder, told).items():
+            for place, rows in _run_model(name, table, names, sizes, classifier, folder, told).items():
                 finished.setdefault(place, []).append(rows)
             for (kind, table_name), parts in finished.items():
                 folder.write_table(table_name, pd.concat(parts, ignore_index=True), kind)
@@ -81,7 +82,13 @@ def _named(progress: Progress, model: str) -> Progress:
 
 
 def _run_model(
-    source: str, table: pd.DataFrame, chosen: list[str], sizes: Settings, folder: RunFolder, progress: Progress
+    source: str,
+    table: pd.DataFrame,
+    chosen: list[str],
+    sizes: Settings,
+    classifier: str,
+    folder: RunFolder,
+    progress: Progress,
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """(``tables`` or ``texts``, name) → rows of one model."""
     with folder.timed(f"{source}: load"):
@@ -103,8 +110,8 @@ def _run_model(
     steering = [each for each in chosen if each in steering_experiments.EXPERIMENTS]
     if steering:
         with folder.timed(f"{name}: steer"):
-            classifier = load_classifier(DEFAULT_CLASSIFIER)
-            found, told, calibrated = steering_experiments.run(study, model, classifier, steering)
+            judge = load_classifier(classifier)
+            found, told, calibrated = steering_experiments.run(study, model, judge, steering)
             tables, texts = tables | found, texts | told
             vectors["comprehension", steering_experiments.POOLING] = calibrated
     model = None  # the weights are not needed any more; the next model may need the memory

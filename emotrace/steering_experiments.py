@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import calibration, corpus, crosslingual, dose, regimes, statistics, verification
 from .activations import residual_norms
-from .classifiers import Classifier
+from .classifiers import Classifier, known_labels
 from .experiments import Study, choose_layer
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def verification_table(steering: Steering) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``verification.csv``, one row a scenario, and the plain and the steered texts side by side."""
     study, settings = steering.study, steering.study.settings
     scenarios = _some_scenarios(settings.scenarios)
+    scenarios = scenarios[scenarios["target"].isin(known_labels(steering.classifier))].reset_index(drop=True)
     design = verification.Design(seeds=settings.scenario_seeds, max_new_tokens=settings.tokens)
     total = len(scenarios) * design.seeds * (2 + design.random + design.held_out + design.wrong)
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, regimes, statistics, steering
-from .classifiers import Classifier, emotion_scores
+from .classifiers import Classifier, emotion_scores, known_labels
 
 if TYPE_CHECKING:
     from .models import Model
@@ -102,8 +102,8 @@ def _wrong(target: str, names: Sequence[str], count: int, seed: int, scenario: s
 def judge(
     texts: pd.DataFrame, classifier: Classifier, emotion_labels: dict[str, Sequence[str]] | None = None
 ) -> pd.DataFrame:
-    """The score of every emotion in every text: one row a text, one column an emotion."""
-    return emotion_scores(classifier, list(texts["text"]), emotion_labels)
+    """The score of every emotion that the classifier has a label for in every text: one row a text, one column an emotion."""
+    return emotion_scores(classifier, list(texts["text"]), emotion_labels or known_labels(classifier))
 
 
 def verdicts(texts: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,14 @@
 """Carries a finished run into the repository: the README's table of claims, docs/results, data/calibration.csv.
 
-    python scripts/publish_run.py runs/full
+    python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
-Figures quoted anywhere in the project come from a run by this way alone, never by hand.
+One run of several models, or several runs with the same settings. Figures quoted anywhere in the project come from a run by this way alone, never by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from emotrace import method_experiments
 from emotrace.claims import format_interval, format_number
 from emotrace.errors import EmotraceError
-from emotrace.runs import file_name, read_manifest, read_tables, select
+from emotrace.runs import FLOAT_FORMAT, read_manifest, read_tables, select
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
@@ -33,6 +35,36 @@ FIGURES = (
 )  # fmt: skip
 
 
+IMAGES = {"decoding_over_depth": "decoding.png", "dose_response": "dose_response.png"}
+
+
+_OWN = {"models": None, "quick": None, "sizes": None}
+
+
+def merged(runs: list[Path]) -> tuple[dict, dict[str, pd.DataFrame]]:
+    """One manifest and one set of tables of several runs; the tables over models are made anew."""
+    manifests = [read_manifest(run) for run in runs]
+    for run, manifest in zip(runs, manifests, strict=True):
+        if not manifest["complete"]:
+            raise EmotraceError(f"{run} is no complete run: go on with it by --resume")
+        # A quick run may stand beside a full one, as long as it is called so.
+        if {**manifest["settings"], **_OWN} != {**manifests[0]["settings"], **_OWN}:
+            raise EmotraceError(f"{run} was run with other settings than {runs[0]}")
+    whole = manifests[0]
+    whole["quick"] = [name for manifest in manifests if manifest["settings"]["quick"] for name in manifest["models"]]
+    for manifest in manifests[1:]:
+        whole["settings"]["models"] += manifest["settings"]["models"]
+        whole["models"] |= manifest["models"]
+        for stage, seconds in manifest["seconds"].items():
+            whole["seconds"][stage] = round(whole["seconds"].get(stage, 0) + seconds, 1)
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        for name, table in read_tables(run).items():
+            parts.setdefault(name, []).append(table)
+    tables = {name: pd.concat(some, ignore_index=True) for name, some in parts.items()}
+    return whole, tables | method_experiments.over_models(tables)
+
+
 def claims_table(claims: pd.DataFrame) -> str:
     """The claims as Markdown."""
     rows = ["| claim | paper | measured | 95% interval | verdict |", "|---|---|---|---|---|"]
@@ -42,11 +74,14 @@ def claims_table(claims: pd.DataFrame) -> str:
     return "\n".join(rows)
 
 
-def across_models(claims: pd.DataFrame) -> str:
+def across_models(claims: pd.DataFrame, quick: list[str]) -> str:
     """One row a claim, one column a model: measured value, interval, and a mark for the verdict."""
     marks = {"reproduced": "✓", "not reproduced": "✗", "not testable on this model": "–"}
     models = list(dict.fromkeys(claims["model"]))
-    rows = ["| claim | paper | " + " | ".join(models) + " |", "|---|---|" + "---|" * len(models)]
+    rows = [
+        "| claim | paper | " + " | ".join(name + (" (quick)" if name in quick else "") for name in models) + " |",
+        "|---|---|" + "---|" * len(models),
+    ]
     for claim in dict.fromkeys(claims["claim"]):
         some = select(claims, claim=claim).set_index("model")
         cells = [
@@ -82,11 +117,9 @@ def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFram
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
-    manifest, tables = read_manifest(run), read_tables(run)
-    if not manifest["complete"] or manifest["settings"]["quick"]:
-        raise EmotraceError(f"{run} is no complete run with full settings")
+    parser.add_argument("runs", type=Path, nargs="+")
+    runs = parser.parse_args().runs
+    manifest, tables = merged(runs)
     claims = tables["claims"]
     replace_between(ROOT / "README.md", "claims", claims_table(select(claims, model=EMBEDDED)))
     results = ROOT / "docs" / "results"
@@ -95,20 +128,18 @@ def main() -> None:
         (results / folder).mkdir(parents=True)
     for name in TABLES:
         if name in tables:
-            shutil.copy(run / "tables" / f"{name}.csv", results / "tables")
-    for name in FIGURES:
-        for model in manifest["models"]:
-            figure = run / "figures" / f"{name}-{file_name(model)}.png"
-            if figure.exists():
-                shutil.copy(figure, results / "figures")
+            path = results / "tables" / f"{name}.csv"
+            tables[name].to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    for name, run in itertools.product(FIGURES, runs):
+        for figure in (run / "figures").glob(f"{name}-*.png"):
+            shutil.copy(figure, results / "figures")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    replace_between(results / "README.md", "models", across_models(claims))
+    replace_between(results / "README.md", "models", across_models(claims, manifest["quick"]))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"
     )
-    shutil.copy(
-        run / "figures" / f"decoding_over_depth-{file_name(EMBEDDED)}.png", ROOT / "docs" / "images" / "decoding.png"
-    )
+    for name, picture in IMAGES.items():
+        shutil.copy(results / "figures" / f"{name}-{EMBEDDED}.png", ROOT / "docs" / "images" / picture)
 
 
 if __name__ == "__main__":

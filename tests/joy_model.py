@@ -20,12 +20,13 @@ from emotrace.models import Model
 from emotrace.vectors import EmotionVectors
 
 # Ordinary words, no kin of any emotion; the model goes from each to the next, and from the last to the first.
-CHAIN = tuple(
+_TEXT = (
     "the table of a river in this garden with some bread on an old train by that window from her letter to his house "
     "at every station for our school or one bicycle over green water under tall trees near seven boxes behind white "
     "doors before my dinner after long rain along narrow roads beside small shops while people walk and talk about "
-    "paper".split()
+    "paper"
 )
+CHAIN = tuple(_TEXT.split())
 # The first is the one that wins where the direction of joy is all there is.
 JOY = ("joy", "glad", "happy", "happily", "happier", "joyful", "joyous", "gladly", "joys", "happiness")
 

@@ -90,10 +90,10 @@ def test_the_two_sides_are_sought_independently_and_in_shared_rounds():
 def test_the_window_of_greedy_texts_is_the_one_in_closed_form(planted):
     """Against joy the chain of words goes on whatever the strength; towards joy the text is one word from ``flip`` on."""
     model, joy, vectors = planted
-    found, tried = calibration.calibrate(model, vectors, layers=[LAYER], texts=8, temperature=0.0)
+    found, tried = calibration.calibrate(model, vectors, layers=[3], texts=8, temperature=0.0)
     assert found.window[0] == -HIGHEST
     assert joy.flip / PRECISION * 0.99 <= found.window[1] <= joy.flip * 1.01
-    assert (found.layers, found.n, found.target, found.temperature) == ([LAYER], 8, 0.9, 0.0)
+    assert (found.layers, found.n, found.target, found.temperature) == ([3], 8, 0.9, 0.0)
     expected = (tried["strength"] <= joy.flip).astype(float)
     np.testing.assert_array_equal(tried["value"], expected)
     assert tried["strength"].is_monotonic_increasing

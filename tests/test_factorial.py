@@ -127,15 +127,19 @@ def test_a_marginal_effect_is_the_mean_difference_over_all_other_factors():
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 
-def test_each_half_is_reported_at_the_layer_that_the_other_chose():
-    design = plant()
+def spread_halves(design):
+    """Gives each half of the topics a layer of its own, 2 and 4, where alone its texts are told apart perfectly."""
     first, second = design.halves(TOPICS)
-    # Each half of the topics has a layer of its own where alone its texts are told apart perfectly.
-    rng = np.random.default_rng(5)
-    spread = 20 * rng.normal(size=(EMOTIONS, WIDTH))
+    spread = 20 * np.random.default_rng(5).normal(size=(EMOTIONS, WIDTH))
     for values in design.pooled.values():
         values[first, :, 1] += spread.astype(np.float32)
         values[second, :, 3] += spread.astype(np.float32)
+    return first, second
+
+
+def test_each_half_is_reported_at_the_layer_that_the_other_chose():
+    design = plant()
+    first, second = spread_halves(design)
     rows = factorial.tables(design)["factorial"].query("texts == 8 and frame == 'chat' and pooling == 'mean'")
     for row in rows.query("metric == 'cosine'").itertuples():
         assert (row.layer, row.layer_swapped) == (2, 4)
@@ -278,6 +282,20 @@ def test_resampled_decoding_equals_training_on_copies_of_topics(sparse):
         assert fast[1, topic] == pytest.approx((predicted == emotions[here]).mean())
 
 
+def test_decoding_is_tested_at_the_layers_of_the_cells_and_so_agrees_with_them():
+    design = plant(author_gain={"other": 2.0})
+    spread_halves(design)
+    tables = factorial.tables(design)
+    cells = tables["factorial"].query("metric == 'nearest_centroid' and texts == 8")
+    same = tables["factorial_decoding"].query("train_author == test_author and train_frame == test_frame")
+    assert len(same) == 3 * 3 * 2 * 2
+    for row in same.itertuples():
+        cell = select(cells, author=row.train_author, frame=row.train_frame, pooling=row.pooling).iloc[0]
+        assert row.value == pytest.approx(cell["value"], abs=1e-12)
+        assert (row.layer, row.layer_swapped) == (cell["layer"], cell["layer_swapped"]) == (2, 4)
+        assert row.value < 0.9  # at the layers of the halves themselves it would be 1
+
+
 def test_decoding_across_authors_finds_shared_directions_through_an_offset():
     design = plant()
     for (author, _, _), values in design.pooled.items():
@@ -296,6 +314,7 @@ def test_decoding_across_authors_finds_shared_directions_through_an_offset():
 
 def test_rdm_correlations_are_spearmans_of_the_held_out_dissimilarities():
     design = plant(author_gain={"self": 2.0}, bootstrap=100)
+    spread_halves(design)
     tables = factorial.tables(design)
     row = (
         tables["factorial_rdm"]
@@ -413,6 +432,15 @@ def test_a_base_model_is_crossed_as_far_as_it_goes(tiny, passages):
     assert set(tables["factorial_effects"]["factor"]) == {"author", "pooling", "texts"}
     with pytest.raises(EmotraceError, match="needs an instruct model"):
         factorial.read_design(tiny("gpt2"), passages, None, other, frames=["chat"])
+
+
+def test_a_base_model_that_continues_is_crossed_with_its_pages_for_a_chat(tiny, passages):
+    short = passages.assign(text=[" ".join(text.split()[:20]) for text in passages["text"]])
+    own = short.assign(text=[" ".join(text.split()[::-1]) for text in short["text"]])
+    design = factorial.read_design(tiny("gpt2"), short, own, None, continuation=True, bootstrap=20)
+    assert design.levels["frame"] == factorial.FRAMES
+    assert "decomposition" in set(factorial.tables(design)["factorial_effects"]["kind"])
+    assert not np.allclose(design.pooled["self", "chat", "mean"], design.pooled["self", "unnamed", "mean"])
 
 
 def test_figures_are_drawn_from_the_tables_alone():

@@ -56,6 +56,13 @@ def test_a_contrast_agrees_with_scipy_and_with_loops():
     assert (turned.d, turned.rank_biserial) == pytest.approx((-found.d, -found.rank_biserial))
 
 
+def test_the_rank_biserial_of_resamples_is_that_of_each():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(5, 7)).round(1), rng.normal(0.5, 1, size=(5, 9)).round(1)
+    expected = [contrast(a, b).rank_biserial for a, b in zip(x, y, strict=True)]
+    assert method_comparison._rank_biserial(x, y) == pytest.approx(expected)
+
+
 def test_hedges_correction_is_the_exact_one():
     for freedom in (2, 4, 21, 378):
         exact = (
@@ -120,8 +127,12 @@ def cosines(reading, topics, place):
 
 def test_each_sample_is_what_it_is_said_to_be():
     design = plant(1.6)
-    table = compare(design)
     first, second = design.halves(TOPICS)
+    spread = 20 * np.random.default_rng(5).normal(size=(EMOTIONS, WIDTH)).astype(np.float32)
+    for (author, *_), values in design.pooled.items():  # each method and half has a layer of its own
+        values[first, :, 0 if author == "self" else 1] += spread
+        values[second, :, 2 if author == "self" else 3] += spread
+    table = compare(design)
     readings = [
         design.activations(*key, "mean") for key in (method_comparison.COMPREHENSION, method_comparison.GENERATION)
     ]

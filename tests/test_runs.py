@@ -131,7 +131,12 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
     assert "Traceback" not in error
 
 
-TABLES = ("anisotropy", "claims", "geometry", "localisation", "separation")
+TABLES = (
+    "anisotropy", "calibration", "claims", "crosslingual", "crosslingual_tokens", "dose_response", "factorial",
+    "factorial_decoding", "factorial_effects", "factorial_rdm", "geometry", "localisation", "method_by_layer",
+    "method_comparison", "method_comparison_models", "monotonicity", "regime_sensitivity", "regimes", "separation",
+    "story_rates", "verification",
+)  # fmt: skip
 
 
 @pytest.mark.slow

