@@ -158,8 +158,9 @@ class _Pair:
         rows = []
         for metric, (value, draw, tests) in spread.items():
             interval = statistics.centred_interval(value, draw)
-            if metric == "rank_biserial":  # the shift may leave the range
-                interval = interval._replace(low=max(interval.low, -1.0), high=min(interval.high, 1.0))
+            if metric == "rank_biserial":  # near its bounds the shift may leave the range, or the value behind
+                low, high = np.clip([interval.low, interval.high], -1, 1)
+                interval = statistics.Interval(float(value), float(min(low, value)), float(max(high, value)))
             rows.append({**shared, "metric": metric, **interval._asdict(), "p": np.nan, **tests})
         return [*rows, {**shared, "metric": "mann_whitney_u", "value": found.u, "p": found.p}]
 

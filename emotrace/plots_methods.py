@@ -26,10 +26,12 @@ def method_by_layer(curves: pd.DataFrame) -> Figure:
     for ax, pooling in zip(axes[0], poolings, strict=True):
         for method, colour in (("comprehension", BLUE), ("generation", ORANGE)):
             rows = select(curves, pooling=pooling, method=method).sort_values("depth")
+            if rows.empty:  # a base model writes no stories
+                continue
             ax.plot(rows["depth"], rows["value"], color=colour, lw=1.8, label=method)
             ax.fill_between(rows["depth"], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
         ax.set_title(POOLING_TITLES[pooling], loc="left")
-        ax.set_title(f"{int(rows['n'].iloc[0])} topics; 95% bands", loc="right", color=GREY, fontsize=8)
+        ax.set_title(f"{int(curves['n'].max())} topics; 95% bands", loc="right", color=GREY, fontsize=8)
         ax.set_xlabel("depth (layer / number of layers)")
         ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
     axes[0, 0].set_ylabel("mean pairwise cosine (lower = better separated)")
@@ -42,9 +44,11 @@ def marginal_effects(effects: pd.DataFrame) -> Figure:
     return _effects(select(effects, kind="marginal"), "difference between levels, averaged over all other factors")
 
 
-def decomposition(effects: pd.DataFrame) -> Figure:
+def decomposition(effects: pd.DataFrame) -> Figure | None:
     """What author, frame and pooling contribute to generation − comprehension; the parts add up to the whole."""
-    return _effects(select(effects, kind="decomposition"), "contribution to generation − comprehension")
+    parts = select(effects, kind="decomposition")
+    # Without stories of the model's own there is nothing to take apart.
+    return _effects(parts, "contribution to generation − comprehension") if len(parts) else None
 
 
 def _effects(table: pd.DataFrame, label: str) -> Figure:

@@ -103,6 +103,17 @@ def test_steered_texts_stand_beside_the_unsteered_on_the_page(run):
     assert {"stories.csv", "steered.csv", "scenarios.csv"} <= {file.name for file in (run / "texts").iterdir()}
 
 
+def test_a_base_model_runs_through_without_stories(tiny_folder, tmp_path):
+    pipeline.run([str(tiny_folder("gpt2"))], tmp_path / "run", chosen="method_comparison,factorial", quick=True)
+    tables = read_tables(tmp_path / "run")
+    assert set(tables["factorial"]["author"]) == {"ours", "other"}
+    assert set(tables["factorial"]["frame"]) == {"plain"}
+    assert "method_comparison" not in tables
+    assert not (tmp_path / "run" / "texts" / "stories.csv").exists()
+    assert list((tmp_path / "run" / "figures").glob("method_by_layer-*.png"))
+    assert not list((tmp_path / "run" / "figures").glob("factorial_decomposition-*.png"))
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(EmotraceError, match="holds no run"):
         pipeline.report(tmp_path)

@@ -333,7 +333,7 @@ class Killed(Exception):
 
 def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted, tmp_path, monkeypatch):
     """In the calibration, in the dose sweep and in the scenarios; no finished batch is written twice."""
-    generate, wrote = steering.generate, []
+    generate, wrote, stages = steering.generate, [], []
 
     def counting(model, prompts, edit, *, seeds, **settings):
         if len(wrote) in stops:
@@ -347,9 +347,12 @@ def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted,
     monkeypatch.setattr(steering, "generate", counting)
     monkeypatch.setitem(steering.write.__kwdefaults__, "batch_rows", 40)
     stops = set()
-    uncut = run(study_in(tmp_path / "uncut", *planted), planted[0])
-    total = len(wrote)
-    stops = {5, total // 2, total - 3}
+    study = study_in(tmp_path / "uncut", *planted)
+    study.progress = lambda what, done, of: stages.append(what)
+    uncut = run(study, planted[0])
+    total, dosing, last = len(wrote), stages.count("dose response: texts"), stages.count("scenarios: texts")
+    assert min(total - dosing - last, dosing, last) >= 6
+    stops = {5, total - last - dosing // 2, total - last // 2}
     wrote.clear()
     for _ in range(3):
         with pytest.raises(Killed):
