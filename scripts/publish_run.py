@@ -104,10 +104,11 @@ def replace_between(path: Path, name: str, text: str) -> None:
 
 
 def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFrame:
-    """The calibrated layer and strength of each model of the run, by its weights."""
+    """The calibrated layer and strength of each model of a full run, by its weights."""
     rows = []
     for row in tables["calibration"].dropna(subset=["layer"]).drop_duplicates("model").itertuples():
-        if pd.notna(row.window_low) and pd.notna(row.window_high):
+        known = pd.notna(row.window_low) and pd.notna(row.window_high)
+        if known and row.model not in manifest["quick"]:
             rows.append({
                 "model": row.model, "weights_id": manifest["models"][row.model]["weights_id"], "layer": int(row.layer),
                 "strength": row.window_high, "window_low": row.window_low, "window_high": row.window_high, "n": int(row.n),
