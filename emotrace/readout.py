@@ -25,7 +25,7 @@ import torch
 from . import corpus
 from .activations import encode, residual_norms
 from .lexicon import Tokens, lexicon
-from .steering import Edit, directions, generate, random_like, score
+from .steering import Edit, directions, generate, random_like, reread, score
 from .writing_systems import HAN, LATIN, script_counts
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .vectors import EmotionVectors
 
 DIRECT_STRENGTH = 0.1
-TEXT_BATCH = 384  # text positions whose probabilities over the whole vocabulary are held at once
 
 
 @dataclass(frozen=True)
@@ -138,62 +137,6 @@ def standardised(readout: np.ndarray, tokens: Tokens) -> np.ndarray:
 
 
 # -- text written under the edit --------------------------------------------------------------------------------------
-
-
-def reread(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    texts: Sequence[Sequence[int]],
-    edits: torch.Tensor | None,
-    layer: int,
-    positions: str,
-    groups: np.ndarray,
-) -> list[np.ndarray]:
-    """The probability of each group of tokens at every step of texts already written, read again under their edit.
-
-    Args:
-        model: the model.
-        prompts: token ids of each row's prompt.
-        texts: the token ids that were written after it.
-        edits: float32 ``[row, d_model]``, added to the output of ``layer``; None for the unedited model.
-        layer: layer index (1 … L).
-        positions: ``all``, or ``generated`` (see :class:`~emotrace.steering.Edit`).
-        groups: membership, float32 ``[vocabulary, group]``.
-
-    Returns:
-        For each row float64 ``[step, group]``: step t is the distribution from which token t of the text was drawn (an
-        empty text has one step, at which it ended).
-    """
-    found: list[np.ndarray] = []
-    longest = max([1, *map(len, texts)])
-    for start in range(0, len(texts), max(1, TEXT_BATCH // longest)):
-        rows = slice(start, start + max(1, TEXT_BATCH // longest))
-        edit = None if edits is None else edits[rows]
-        found += _reread_batch(model, prompts[rows], texts[rows], edit, layer, positions, torch.from_numpy(groups))
-    return found
-
-
-def _reread_batch(
-    model: Model, prompts: Any, texts: Any, edits: torch.Tensor | None, layer: int, positions: str, groups: torch.Tensor
-) -> list[np.ndarray]:
-    # The last token of a text predicts what was never written.
-    rows = [[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)]
-    steps = [max(1, len(text)) for text in texts]
-    width = max(map(len, rows))
-    ids, mask, edited = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
-    for place, row in enumerate(rows):
-        ids[place, width - len(row) :] = torch.tensor(row)
-        mask[place, width - len(row) :] = 1
-        edited[place, width - (len(row) if positions == "all" else steps[place]) :] = 1
-    batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=max(steps)):
-        hidden = model.layers[layer - 1].output
-        if edits is not None:
-            add = edited[:, :, None] * edits[:, None]
-            hidden[:] = hidden + add.to(hidden.device, hidden.dtype)
-        logits = model.part("unembedding").output.float()
-        masses = (logits.softmax(dim=-1) @ groups.to(logits.device)).double().cpu().save()
-    return [row[-n:].numpy() for row, n in zip(masses, steps, strict=True)]
 
 
 def write_texts(

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 POSITIONS = ("all", "generated")
 BATCH_ROWS = 128
+# Text positions whose probabilities over the whole vocabulary are held at once.
+REREAD_TOKENS = 384
 
 
 @dataclass(frozen=True)
@@ -437,6 +439,67 @@ def score(
                 stream.append(hidden[:, -1].float().cpu())
         logits = model.part("unembedding").output[:, -1].float().log_softmax(dim=-1).cpu().save()
     return {"stream": torch.stack(stream, dim=1).numpy(), "log_probabilities": logits.numpy()}
+
+
+def reread(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    edits: torch.Tensor | None,
+    layer: int,
+    positions: str,
+    groups: np.ndarray,
+) -> list[np.ndarray]:
+    """The probability of each group of tokens at every step of texts already written, read again under their edit.
+
+    Args:
+        model: the model.
+        prompts: token ids of each row's prompt.
+        texts: the token ids that were written after it.
+        edits: float32 ``[row, d_model]``, added to the output of ``layer``; None for the unedited model.
+        layer: layer index (1 … L).
+        positions: ``all``, or ``generated`` (see :class:`Edit`).
+        groups: membership, float32 ``[vocabulary, group]``.
+
+    Returns:
+        For each row float64 ``[step, group]``: step t is the distribution from which token t of the text was drawn (an
+        empty text has one step, at which it ended).
+    """
+    found: list[np.ndarray] = []
+    longest = max([1, *map(len, texts)])
+    for start in range(0, len(texts), max(1, REREAD_TOKENS // longest)):
+        rows = slice(start, start + max(1, REREAD_TOKENS // longest))
+        edit = None if edits is None else edits[rows]
+        found += _reread_batch(model, prompts[rows], texts[rows], edit, layer, positions, torch.from_numpy(groups))
+    return found
+
+
+def _reread_batch(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    edits: torch.Tensor | None,
+    layer: int,
+    positions: str,
+    groups: torch.Tensor,
+) -> list[np.ndarray]:
+    # The last token of a text predicts what was never written.
+    rows = [[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)]
+    steps = [max(1, len(text)) for text in texts]
+    ids, mask = pad_left(rows)
+    edited = mask.clone()
+    if positions == "generated":
+        for place, count in enumerate(steps):
+            edited[place, : ids.shape[1] - count] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=max(steps)):
+        hidden = model.layers[layer - 1].output
+        if edits is not None:
+            add = edited[:, :, None] * edits[:, None]
+            hidden[:] = hidden + add.to(hidden.device, hidden.dtype)
+        logits = model.part("unembedding").output.float()
+        masses = (logits.softmax(dim=-1) @ groups.to(logits.device)).double().cpu().save()
+    return [row[-n:].numpy() for row, n in zip(masses, steps, strict=True)]
 
 
 def ablation(vectors: EmotionVectors, emotions: Sequence[str], layers: Sequence[int]) -> Edit:

@@ -247,7 +247,7 @@ def test_reading_again_gives_the_distributions_the_text_was_drawn_from(planted, 
         used = None if edit is None else steering.Edit({2: edit}, positions=positions)
         texts = steering.generate(model, ids, used, max_new_tokens=7)
         texts[1] = texts[1][:3]  # rows of unequal length
-        steps = readout.reread(model, ids, texts, edit, 2, positions, everything)
+        steps = steering.reread(model, ids, texts, edit, 2, positions, everything)
         scored = steering.score(model, PROMPTS, used, read_layers=[2])["log_probabilities"]
         for row, text in enumerate(texts):
             assert steps[row].shape == (len(text), len(everything))
@@ -261,10 +261,10 @@ def test_reading_again_does_not_depend_on_the_batch_and_takes_an_empty_text(plan
     groups = writing_systems.vocabulary(model).groups()
     edits = steering.directions(vectors, [("sad", 0.5)] * 3, [2], activations.residual_norms(model))[2]
     ids, texts = [activations.encode(model, [prompt])[0].ids for prompt in PROMPTS], [[5, 6, 7, 8], [], [9, 10]]
-    together = readout.reread(model, ids, texts, edits, 2, "generated", groups)
+    together = steering.reread(model, ids, texts, edits, 2, "generated", groups)
     assert [len(steps) for steps in together] == [4, 1, 2]
-    monkeypatch.setattr(readout, "TEXT_BATCH", 1)
-    for one, all_three in zip(readout.reread(model, ids, texts, edits, 2, "generated", groups), together, strict=True):
+    monkeypatch.setattr(steering, "REREAD_TOKENS", 1)
+    for one, all_three in zip(steering.reread(model, ids, texts, edits, 2, "generated", groups), together, strict=True):
         np.testing.assert_allclose(one, all_three, rtol=1e-3, atol=1e-7)
 
 
