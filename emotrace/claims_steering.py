@@ -31,7 +31,10 @@ def rows(tables: dict[str, pd.DataFrame], verdict: Any, not_testable: str) -> li
                 continue
             found += [_monotone(table, words, verdict, _CAVEATS.get(metric, "")), *_signs(table, words, verdict)]
     if "verification" in tables:
-        found += [_success(tables["verification"], verdict), _lenient(tables["verification"], verdict)]
+        found += [
+            _success(tables["verification"], tables.get("regimes"), verdict),
+            _lenient(tables["verification"], verdict),
+        ]
     if "regimes" in tables:
         found += [_window(tables["regimes"], verdict), _beyond(tables["regimes"], not_testable)]
     if "calibration" in tables:
@@ -67,7 +70,15 @@ def _signs(table: pd.DataFrame, words: str, verdict: Any) -> list[dict[str, Any]
     return found
 
 
-def _success(table: pd.DataFrame, verdict: Any) -> dict[str, Any]:
+def _broken_control(table: pd.DataFrame | None) -> str:
+    """Equal norm is not equal harm: where random directions break the text, beating them says little."""
+    if table is None:
+        return ""
+    shares = [_at(table, name).loc[1.0, "surgical"] for name in ("random", "all")]
+    return f"; at this strength {shares[0]:.0%} of texts under random directions are coherent, under emotions' vectors {shares[1]:.0%}"
+
+
+def _success(table: pd.DataFrame, regimes: pd.DataFrame | None, verdict: Any) -> dict[str, Any]:
     rate = statistics.wilson(int(table["success"].sum()), len(table))
     chance = {name: (int(table[f"{name}_successes"].sum()), int(table[name].sum())) for name in ("held_out", "wrong")}
     said = {
@@ -83,7 +94,7 @@ def _success(table: pd.DataFrame, verdict: Any) -> dict[str, Any]:
         f"equal norm (p ≤ 0.05), mean over {table['n'].iloc[0]:.0f} seed(s), at the calibrated strength; Wilson interval; the same test of "
         f"held-out random directions {said.get('held_out', '–')}, of wrong emotions {said.get('wrong', '–')}; mean rank of the target "
         f"{table['rank'].mean():.1f} of {table['ranked'].iloc[0]:.0f} (chance {(table['ranked'].iloc[0] + 1) / 2:.1f}); {coherent} of the "
-        f"{int(table['success'].sum())} successes are coherent text; reproduced if the interval reaches 92%",
+        f"{int(table['success'].sum())} successes are coherent text{_broken_control(regimes)}; reproduced if the interval reaches 92%",
     }  # fmt: skip
 
 

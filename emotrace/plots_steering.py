@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from . import corpus, regimes
 from .plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plt
@@ -106,8 +106,9 @@ def regimes_over_strength(tables: dict[str, pd.DataFrame]) -> Figure:
         )
     axes[0].axhline(regimes.DEFAULT.ratio, color=ORANGE, lw=1, ls=":", label=f"threshold {regimes.DEFAULT.ratio:g}")
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter(ScalarFormatter())
-    axes[0].yaxis.set_minor_formatter(ScalarFormatter())
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("perplexity ratio (median)")
     axes[0].legend(fontsize=8)
     bottom = np.zeros(len(table))

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
 # Small tables only; the rest is in a run of one's own.
 TABLES = (
-    "claims", "localisation", "calibration", "verification", "monotonicity", "regimes", "regime_sensitivity",
+    "claims", "localisation", "calibration", "dose_response", "verification", "monotonicity", "regimes", "regime_sensitivity",
     "method_comparison", "method_comparison_models", "factorial_effects", "factorial_decoding", "story_rates",
 )  # fmt: skip
 FIGURES = (
