@@ -185,6 +185,8 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     import torch
     import transformers
 
+    from . import cpu_matmul
+
     for noisy in ("transformers", "accelerate", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
@@ -193,6 +195,8 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
     if dtype == "auto" and not gpu:
         dtype = "float32"
+    if not gpu:
+        cpu_matmul.choose()
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     placement = device if device != "auto" else ("auto" if gpu else "cpu")

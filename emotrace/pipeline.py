@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import __version__, claims, corpus, experiments, method_experiments, steering_experiments
+from . import __version__, claims, corpus, cpu_matmul, experiments, method_experiments, steering_experiments
 from . import report as reports
 from .classifiers import DEFAULT_CLASSIFIER, load_classifier
 from .errors import unknown
@@ -52,7 +52,7 @@ def run(
     }  # fmt: skip
     folder = RunFolder(out, settings, resume=resume)
     try:
-        folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+        folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}, {cpu_matmul.choose()}"
         finished: dict[tuple[str, str], list[pd.DataFrame]] = {}
         for name in models:
             told = progress if len(models) == 1 else _named(progress, name)
