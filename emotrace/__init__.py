@@ -14,6 +14,9 @@ _PUBLIC = {
     "EmotionVectors": "vectors",
     "steer": "steering",
     "what_if": "whatif",
+    "what_if_slider": "slider",
+    "read_emotions": "token_reading",
+    "Lab": "lab",
     "EmotraceError": "errors",
 }
 

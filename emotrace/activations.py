@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import nnsight
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
 
-from .decoding import SeededSampling, end_tokens, pad_left, until_end
+from .decoding import end_tokens, generation_settings, pad_left, until_end
 from .errors import EmotraceError, unknown
+from .in_trace import pooled
+from .remote import in_parts
 
 if TYPE_CHECKING:
     from .models import Model
@@ -122,18 +123,19 @@ def read_activations(
         for number, item in enumerate(tokens, 1):
             if item.stop - item.start < 2:
                 raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
-    pooled = np.empty((len(poolings), len(tokens), len(layers), model.d_model), dtype=np.float32)
+    result = np.empty((len(poolings), len(tokens), len(layers), model.d_model), dtype=np.float32)
     for rows in batches([len(item.ids) for item in tokens], batch_tokens):
         batch = [tokens[row] for row in rows]
 
         def compute(batch: list[Tokens] = batch) -> np.ndarray:
-            return _pool_batch(model, batch, layers, poolings)
+            parts = in_parts(model, batch, lambda part: _pool_batch(model, part, layers, poolings))
+            return np.concatenate(parts, axis=1)
 
         key = _batch_key(model, batch, layers, poolings)
-        pooled[:, rows] = compute() if cache is None else cache.arrays(key, compute)
+        result[:, rows] = compute() if cache is None else cache.arrays(key, compute)
         if progress:
             progress(len(rows))
-    return dict(zip(poolings, pooled, strict=True))
+    return dict(zip(poolings, result, strict=True))
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -157,14 +159,15 @@ def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: S
 def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> np.ndarray:
     """One forward pass: ``[pooling, row, layer, d_model]``."""
     ids, weights = _pad(batch, poolings)
-    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
-        pooled = nnsight.save([])
+    nn, stream = model.nn, model.layers
+    with torch.no_grad(), nn.trace({"input_ids": ids}, use_cache=False, backend=model.backend()) as tracer:
+        found = []
         for index in layers:
-            hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-            # [row, pooling, token] @ [row, token, d_model], in float32 whatever the model's dtype
-            pooled.append((weights.to(hidden.device) @ hidden.float()).cpu())
+            hidden = stream[0].input if index == 0 else stream[index - 1].output
+            found.append(pooled(hidden, weights))
+        vectors = torch.stack(found).save()  # what leaves the trace, and the server: [layer, row, pooling, d_model]
         tracer.stop()
-    return torch.stack(pooled).permute(2, 1, 0, 3).numpy()
+    return vectors.permute(2, 1, 0, 3).numpy()
 
 
 def _pad(batch: list[Tokens], poolings: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,13 +190,15 @@ def read_tokens(model: Model, text: str | Tokens, *, layers: list[int] | str | N
     layers = model.check_layers(layers)
     tokens = text if isinstance(text, Tokens) else encode(model, [text])[0]
     ids = torch.tensor([tokens.ids])
-    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
-        hidden = nnsight.save([])
+    nn, stream = model.nn, model.layers
+    with torch.no_grad(), nn.trace({"input_ids": ids}, use_cache=False, backend=model.backend()) as tracer:
+        found = []
         for index in layers:
-            stream = model.layers[0].input if index == 0 else model.layers[index - 1].output
-            hidden.append(stream[0].float().cpu())
+            hidden = stream[0].input if index == 0 else stream[index - 1].output
+            found.append(hidden[0].float().cpu())
+        vectors = torch.stack(found, dim=1).save()
         tracer.stop()
-    return torch.stack(hidden, dim=1).numpy()
+    return vectors.numpy()
 
 
 def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarray:
@@ -214,13 +219,15 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
     weights = weights[:, 0] * torch.tensor(
         [[item.stop - item.start - 1] for item in tokens]
     )  # 1 at every token that counts
-    with torch.no_grad(), model.nn.trace({"input_ids": ids}, use_cache=False) as tracer:
-        norms = nnsight.save([])
-        for index in range(model.n_layers + 1):
-            hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-            norms.append((hidden.float().norm(dim=-1) * weights.to(hidden.device)).sum().cpu())
+    nn, stream, last = model.nn, model.layers, model.n_layers
+    with torch.no_grad(), nn.trace({"input_ids": ids}, use_cache=False, backend=model.backend()) as tracer:
+        found = []
+        for index in range(last + 1):
+            hidden = stream[0].input if index == 0 else stream[index - 1].output
+            found.append((hidden.float().norm(dim=-1) * weights.to(hidden.device)).sum().cpu())
+        norms = torch.stack(found).save()
         tracer.stop()
-    return torch.stack(norms).double().numpy() / float(weights.sum())
+    return norms.double().numpy() / float(weights.sum())
 
 
 class Written(NamedTuple):
@@ -260,23 +267,21 @@ def read_while_writing(
     """
     layers = model.check_layers(layers)
     ids, mask = pad_left(prompts)
-    ends = end_tokens(model)
-    processors = LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else [])
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens + 1, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
-    )
+    settings = generation_settings(model, max_new_tokens + 1, temperature, seeds)
+    nn, envoys, backend = model.nn, model.layers, model.backend()
     with torch.no_grad(), warnings.catch_warnings():
         # The loop below ends with the generation, as it should; nnsight warns of it each time.
         warnings.filterwarnings("ignore", message=".*was never reached")
-        with model.nn.generate(generation_config=settings, logits_processor=processors) as tracer:
+        with nn.generate(**settings, backend=backend) as tracer:
             with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
                 seen = nnsight.save([])
                 for _ in tracer.iter[:]:
                     for index in layers:
-                        hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-                        seen.append(hidden[:, -1].float().cpu())
+                        hidden = envoys[0].input if index == 0 else envoys[index - 1].output
+                        seen.append(hidden[:, -1].float().cpu().clone())  # a view would carry the whole prompt away
             with tracer.invoke():
                 written = tracer.result.save()
+    ends = end_tokens(model)
     # Each pass read one token: the first the prompt's last, every later one the token written by the pass before it.
     stream = torch.stack(seen).unflatten(0, (-1, len(layers)))[1:].permute(2, 0, 1, 3).numpy()
     rows = [until_end(row[ids.shape[1] :].tolist(), ends)[:max_new_tokens] for row in written]

@@ -16,6 +16,8 @@ from .errors import EmotraceError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
+Remote = Annotated[bool, typer.Option("--remote", help="On NDIF, or on the server that NDIF_HOST names.")]
+
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Emotion representations in open-weight language models: extract, compare, report.",
@@ -50,21 +52,29 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    remote: Remote = False,
 ) -> None:
-    """Run the paper's experiments on one or more models: tables, figures, one report."""
+    """Run the paper's experiments on one or more models: tables, figures, one report.
+
+    Exit code 1: some of several models failed, the others are in the report.
+    """
     from . import pipeline
+    from .runs import read_manifest
 
     try:
         with _progress() as progress:
             report = pipeline.run(
                 models or [DEFAULT_MODEL], out, chosen=experiments, passages=passages,
-                classifier=classifier, quick=quick, resume=resume, seed=seed, progress=progress,
+                classifier=classifier, quick=quick, resume=resume, seed=seed, remote=remote, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"interrupted; what was finished is kept: --out {out} --resume goes on with it", file=sys.stderr)
         raise typer.Exit(130) from None
     _print_claims(out)
     print(f"\nreport: {report}")
+    if failures := read_manifest(out).get("failures"):
+        print(f"emotrace: without {', '.join(failures)}; --out {out} --resume tries again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -87,6 +97,7 @@ def extract(
     gguf: Annotated[
         Path | None, typer.Option(help="Also write llama.cpp control vectors, one an emotion, here.")
     ] = None,
+    remote: Remote = False,
 ) -> None:
     """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
     from . import corpus
@@ -97,7 +108,7 @@ def extract(
     chosen = corpus.check_emotions(emotions.split(",")) if emotions != "all" else None
     table = corpus.passages(passages)
     ensure_writable(out)
-    loaded = load(model)
+    loaded = load(model, remote=remote)
     indices = loaded.check_layers(_layers(layers))
     with _progress() as progress:
         vectors = extract_vectors(
@@ -133,24 +144,47 @@ def _layers(text: str) -> list[int] | None:
 @app.command()
 def read(
     text: Annotated[str, typer.Argument(help="The text.")],
+    emotion: Annotated[
+        str | None, typer.Option(help="Show this emotion, or a mixture: happy=1,calm=0.5; default: the strongest.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model that reads it.")] = DEFAULT_MODEL,
     vectors: Annotated[
         Path | None, typer.Option(help="Vectors from `emotrace extract`; default: extracted now, kept.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer index; default: half depth.")] = None,
-    top: Annotated[int, typer.Option(help="How many emotions to print.")] = 20,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer index, or all; default: calibrated, else half depth.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many emotions of the whole text to print.")] = 20,
+    html: Annotated[Path | None, typer.Option(help="Also write the coloured text to this page.")] = None,
+    remote: Remote = False,
 ) -> None:
-    """Which emotions does the model's residual stream hold when it reads a text?"""
+    """Which emotions does the model's residual stream hold when it reads a text: token by token, and in the whole text?"""
     from . import reading
     from .models import load
+    from .runs import ensure_writable
+    from .token_reading import read_emotions
 
-    loaded = load(model)
+    number = layer if layer in (None, "all") else _layer(layer)
+    if html:
+        ensure_writable(html)
+    loaded = load(model, remote=remote)
     with _progress() as progress:
-        table = reading.project_text(loaded, text, vectors_file=vectors, layer=layer, progress=progress)
-    width = max(abs(table["z"].min()), abs(table["z"].max()))
-    for row in table.head(top).itertuples():
-        print(f"{row.emotion:>14}  {row.z:+6.2f}  {'█' * round(24 * max(row.z, 0) / width)}")
-    print(f"\nlayer {table['layer'].iloc[0]} of {loaded.name}; {table.attrs['unit']}")
+        found = reading.vectors_for(loaded, vectors, progress)
+        tokens = read_emotions(loaded, text, _emotion(emotion), layer=number, vectors=found, progress=progress)
+        whole = reading.project_text(loaded, text, vectors=found, layer=None if number == "all" else number)
+    width = max(abs(whole["z"].min()), abs(whole["z"].max())) or 1
+    for row in whole.head(top).itertuples():
+        print(f"{row.emotion:>14}  {row.z:+6.2f}  {'█' * round(24 * max(row.z, 0) / width)}".rstrip())
+    print(f"\nthe whole text, layer {whole['layer'].iloc[0]} of {loaded.name}; {whole.attrs['unit']}\n\n{tokens}")
+    if html:
+        print(f"\npage: {tokens.to_html(html)}")
+
+
+def _layer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise EmotraceError(f"a layer is a number or all, not {text!r}") from None
 
 
 @app.command()
@@ -166,21 +200,38 @@ def whatif(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the chat template.")] = False,
+    no_judge: Annotated[bool, typer.Option("--no-judge", help="Without the outside classifier's opinion.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    remote: Remote = False,
 ) -> None:
     """Continue a prompt plain and steered by an emotion, and show what changes."""
-    from . import corpus
     from .models import load
+    from .runs import ensure_writable
     from .whatif import what_if
 
-    chosen = _mixture(emotion)
-    corpus.check_emotions(list(chosen))
-    loaded = load(model)
+    chosen = _emotion(emotion)
+    if html:
+        ensure_writable(html)
+    loaded = load(model, remote=remote)
     with _progress() as progress:
         result = what_if(
-            loaded, prompt, chosen if "=" in emotion else emotion, strength, layer=layer, max_new_tokens=tokens,
-            temperature=temperature, seed=seed, chat=chat, progress=progress,
+            loaded, prompt, chosen, strength, layer=layer, max_new_tokens=tokens, temperature=temperature, seed=seed,
+            chat=chat, judge=not no_judge, progress=progress,
         )  # fmt: skip
     print(result)
+    if html:
+        print(f"\npage: {result.to_html(html)}")
+
+
+def _emotion(text: str | None) -> str | dict[str, float] | None:
+    """An emotion's name, a mixture, or nothing; refused before a model is loaded if it is unknown."""
+    if text is None:
+        return None
+    from . import corpus
+
+    chosen = _mixture(text)
+    corpus.check_emotions(list(chosen))
+    return chosen if "=" in text or "," in text else text
 
 
 def _mixture(text: str) -> dict[str, float]:
@@ -212,6 +263,27 @@ def models() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print("\nAlso: any hub id (org/name) of these families, a folder that save_pretrained wrote, or a .gguf file.")
     print("* The paper's list of models is not public: this is our reading of it.")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A model, by its short name or hub id.")] = DEFAULT_MODEL,
+) -> None:
+    """Is NDIF (or the server that NDIF_HOST names) ready for remote runs, and if not, what to do.
+
+    Exit code 1: something is wrong.
+    """
+    from . import doctor as checks
+    from . import remote
+
+    where = remote.address(True)
+    wrong = False
+    for check in checks.examine(model, where):
+        wrong |= check.good is False
+        mark = {True: "ok  ", False: "BAD ", None: "?   "}[check.good]
+        print(f"{mark} {check.what:<13} {check.found}" + (f"\n{'':19}→ {check.advice}" if check.advice else ""))
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command()

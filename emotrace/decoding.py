@@ -7,32 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessorList
 
 from .errors import EmotraceError
+from .in_trace import SeededSampling
 
 if TYPE_CHECKING:
     from .models import Model
-
-
-class SeededSampling(LogitsProcessor):
-    """Turns greedy decoding into sampling with one seed a row, so that a row's text does not depend on its batch.
-
-    One uniform number a row and step picks the token at which the cumulated softmax of logits / temperature passes it.
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        self.temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = torch.cat([torch.rand(1, generator=each) for each in self.generators])[:, None].to(scores.device)
-        # In place, a vocabulary of 262,144 being most of a step's work; dividing by the sum is left out, as the last
-        # entry of the cumulated weights holds it.
-        weights = scores.float()
-        weights = weights.sub_(weights.amax(dim=-1, keepdim=True)).div_(self.temperature).exp_().cumsum_(dim=-1)
-        token = torch.searchsorted(weights, uniform * weights[:, -1:], right=True).clamp_(max=scores.shape[-1] - 1)
-        return scores.fill_(-torch.inf).scatter_(1, token, 0.0)
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,3 +39,16 @@ def end_tokens(model: Model) -> list[int]:
 def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     """The tokens before the first that ends a text."""
     return list(itertools.takewhile(lambda token: token not in ends, tokens))
+
+
+def generation_settings(
+    model: Model, max_new_tokens: int, temperature: float, seeds: Sequence[int] | None
+) -> dict[str, GenerationConfig | LogitsProcessorList]:
+    """What ``generate`` of nnsight takes to write greedily (temperature 0), or sampled with one seed a row."""
+    ends = end_tokens(model)
+    return {
+        "generation_config": GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+        ),
+        "logits_processor": LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else []),
+    }

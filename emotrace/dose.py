@@ -154,15 +154,9 @@ def _next_token(
     for start in range(0, len(rows), _SCORED_ROWS):
         batch = rows[start : start + _SCORED_ROWS]
         edit = steering.Edit(steering.stacked(batch, layers, norms), positions=positions)
-        found = steering.score(model, [prompt for prompt, *_ in batch], edit, read_layers=[read])
+        found = steering.score(model, [prompt for prompt, *_ in batch], edit, read_layers=[read], groups=kin)
         projections.append(found["stream"][:, 0].astype(np.float64) @ units.T / norms[read])
-        logs = found["log_probabilities"]
-        probabilities.append(
-            np.stack(
-                [np.logaddexp.reduce(logs[:, ids], axis=1) if ids else np.full(len(logs), np.nan) for ids in kin],
-                axis=1,
-            )
-        )
+        probabilities.append(found["log_probabilities"])
     return {"projection": np.concatenate(projections), "kin_log_probability": np.concatenate(probabilities)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import plots, plots_crosslingual, plots_methods, plots_steering
+from . import plots, plots_across, plots_crosslingual, plots_methods, plots_steering
 from .runs import RunFolder, file_name, select
 from .vectors import EmotionVectors
 
@@ -69,6 +69,13 @@ def draw_figures(run: RunFolder, tables: dict[str, pd.DataFrame], model: str) ->
     if file.exists() and layer is not None:
         for name, draw in plots.VECTOR_FIGURES.items():
             _save(run, draw(EmotionVectors.load(file), layer), f"{name}-{file_name(model)}")
+
+
+def draw_across(run: RunFolder, tables: dict[str, pd.DataFrame]) -> None:
+    """Draws the figures over models, once a run; their names have no model in them."""
+    for name, (draw, needs) in plots_across.FIGURES.items():
+        if needs in tables and len(tables[needs]):
+            _save(run, draw(tables), name)
 
 
 def _save(run: RunFolder, figure: Any, name: str) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import corpus, gguf_weights
+from . import remote as servers
 from .errors import EmotraceError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from nnsight.modeling.transformers import TransformersModel
+
+    from .remote import Remote
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -66,6 +70,8 @@ class Model:
         instruct: whether the model is instruction-tuned.
         provenance: model, source, weights id (revision or sha256), dtype, quantisation, versions.
         norms: mean residual norm of each layer, once ``activations.residual_norms`` has measured it.
+        remote: where its traces run, if not in this process (see :mod:`emotrace.remote`).
+        parts: into how many parts a batch is split, once the server or the GPU has refused a whole one.
     """
 
     name: str
@@ -78,6 +84,12 @@ class Model:
     instruct: bool
     provenance: dict[str, str] = field(default_factory=dict)
     norms: np.ndarray | None = None
+    remote: Remote | None = None
+    parts: int = 1
+
+    def backend(self) -> Any:
+        """What every trace of this model is given: where to run (None: in this process)."""
+        return self.remote.backend(self.nn) if self.remote else None
 
     @property
     def tokenizer(self) -> Any:
@@ -91,10 +103,6 @@ class Model:
     def identity(self) -> str:
         """What tells this model's weights from any other's: its source and its revision or sha256."""
         return f"{self.provenance['source']}@{self.provenance['weights_id']}"
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.nn._module.parameters()).device
 
     def part(self, name: str) -> Any:
         """The envoy of ``embedding``, ``final_norm`` or ``unembedding``."""
@@ -123,26 +131,59 @@ def load(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    remote: bool | str = False,
     say: Callable[[str], None] | None = None,
 ) -> Model:
-    """Loads a model.
+    """Loads a model, or the handle of one that a server holds.
 
     Args:
         name: a name of ``data/models.csv``, a hub id (``org/name``), a folder that ``save_pretrained`` wrote, or a
             GGUF file.
         dtype: ``auto`` (float32 on a CPU, the checkpoint's own on a GPU) or one of ``DTYPES``.
         device: ``auto`` (GPUs if there are any) or what ``device_map`` takes.
+        remote: run every trace on NDIF (True), on the server at this address, or in nnsight's simulation of one
+            (``local``). On a server no weights are loaded here, and it alone says which dtype they have.
         say: told in one line about each long step; default: standard error.
 
     Raises:
         EmotraceError: unknown name, package not installed and hub out of reach, damaged weights, unknown architecture.
     """
     source, details = _resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
+    if remote and (where := servers.address(remote)) != "local":
+        return _on_server(name, source, details["source"], where)
     nn = _load_nnsight(name, source, dtype, device)
     config = nn._module.config
     # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
     shown = name if name in corpus.model_registry().index else details["source"]
-    return _handle(shown, nn, config, {**details, **_describe(nn, config, source, details)})
+    model = _handle(shown, nn, config, {**details, **_describe(nn, config, source, details)})
+    if remote:
+        model.remote = servers.Remote("local")
+    return model
+
+
+def _on_server(name: str, source: str, hub_id: str, where: str) -> Model:
+    """The handle of a model that a server holds: its shape and tokenizer, on the meta device, without weights."""
+    import transformers
+    from nnsight.modeling.transformers import TransformersModel
+
+    if "/" not in hub_id:
+        raise EmotraceError(f"{name} is a model of this machine: a server knows models by their hub id (org/name)")
+    deployed = servers.deployment(where, hub_id)
+    _quiet()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        nn = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
+    except Exception as error:  # transformers and the hub client raise a dozen types here
+        raise EmotraceError(_load_failure(name, source, error)) from error
+    with contextlib.suppress(OSError):  # not every model has such a file; then the configuration says how a text ends
+        nn._module.generation_config = transformers.GenerationConfig.from_pretrained(source)
+    provenance = {
+        "source": hub_id, "weights_id": f"revision:{deployed.revision}", "quantisation": "none", "dtype": deployed.dtype,
+        "class": type(nn._module).__name__, "server": where, "versions": _versions(),
+    }  # fmt: skip
+    model = _handle(name, nn, nn._module.config, provenance)
+    model.remote = servers.Remote(where, deployed.key)
+    return model
 
 
 def _resolve(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, str]]:
@@ -181,16 +222,21 @@ def _gguf_details(source: str, weights: str, digest: str) -> dict[str, str]:
     }
 
 
-def _load_nnsight(name: str, source: str, dtype: str, device: str) -> TransformersModel:
-    import torch
+def _quiet() -> None:
     import transformers
-
-    from . import cpu_matmul
 
     for noisy in ("transformers", "accelerate", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
+
+
+def _load_nnsight(name: str, source: str, dtype: str, device: str) -> TransformersModel:
+    import torch
     from nnsight.modeling.transformers import TransformersModel
+
+    from . import cpu_matmul
+
+    _quiet()
 
     gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
     if dtype == "auto" and not gpu:
@@ -264,14 +310,10 @@ def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str,
 
 
 def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, str]) -> dict[str, str]:
-    import nnsight
-    import torch
-    import transformers
-
     described = {
         "dtype": str(next(nn._module.parameters()).dtype).removeprefix("torch."),
         "class": type(nn._module).__name__,
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, nnsight {nnsight.__version__}",
+        "versions": _versions(),
     }
     if "weights_id" not in known:
         folder = Path(source)
@@ -279,6 +321,10 @@ def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, 
         described["weights_id"] = f"sha256:{_folder_digest(folder)}" if folder.is_dir() else revision
         described["quantisation"] = "none"
     return described
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "nnsight"))
 
 
 def _folder_digest(folder: Path) -> str:

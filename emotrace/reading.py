@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from . import calibration, corpus, geometry
 from .activations import read_activations
 from .extraction import read_passages
 from .gguf_weights import cache_dir
+from .steering import steered_layers
 from .vectors import EmotionVectors
 
 if TYPE_CHECKING:
@@ -33,9 +35,11 @@ def cached_vectors(
 
 def _cached(model: Model, pooling: str, progress: Callable[[str, int, int], None] | None) -> EmotionVectors:
     table = corpus.passages()
-    weights = model.provenance["weights_id"].split(":")[-1][:12]
+    kind, _, weights = model.provenance["weights_id"].partition(":")
+    if kind != "sha256":  # a revision's name is not a model's alone
+        weights = hashlib.sha256(f"{model.identity} {model.provenance.get('server')}".encode()).hexdigest()
     file = (
-        cache_dir() / f"vectors-{weights}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
+        cache_dir() / f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
     )
     if file.exists():
         return EmotionVectors.load(file).check(model)
@@ -52,11 +56,23 @@ def cosines(model: Model, vectors: EmotionVectors, text: str, layer: int) -> np.
     return geometry.unit(vectors.at(layer)) @ geometry.unit((activation - vectors.grand_mean[place])[None])[0]
 
 
+def vectors_for(
+    model: Model, file: Path | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> EmotionVectors:
+    """The vectors in a file if one is named, else :func:`cached_vectors`.
+
+    Raises:
+        EmotraceError: no such file, a damaged one, or one of another model.
+    """
+    return EmotionVectors.load(file).check(model) if file else cached_vectors(model, progress=progress)
+
+
 def project_text(
     model: Model,
     text: str,
     *,
     vectors_file: Path | None = None,
+    vectors: EmotionVectors | None = None,
     layer: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -68,7 +84,8 @@ def project_text(
         model: the model that reads the text.
         text: the text.
         vectors_file: vectors saved by :meth:`EmotionVectors.save`; default: extracted once and cached.
-        layer: layer index; default half depth.
+        vectors: vectors at hand, in place of a file.
+        layer: layer index; default: what the vectors are calibrated at, else half depth.
         progress: called with what is being done, how much of it, of how much.
 
     Returns:
@@ -77,9 +94,8 @@ def project_text(
     Raises:
         EmotraceError: an empty or too long text, a layer out of range, vectors of another model.
     """
-    vectors = EmotionVectors.load(vectors_file) if vectors_file else cached_vectors(model, progress=progress)
-    vectors.check(model)
-    layer = model.n_layers // 2 if layer is None else model.check_layers([layer])[0]
+    vectors = vectors_for(model, vectors_file, progress) if vectors is None else vectors.check(model)
+    layer = steered_layers(model, vectors, None)[0] if layer is None else model.check_layers([layer])[0]
     found = cosines(model, vectors, text, layer)
     spread = np.std(found)
     table = pd.DataFrame(

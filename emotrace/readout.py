@@ -90,10 +90,11 @@ def direct_readout(
 
 def _unembedded(model: Model, stream: torch.Tensor) -> np.ndarray:
     """Last-layer states ``[row, d_model]`` through final norm and unembedding: float64 logits ``[row, vocabulary]``."""
-    with torch.no_grad(), model.nn.trace({"input_ids": torch.zeros(1, 1, dtype=torch.long)}, use_cache=False):
-        like = model.layers[-1].output
-        normed = model.part("final_norm")(stream.to(like.device, like.dtype))
-        logits = model.part("unembedding")(normed).double().cpu().save()
+    nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
+    nn, last, norm, unembedding = model.nn, model.layers[-1], model.part("final_norm"), model.part("unembedding")
+    with torch.no_grad(), nn.trace(nothing, use_cache=False, backend=model.backend()):
+        like = last.output
+        logits = unembedding(norm(stream.to(like.device, like.dtype))).double().cpu().save()
     return logits.numpy()
 
 

@@ -21,6 +21,7 @@ import torch
 from .activations import batches
 from .decoding import pad_left
 from .errors import EmotraceError
+from .in_trace import chosen_log_probabilities
 from .steering import prompt_ids
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ def _score_batch(model: Model, rows: list[list[int]], widths: list[int]) -> list
     kept = max(widths)
     targets = ids[:, -kept:]
     batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=kept + 1):
-        logits = model.nn.output.logits[:, -kept - 1 : -1].float()
-        chosen = logits.gather(-1, targets.to(logits.device)[..., None])[..., 0]
-        values = (chosen - logits.logsumexp(dim=-1)).cpu().save()
+    nn, unembedding, backend = model.nn, model.part("unembedding"), model.backend()
+    with torch.no_grad(), nn.trace(batch, use_cache=False, logits_to_keep=kept + 1, backend=backend):
+        # The last tokens of each row are no contiguous tensor: torch would then go through the whole unembedding once a
+        # row instead of once a batch.
+        unembedding.input = unembedding.input.contiguous()
+        values = chosen_log_probabilities(nn.output.logits[:, -kept - 1 : -1], targets).save()
     return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .errors import EmotraceError
+from .errors import EmotraceError, WriteError
 
 # Six significant digits: beyond what any of the numbers means, and free of the last bits' noise.
 FLOAT_FORMAT = "%.6g"
@@ -183,4 +183,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EmotraceError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from None

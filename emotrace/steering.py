@@ -18,19 +18,20 @@ import hashlib
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import nnsight
 import numpy as np
 import pandas as pd
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+from transformers import DynamicCache
 
 from .activations import encode, residual_norms
-from .decoding import SeededSampling, end_tokens, pad_left, until_end
+from .decoding import end_tokens, generation_settings, pad_left, until_end
 from .errors import EmotraceError, unknown
+from .in_trace import edited, group_log_probabilities, group_masses, masked_add
+from .remote import in_parts
 
 if TYPE_CHECKING:
     from .models import Model
@@ -66,21 +67,17 @@ class Edit:
         if self.ablate and self.on_the_fly:
             raise EmotraceError("an ablation has no strength: it takes no on_the_fly norm")
 
+    def how(self) -> dict[str, Any]:
+        """The settings that :func:`emotrace.in_trace.edited` takes."""
+        return {"ablate": self.ablate, "on_the_fly": self.on_the_fly, "positions": self.positions}
+
     def at(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``hidden [row, token, d_model]`` of a layer's output, edited; ``mask [row, token]`` is 0 on padding."""
-        if self.positions == "all" or hidden.shape[1] == 1:
-            return self._edited(layer, hidden, mask)
-        return torch.cat([hidden[:, :-1], self._edited(layer, hidden[:, -1:], mask[:, -1:])], dim=1)
+        return edited(hidden, self.directions[layer], mask, **self.how())
 
-    def _edited(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        direction = self.directions[layer].to(hidden.device, hidden.dtype)[:, None, :]
-        if self.ablate:
-            return hidden - (hidden * direction).sum(dim=-1, keepdim=True) * direction
-        if not self.on_the_fly:
-            return hidden + direction
-        weights = mask.to(hidden.device, torch.float32)
-        norms = (hidden.float().norm(dim=-1) * weights).sum(dim=-1) / weights.sum(dim=-1)
-        return hidden + norms.to(hidden.dtype)[:, None, None] * direction
+    def rows(self, places: slice | list[int]) -> Edit:
+        """The same edit of some of the rows."""
+        return replace(self, directions={layer: rows[places] for layer, rows in self.directions.items()})
 
 
 # -- what to add ------------------------------------------------------------------------------------------------------
@@ -119,8 +116,6 @@ def _unit(vectors: EmotionVectors, what: str | Mapping[str, float], place: int) 
 def random_like(vectors: EmotionVectors, count: int, seed: int) -> EmotionVectors:
     """``count`` random directions named ``random-1`` …, of the emotions' mean norm at each layer: the control that every
     causal claim needs beside it."""
-    from dataclasses import replace
-
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(count, len(vectors.layers), vectors.d_model))
     norms = np.linalg.norm(vectors.values, axis=-1).mean(axis=0)
@@ -147,40 +142,49 @@ def generate(
         The new token ids of each row, up to and without the end-of-text token. Nothing is forced past it.
     """
     ids, mask = pad_left(prompts)
-    ends = end_tokens(model)
-    processors = LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else [])
-    settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
-    shared = _shared_prefix(model, ids, mask) if edit is None or edit.positions == "generated" else {}
-    batch = {"input_ids": ids, "attention_mask": mask}
+    whole = {"input_ids": ids, "attention_mask": mask}
+    prefix, owner = _shared_prefix(ids, mask) if edit is None or edit.positions == "generated" else (None, None)
+    settings = generation_settings(model, max_new_tokens, temperature, seeds)
+    vectors, how = (edit.directions, edit.how()) if edit else ({}, {})
+    nn, stream, unembedding = model.nn, model.layers, model.part("unembedding")
     with torch.no_grad(), warnings.catch_warnings():
         # The loop below ends with the generation, as it should; nnsight warns of it each time.
         warnings.filterwarnings("ignore", message=".*was never reached")
-        with model.nn.generate(generation_config=settings, logits_processor=processors, **shared) as tracer:
-            with tracer.invoke(batch):
-                # A loop without an edit in it would wait for nothing, for ever.
-                for step in tracer.iter[:] if edit and edit.directions else ():
-                    for layer in sorted(edit.directions):
-                        hidden = model.layers[layer - 1].output
-                        real = mask[:, -hidden.shape[1] :] if step == 0 else torch.ones(hidden.shape[:2])
-                        hidden[:] = edit.at(layer, hidden, real)
-            with tracer.invoke():
-                written = tracer.result.save()
+        # One session, so that on a server the keys and values stay where they are used.
+        with nn.session(backend=model.backend()):
+            cache = None
+            if prefix is not None:
+                cache = DynamicCache(config=nn._module.config)
+                with nn.trace(prefix, past_key_values=cache, use_cache=True) as reader:
+                    _ = stream[-1].output
+                    reader.stop()  # the unembedding never runs
+                cache.batch_select_indices(owner.to(cache.layers[0].keys.device))
+            with nn.generate(**settings, past_key_values=cache) as tracer:
+                with tracer.invoke(whole):
+                    # A loop without anything in it would wait for ever; without an edit, the first step has all there is.
+                    for step in tracer.iter[:] if vectors else tracer.iter[0:1]:
+                        for layer in sorted(vectors):
+                            hidden = stream[layer - 1].output
+                            real = mask[:, -hidden.shape[1] :] if step == 0 else torch.ones(hidden.shape[:2])
+                            hidden[:] = edited(hidden, vectors[layer], real, **how)
+                        if step == 0:
+                            unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
+                with tracer.invoke():
+                    written = tracer.result.save()
+    ends = end_tokens(model)
     return [until_end(row[ids.shape[1] :].tolist(), ends) for row in written]
 
 
-def _shared_prefix(model: Model, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, DynamicCache]:
-    """Keys and values of every row's prompt but its last token, each different prompt read once; empty if none repeats."""
+def _shared_prefix(
+    ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor] | tuple[None, None]:
+    """What is read once for all rows: every different prompt but its last token, and which of them each row has; nothing
+    if no prompt repeats."""
     different, rows = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
     width = ids.shape[1]
     if len(different) == len(ids) or width == 1:
-        return {}
-    cache = DynamicCache(config=model.nn._module.config)
-    batch = {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}
-    with torch.no_grad(), model.nn.trace(batch, past_key_values=cache, use_cache=True) as tracer:
-        model.layers[-1].output.save()
-        tracer.stop()
-    cache.batch_select_indices(rows.to(model.device))
-    return {"past_key_values": cache}
+        return None, None
+    return {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}, rows
 
 
 # -- the sweep --------------------------------------------------------------------------------------------------------
@@ -295,10 +299,8 @@ def write(
         edit = Edit(stacked(batch, layers, units), on_the_fly=on_the_fly, positions=positions)
 
         def compute(batch: Sequence[Row] = batch, edit: Edit = edit) -> list[dict[str, Any]]:
-            texts = generate(
-                model, [tokens[prompt] for prompt, *_ in batch], edit,
-                max_new_tokens=max_new_tokens, temperature=temperature, seeds=[seed for *_, seed in batch],
-            )  # fmt: skip
+            ids = [tokens[prompt] for prompt, *_ in batch]
+            texts = _in_parts(model, ids, edit, [seed for *_, seed in batch], max_new_tokens, temperature)
             return [_text(model, ids, max_new_tokens) for ids in texts]
 
         if cache is None:
@@ -310,6 +312,25 @@ def write(
         if progress:
             progress(len(places))
     return pd.DataFrame([written[place] for place in range(len(rows))])
+
+
+def _in_parts(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    edit: Edit,
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+) -> Iterator[list[int]]:
+    """:func:`generate`, in as few requests as the server takes."""
+
+    def part(rows: Sequence[int]) -> list[list[int]]:
+        return generate(
+            model, [prompts[row] for row in rows], edit.rows(list(rows)),
+            max_new_tokens=max_new_tokens, temperature=temperature, seeds=[seeds[row] for row in rows],
+        )  # fmt: skip
+
+    return itertools.chain.from_iterable(in_parts(model, range(len(prompts)), part))
 
 
 def stacked(batch: Sequence[Row], layers: Sequence[int], units: np.ndarray) -> dict[int, torch.Tensor]:
@@ -412,6 +433,7 @@ def score(
     edit: Edit | None,
     *,
     read_layers: Sequence[int] | None = None,
+    groups: list[list[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """One forward pass under an edit: what it does to later layers and to the next token.
 
@@ -420,25 +442,34 @@ def score(
         prompts: one a row of the edit.
         edit: per-row edit, or None for the unedited pass.
         read_layers: layers to read at each prompt's last token; default all.
+        groups: token ids, group by group, whose joint probability is asked for; default each token of the vocabulary
+            by itself, which is a lot to carry away from a server.
 
     Returns:
-        ``stream`` float32 ``[row, layer, d_model]`` and ``log_probabilities`` float32 ``[row, vocabulary]``, both at
-        the last token of the prompt. The unembedding runs on that token alone.
+        ``stream`` float32 ``[row, layer, d_model]`` and ``log_probabilities`` float32 ``[row, vocabulary]`` or ``[row,
+        group]`` (NaN for an empty group), both at the last token of the prompt. The unembedding runs on that token alone.
     """
     layers = model.check_layers(list(read_layers) if read_layers is not None else None)
     ids, mask = pad_left([item.ids for item in encode(model, prompts)])
-    edits = edit.directions if edit else {}
+    vectors, how = (edit.directions, edit.how()) if edit else ({}, {})
     batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=1):
-        stream = nnsight.save([])
-        for index in range(model.n_layers + 1):
-            hidden = model.layers[0].input if index == 0 else model.layers[index - 1].output
-            if index in edits:
-                hidden[:] = edit.at(index, hidden, mask)
+    nn, envoys, unembedding = model.nn, model.layers, model.part("unembedding")
+    with torch.no_grad(), nn.trace(batch, use_cache=False, logits_to_keep=1, backend=model.backend()):
+        found = []
+        for index in range(len(envoys) + 1):
+            hidden = envoys[0].input if index == 0 else envoys[index - 1].output
+            if index in vectors:
+                hidden[:] = edited(hidden, vectors[index], mask, **how)
             if index in layers:
-                stream.append(hidden[:, -1].float().cpu())
-        logits = model.part("unembedding").output[:, -1].float().log_softmax(dim=-1).cpu().save()
-    return {"stream": torch.stack(stream, dim=1).numpy(), "log_probabilities": logits.numpy()}
+                found.append(hidden[:, -1].float().cpu())
+        stream = torch.stack(found, dim=1).save()
+        unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
+        logits = unembedding.output[:, -1]
+        if groups is None:
+            logs = logits.float().log_softmax(dim=-1).cpu().save()
+        else:
+            logs = group_log_probabilities(logits, groups).save()
+    return {"stream": stream.numpy(), "log_probabilities": logs.numpy()}
 
 
 def reread(
@@ -487,18 +518,17 @@ def _reread_batch(
     rows = [[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)]
     steps = [max(1, len(text)) for text in texts]
     ids, mask = pad_left(rows)
-    edited = mask.clone()
+    edited_tokens = mask.clone()
     if positions == "generated":
         for place, count in enumerate(steps):
-            edited[place, : ids.shape[1] - count] = 0
+            edited_tokens[place, : ids.shape[1] - count] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.nn.trace(batch, use_cache=False, logits_to_keep=max(steps)):
-        hidden = model.layers[layer - 1].output
-        if edits is not None:
-            add = edited[:, :, None] * edits[:, None]
-            hidden[:] = hidden + add.to(hidden.device, hidden.dtype)
-        logits = model.part("unembedding").output.float()
-        masses = (logits.softmax(dim=-1) @ groups.to(logits.device)).double().cpu().save()
+    nn, envoy, unembedding, kept = model.nn, model.layers[layer - 1], model.part("unembedding"), max(steps)
+    with torch.no_grad(), nn.trace(batch, use_cache=False, logits_to_keep=kept, backend=model.backend()):
+        hidden = envoy.output
+        hidden[:] = masked_add(hidden, edits, edited_tokens)
+        unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
+        masses = group_masses(unembedding.output, groups).save()
     return [row[-n:].numpy() for row, n in zip(masses, steps, strict=True)]
 
 

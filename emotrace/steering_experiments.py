@@ -75,10 +75,17 @@ def prepare(study: Study, model: Model, classifier: Classifier) -> tuple[Steerin
     norm = residual_norms(model)[layer]
     strength = kept.strength or FALLBACK_STRENGTH
     gaps = {name: float(strength * norm / np.linalg.norm(vectors[name, layer])) for name in vectors.emotions}
-    # Halfway between the edit and the end: late enough to have passed through layers, early enough to be about meaning.
-    read_layer = min(model.n_layers, (layer + model.n_layers + 1) // 2)
-    steering = Steering(study, model, kept.onto(vectors), classifier, layer, read_layer, strength, gaps)
+    read = reading_layer(layer, model.n_layers)
+    steering = Steering(study, model, kept.onto(vectors), classifier, layer, read, strength, gaps)
     return steering, pd.DataFrame(rows)
+
+
+def reading_layer(layer: int, n_layers: int) -> int:
+    """The layer where the effect of an edit at ``layer`` is read: halfway between it and the last one.
+
+    Late enough to have passed through layers, early enough to be about meaning.
+    """
+    return min(n_layers, (layer + n_layers + 1) // 2)
 
 
 def _number(value: float | None) -> float:

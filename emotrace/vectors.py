@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .errors import EmotraceError, unknown
+from .errors import EmotraceError, WriteError, unknown
 
 if TYPE_CHECKING:
     from .models import Model
@@ -219,7 +219,7 @@ class EmotionVectors:
             os.replace(scratch, path)
         except Exception as error:  # safetensors wraps the system's errors in a type of its own
             _discard(scratch)
-            raise EmotraceError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+            raise WriteError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> EmotionVectors:

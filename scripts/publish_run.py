@@ -1,8 +1,8 @@
-"""Carries a finished run into the repository: the README's table of claims, docs/results, data/calibration.csv.
+"""Carries a finished run into the repository: the README's table of claims, docs/results, docs/guidelines.md, data/calibration.csv.
 
     python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
-One run of several models, or several runs with the same settings. Figures quoted anywhere in the project come from a run by this way alone, never by hand.
+One run of several models, or several runs with the same settings; only the former has tables over models. Figures quoted anywhere in the project come from a run by this way alone, never by hand.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from emotrace import method_experiments
+from emotrace import across_models, guidelines, method_experiments
 from emotrace.claims import format_interval, format_number
+from emotrace.claims_across import MODEL as ALL
 from emotrace.errors import EmotraceError
+from emotrace.plots_across import FIGURES as ACROSS_FIGURES
 from emotrace.runs import FLOAT_FORMAT, read_manifest, read_tables, select
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +29,7 @@ EMBEDDED = "smollm2-135m-instruct"
 # Small tables only; the rest is in a run of one's own.
 TABLES = (
     "claims", "localisation", "calibration", "dose_response", "verification", "monotonicity", "regimes", "regime_sensitivity",
-    "method_comparison", "method_comparison_models", "factorial_effects", "factorial_decoding", "story_rates",
+    "method_comparison", "method_comparison_models", "factorial_effects", "factorial_decoding", "story_rates", *across_models.TABLES,
 )  # fmt: skip
 FIGURES = (
     "separation_over_depth", "decoding_over_depth", "dose_response", "regime_map", "success_by_scenario", "method_by_layer",
@@ -74,8 +76,9 @@ def claims_table(claims: pd.DataFrame) -> str:
     return "\n".join(rows)
 
 
-def across_models(claims: pd.DataFrame, quick: list[str]) -> str:
+def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
     """One row a claim, one column a model: measured value, interval, and a mark for the verdict."""
+    claims = claims[claims["model"] != ALL]
     marks = {"reproduced": "✓", "not reproduced": "✗", "not testable on this model": "–"}
     models = list(dict.fromkeys(claims["model"]))
     rows = [
@@ -90,6 +93,20 @@ def across_models(claims: pd.DataFrame, quick: list[str]) -> str:
             for model in models
         ]  # fmt: skip
         rows.append("| " + " | ".join([claim, str(some["paper"].iloc[0]), *cells]).replace("(–)", "") + " |")
+    return "\n".join(rows)
+
+
+def rules_table(tables: dict[str, pd.DataFrame]) -> str:
+    """The guidelines with what was measured of each, as Markdown."""
+    rows = ["| rule | measured | borne out? | table |", "|---|---|---|---|"]
+    for rule in guidelines.rules(tables):
+        measured = "<br>".join(
+            ("" if found["model"] == ALL else f"**{found['model']}** ({found['verdict']}): ") + found["measured"]
+            for found in rule["findings"]
+        )
+        path = f"results/tables/{rule['table']}.csv"
+        table = f"[{rule['table']}]({path})" if rule["table"] in TABLES else rule["table"]
+        rows.append(f"| {rule['rule']} | {measured} | {rule['verdict']} | {table} |")
     return "\n".join(rows)
 
 
@@ -134,8 +151,13 @@ def main() -> None:
     for name, run in itertools.product(FIGURES, runs):
         for figure in (run / "figures").glob(f"{name}-*.png"):
             shutil.copy(figure, results / "figures")
+    for name, run in itertools.product(ACROSS_FIGURES, runs):
+        if (run / "figures" / f"{name}.png").exists():
+            shutil.copy(run / "figures" / f"{name}.png", results / "figures")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    replace_between(results / "README.md", "models", across_models(claims, manifest["quick"]))
+    replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
+    replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL)))
+    replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"
     )

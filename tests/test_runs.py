@@ -134,7 +134,7 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
 TABLES = (
     "anisotropy", "calibration", "claims", "crosslingual", "crosslingual_tokens", "dose_response", "factorial",
     "factorial_decoding", "factorial_effects", "factorial_rdm", "geometry", "localisation", "method_by_layer",
-    "method_comparison", "method_comparison_models", "monotonicity", "regime_sensitivity", "regimes", "separation",
+    "method_comparison", "method_comparison_models", "monotonicity", "regime_sensitivity", "regimes", "residual_norms", "separation",
     "story_rates", "verification",
 )  # fmt: skip
 

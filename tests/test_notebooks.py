@@ -1,0 +1,258 @@
+"""The notebooks are complete, small, clean and thin; the check that runs them sees what it is to see."""
+
+import ast
+import base64
+import copy
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from emotrace import figures, plots
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARTS = ("**Question.**", "**The paper's answer.**", "## What was found", "## Limits", "## Exercise")
+MAX_BYTES, MAX_LINES = 400_000, 12
+LIBRARIES = {"emotrace", "pandas", "IPython"}
+# A path, a user's folder, an object's address, a date with a time, an escape code of a terminal.
+NOISE = re.compile(
+    r"/(?:home|Users|root|tmp|work|var|opt|usr)/|\\\\Users|0x[0-9a-f]{6,}|\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\x1b\["
+)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    spec = importlib.util.spec_from_file_location("run_notebooks", ROOT / "scripts" / "run_notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def test_numbers_run_from_zero_without_a_gap():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(13)]
+
+
+def test_notebook_is_valid_and_has_every_part_in_order(notebook):
+    nbformat.validate(notebook)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    places = [prose.find(part) for part in PARTS]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert prose.startswith("# ")
+
+
+def test_settings_stand_in_the_first_code_cell(notebook):
+    (cell,) = tagged(notebook, "settings")
+    assert cell is code_cells(notebook)[0]
+    names = [node.targets[0].id for node in ast.parse(cell.source).body]
+    assert names[:3] == ["MODEL", "REMOTE", "QUICK"]
+    values = dict(zip(names, (ast.literal_eval(node.value) for node in ast.parse(cell.source).body), strict=True))
+    assert (values["MODEL"], values["REMOTE"], values["QUICK"]) == ("smollm2-135m-instruct", False, True)
+
+
+def test_findings_are_measured_not_typed(notebook, runner):
+    (cell,) = tagged(notebook, "findings")
+    assert "headline(" in cell.source
+    found = runner.headlines(notebook)
+    assert found
+    assert all(each["tolerance"] >= 0 and each["n"] > 0 for each in found.values())
+    assert len(found) == sum(runner.HEADLINE in output.get("data", {}) for output in runner.outputs(notebook))
+
+
+def test_every_cell_was_run_in_order_and_shows_no_fault(notebook, runner):
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert runner.faults(notebook, notebook) == []
+    assert not [output for output in runner.outputs(notebook) if runner._passing(output)]
+
+
+def test_figures_are_those_of_the_report_and_real_pictures(notebook, runner):
+    asked = notebook.metadata["emotrace"]["figures"]
+    assert set(asked) <= {*figures.TABLE_FIGURES, *plots.VECTOR_FIGURES}
+    assert runner.figures(notebook) == set(asked)
+    for output in runner.outputs(notebook):
+        if "image/png" in output.get("data", {}):
+            content = base64.b64decode(output.data["image/png"])
+            assert content.startswith(b"\x89PNG")
+            assert len(content) > 5_000
+
+
+def test_notebook_is_small(path):
+    assert path.stat().st_size < MAX_BYTES
+
+
+def test_outputs_hold_no_path_address_or_time(notebook, runner):
+    text = json.dumps([copy.deepcopy(output) for output in runner.outputs(notebook) if strip(output)])
+    assert not NOISE.findall(text)
+
+
+def strip(output):
+    """The pictures are bytes, in which anything may stand."""
+    output.get("data", {}).pop("image/png", None)
+    return True
+
+
+def test_cells_are_load_call_show(notebook):
+    for cell in code_cells(notebook):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= MAX_LINES, cell.source
+        assert max(map(len, lines)) <= 180, cell.source
+        tree = ast.parse(cell.source)
+        kinds = (ast.FunctionDef, ast.ClassDef, ast.While, ast.Try, ast.AsyncFunctionDef)
+        assert not [node for node in ast.walk(tree) if isinstance(node, kinds)]
+        imported = [
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        ]
+        assert {name.split(".")[0] for name in imported} <= LIBRARIES
+
+
+def test_links_between_files_lead_somewhere(notebook, path):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\((?!http)([^)#]+)", prose):
+        assert (path.parent / target).exists(), target
+
+
+# -- the check itself --------------------------------------------------------------------------------------------------
+
+CELL = """from emotrace.notebook import headline, show_figure
+from emotrace.plots import plt
+show_figure(plt.figure(), "localisation", "a caption")
+headline("depth", {"value": %s, "n": 6}, 0.05, "Best at {}.")"""
+
+
+def made(source, figures=("localisation",)):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "emotrace": {"figures": list(figures)},
+    }
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def executed(runner, tmp_path_factory):
+    """Executes one cell in a kernel, each source once."""
+    seen = {}
+
+    def execute(source, figures=("localisation",)):
+        if (source, figures) not in seen:
+            seen[source, figures] = runner.execute(made(source, figures), tmp_path_factory.mktemp("runs"), 60)
+        return copy.deepcopy(seen[source, figures])
+
+    return execute
+
+
+def test_an_unchanged_notebook_has_no_fault(runner, executed):
+    notebook = executed(CELL % 0.6)
+    assert runner.figures(notebook) == {"localisation"}
+    assert runner.headlines(notebook)["depth"] == {
+        "name": "depth", "value": 0.6, "low": None, "high": None, "n": 6, "tolerance": 0.05,
+    }  # fmt: skip
+    assert runner.faults(notebook, notebook) == []
+
+
+def test_a_number_may_move_within_its_tolerance_and_no_further(runner, executed):
+    notebook, other = executed(CELL % 0.6), executed(CELL % 0.6)
+    (output,) = [each for each in runner.outputs(other) if runner.HEADLINE in each.get("data", {})]
+    for value, moved in ((0.64, False), (0.56, False), (0.66, True), (0.54, True), (None, True)):
+        output.data[runner.HEADLINE]["value"] = value
+        faults = runner.faults(notebook, other)
+        assert bool(faults) == moved, value
+        assert all("depth" in line for line in faults)
+
+
+def test_a_number_lost_or_new_is_a_fault(runner, executed):
+    notebook, without = executed(CELL % 0.6), executed(CELL % 0.6)
+    (cell,) = without.cells
+    cell.outputs = [each for each in cell.outputs if runner.HEADLINE not in each.get("data", {})]
+    assert runner.faults(notebook, without) == ["the number depth is not there any more"]
+    assert runner.faults(without, notebook) == ["the number depth is new: --update commits it"]
+
+
+def test_a_missing_figure_is_a_fault(runner, executed):
+    notebook = executed(CELL % 0.6, ("localisation", "dose_response"))
+    assert runner.faults(notebook, notebook) == ["the figure dose_response is missing"]
+
+
+def test_an_error_is_a_fault_and_is_not_written_back(runner, tmp_path, capsys):
+    path = tmp_path / "99_broken.ipynb"
+    nbformat.write(made("1 / 0", ()), path)
+    before = path.read_bytes()
+    assert runner.check(path, tmp_path, update=True) == ["error: ZeroDivisionError: division by zero"]
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_cell_that_never_ends_is_a_fault(runner, tmp_path):
+    notebook = runner.execute(made("import time; time.sleep(60)", ()), tmp_path, 2)
+    assert [line.partition(":")[2].split(":")[0].strip() for line in runner.faults(notebook, notebook)] == [
+        "TimeoutError"
+    ]
+
+
+def test_update_writes_outputs_without_what_passes(runner, tmp_path):
+    path = tmp_path / "00_made.ipynb"
+    noise = (
+        "\nimport sys; print('a warning', file=sys.stderr)"
+        "\nfrom emotrace.notebook import Progress\nbar = Progress(); bar('reading', 1, 2); bar.close()"
+    )
+    nbformat.write(made(CELL % 0.6 + noise), path)
+    assert runner.check(path, tmp_path, update=True) == []
+    written = nbformat.read(path, as_version=4)
+    assert runner.figures(written) == {"localisation"}
+    assert not [output for output in runner.outputs(written) if output.output_type == "stream"]
+    assert '"progress": true' not in path.read_text()
+    assert "iopub" not in path.read_text()  # times of execution
+    # The same again: nothing differs from run to run.
+    before = path.read_text()
+    assert runner.check(path, tmp_path, update=True) == []
+    assert path.read_text() == before
+
+
+def test_progress_is_seen_while_it_lasts(runner, tmp_path):
+    source = "from emotrace.notebook import Progress\nbar = Progress(); bar('reading', 1, 2)"
+    (output,) = runner.outputs(runner.execute(made(source, ()), tmp_path, 60))
+    assert output.data["text/plain"] == "reading: 1 of 2 …"
+    assert runner._passing(output)
+
+
+def test_main_fails_and_names_the_notebook(runner, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    notebook = runner.execute(made(CELL % 0.6), tmp_path, 60)
+    nbformat.write(notebook, folder / "00_good.ipynb")
+    (output,) = [each for each in runner.outputs(notebook) if runner.HEADLINE in each.get("data", {})]
+    output.data[runner.HEADLINE]["value"] = 0.7  # what was committed
+    nbformat.write(notebook, folder / "01_moved.ipynb")
+    monkeypatch.setattr(runner, "FOLDER", folder)
+    monkeypatch.setattr(sys, "argv", ["run_notebooks.py"])
+    assert runner.main() == 1
+    said = capsys.readouterr().out
+    assert "ok   00_good" in said
+    assert "FAIL 01_moved" in said
+    assert "moved from 0.7 to 0.6, by more than 0.05" in said
