@@ -25,12 +25,12 @@ from scipy.stats import rankdata
 
 from . import geometry, statistics
 from .errors import EmotraceError
+from .experiments import Study, choose_layer
 from .runs import file_name, select
 from .vectors import EmotionVectors
 
 if TYPE_CHECKING:
     from .across_models import Facts
-    from .experiments import Study
 
 METHODS, POOLINGS = ("comprehension", "generation"), ("last", "mean")
 # Random splits of the topics into halves.
@@ -92,8 +92,6 @@ class TopicGram:
 
 def keep_topics(study: Study) -> None:
     """Keeps what resampling topics needs, for each pooling at the layer that nearest centroid chose, beside the vectors."""
-    from .experiments import choose_layer
-
     for pooling in study.reading.pooled:
         layer = choose_layer(study, pooling, "nearest_centroid")
         activations = study.layer(pooling, layer).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Steering over models: deltas in raw and in comparable units beside the anisotropy (C7), regimes at matched doses (C10).
+"""Steering over models: deltas in raw and in comparable units beside the anisotropy (C7).
 
 A *delta* is how far an edit moved the residual stream, at a later layer, along the emotion's direction there. ``raw_delta``
 is in the stream's own units, in which residual norms differ a thousandfold between models. ``delta`` is in that
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact, spearmanr
+from scipy.stats import spearmanr
 
-from . import regimes, statistics
+from . import across_regimes, activations, corpus, statistics
 from .across_geometry import standardised_ranks
 from .dose import mean_interval
 from .runs import file_name, select
@@ -32,16 +32,10 @@ if TYPE_CHECKING:
     from .models import Model
 
 MEASURES = ("raw_delta", "delta", "delta_in_gaps")
-BROKEN = "collapse among broken"
-# Fewer broken texts than this say nothing of how a model breaks.
-MIN_BROKEN = 10
-_REGIME_COLUMNS = {regime: regime.replace(" ", "_") for regime in regimes.REGIMES}
 
 
 def residual_norms(study: Study, model: Model) -> pd.DataFrame:
     """``residual_norms``: the mean Euclidean norm of the residual stream at each layer, the unit of a strength."""
-    from . import activations, corpus
-
     texts = int((corpus.passages()["emotion"] == corpus.NEUTRAL).sum())
 
     def compute() -> list[dict[str, Any]]:
@@ -59,7 +53,7 @@ def tables(
     """The tables of steering over models that a run folder's tables and vectors allow.
 
     ``across_steering``, ``across_steering_contrasts``, ``across_units``, ``across_regimes`` and
-    ``across_regimes_contrasts``; see the functions below.
+    ``across_regimes_contrasts``; see the functions below and :mod:`emotrace.across_regimes`.
     """
     found: dict[str, pd.DataFrame] = {}
     if {"residual_norms", "anisotropy"} <= set(kept):
@@ -70,9 +64,9 @@ def tables(
             found["across_steering_contrasts"] = steering_contrasts(values, scales, draws, seed)
         found["across_units"] = units(scales, draws, seed)
     if "regimes" in kept:
-        counts = regime_counts(kept["regimes"], list(facts))
-        found["across_regimes"] = regime_shares(counts, draws, seed)
-        found["across_regimes_contrasts"] = regime_contrasts(counts, facts, draws, seed)
+        counts = across_regimes.regime_counts(kept["regimes"], list(facts))
+        found["across_regimes"] = across_regimes.regime_shares(counts, draws, seed)
+        found["across_regimes_contrasts"] = across_regimes.regime_contrasts(counts, facts, draws, seed)
     return found
 
 
@@ -234,7 +228,8 @@ def units(scales: dict[str, Scale], draws: int, seed: int) -> pd.DataFrame:
         One row a model, layer 1 … L and metric: ``model, layer, depth, metric, value, low, high, n``. ``anisotropy``;
         ``amplification``, 1/√(1 − c); ``gaps_per_norm``, the mean residual norm over an emotion vector's length, mean over
         the emotions (interval: resampled emotions). With no layer: ``layers_rho``, Spearman's ρ of the last two over the
-        layers (``n``), interval over emotions; neighbouring layers are not independent, so it has no p.
+        layers (``n``), interval over emotions; neighbouring layers are not independent, so it has no p. ``layers_slope``: of
+        the logarithm of one on that of the other, by least squares; 1 if the emotions are a fixed part.
     """
     rows = []
     for model, scale in scales.items():
@@ -254,110 +249,11 @@ def units(scales: dict[str, Scale], draws: int, seed: int) -> pd.DataFrame:
                 {**where, "metric": "gaps_per_norm", **interval._asdict(), "n": len(scale.emotions)},
             ]
         if len(layers) >= statistics.MIN_BEND_LAYERS:
-            target = standardised_ranks(amplification)
-            rho = standardised_ranks(np.vstack([per_norm.mean(axis=0), resampled])) @ target
-            interval = statistics.percentile_interval(rho[0], rho[1:])
-            rows.append({"model": model, "metric": "layers_rho", **interval._asdict(), "n": len(layers)})
+            curves = np.vstack([per_norm.mean(axis=0), resampled])
+            found = {"layers_rho": standardised_ranks(curves) @ standardised_ranks(amplification)}
+            if np.isfinite(curves).all() and np.isfinite(amplification).all():
+                found["layers_slope"] = np.polyfit(np.log(amplification), np.log(curves.T), 1)[0]
+            for metric, draw in found.items():
+                interval = statistics.percentile_interval(draw[0], draw[1:])
+                rows.append({"model": model, "metric": metric, **interval._asdict(), "n": len(layers)})
     return pd.DataFrame(rows)
-
-
-# -- regimes ------------------------------------------------------------------------------------------------------------
-
-
-def regime_counts(table: pd.DataFrame, models: list[str]) -> pd.DataFrame:
-    """How many texts of each direction fell into each regime, at the relative strengths that all models were given.
-
-    Returns:
-        One row a model, relative strength and direction (``emotion``; ``random`` for random directions together):
-        ``model, relative, strength, emotion``, a column for each regime, ``n``.
-    """
-    table = table[~table["emotion"].isin(["all", "unsteered"]) & ~table["emotion"].str.startswith("random-")]
-    table = table.assign(relative=table["relative"].round(6))
-    common = set.intersection(*(set(select(table, model=name)["relative"]) for name in models))
-    counts = table.loc[table["relative"].isin(common), ["model", "relative", "strength", "emotion", "n"]].copy()
-    for regime, column in _REGIME_COLUMNS.items():
-        counts[regime] = (table[column] * table["n"]).round().astype(int)
-    return counts
-
-
-def regime_shares(counts: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
-    """``across_regimes``: shares of the regimes of each model at matched relative strengths (C10).
-
-    Returns:
-        One row a model, relative strength, direction (``emotions`` or ``random``) and regime: ``model, relative, strength,
-        direction, regime, value, low, high, n`` (texts, Wilson interval). The regime ``collapse among broken`` is the share
-        of repetitive collapse among the texts that collapse or explode; its interval resamples emotions, since texts under
-        one emotion are not independent (Wilson's for random directions).
-    """
-    rows = []
-    for (model, relative), some in counts.groupby(["model", "relative"], sort=False):
-        for direction, part in (
-            ("emotions", some[some["emotion"] != "random"]), ("random", select(some, emotion="random")),
-        ):  # fmt: skip
-            shared = {
-                "model": model, "relative": relative, "strength": some["strength"].iloc[0], "direction": direction,
-            }  # fmt: skip
-            n = int(part["n"].sum())
-            if not n:
-                continue
-            rows += [
-                {**shared, "regime": regime, **statistics.wilson(int(part[regime].sum()), n)._asdict(), "n": n}
-                for regime in regimes.REGIMES
-            ]
-            broken = _broken(part)
-            if len(part) > 1:
-                rng = np.random.default_rng([seed, zlib.crc32(b"regimes over models")])
-                picks = rng.integers(len(part), size=(draws, len(part)))
-                interval = statistics.percentile_interval(_collapsed(broken), _collapsed(broken[picks]))
-            elif broken.sum():
-                interval = statistics.wilson(int(broken[0, 0]), int(broken.sum()))
-            else:
-                interval = statistics.Interval(np.nan, np.nan, np.nan)
-            rows.append({**shared, "regime": BROKEN, **interval._asdict(), "n": int(broken.sum())})
-    return pd.DataFrame(rows)
-
-
-def regime_contrasts(counts: pd.DataFrame, facts: dict[str, Facts], draws: int, seed: int) -> pd.DataFrame:
-    """``across_regimes_contrasts``: do two models break differently at the same relative strength?
-
-    Returns:
-        One row a positive relative strength and pair of models: ``model_a, model_b, same_family, size_ratio`` (parameters,
-        larger over smaller), ``relative, value, low, high``: the share of collapse among broken texts in a minus that in b,
-        interval by resampling the emotions that both have; ``n_a, n_b`` broken texts; ``p``, Fisher's exact test, which takes
-        texts for independent. No row where a model has fewer than ten broken texts.
-    """
-    rows = []
-    counts = counts[(counts["emotion"] != "random") & (counts["relative"] > 0)]
-    for relative, some in counts.groupby("relative"):
-        for a, b in itertools.combinations(facts, 2):
-            parts = [select(some, model=name).set_index("emotion") for name in (a, b)]
-            shared = [name for name in parts[0].index if name in parts[1].index]
-            broken = [_broken(part.loc[shared]) for part in parts]
-            if len(shared) < 2 or min(each.sum() for each in broken) < MIN_BROKEN:
-                continue
-            rng = np.random.default_rng([seed, zlib.crc32(b"regimes over models")])
-            picks = rng.integers(len(shared), size=(draws, len(shared)))
-            value = _collapsed(broken[0]) - _collapsed(broken[1])
-            interval = statistics.percentile_interval(
-                float(value), _collapsed(broken[0][picks]) - _collapsed(broken[1][picks])
-            )
-            sizes = sorted((facts[a].parameters, facts[b].parameters))
-            rows.append({
-                "model_a": a, "model_b": b, "same_family": facts[a].family == facts[b].family,
-                "size_ratio": sizes[1] / sizes[0], "relative": relative, **interval._asdict(),
-                "n_a": int(broken[0].sum()), "n_b": int(broken[1].sum()),
-                "p": float(fisher_exact(np.stack([each.sum(axis=0) for each in broken])).pvalue),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _broken(part: pd.DataFrame) -> np.ndarray:
-    """Counts of collapsed and exploded texts: ``[direction, 2]``."""
-    return part[[regimes.REPETITIVE, regimes.EXPLOSIVE]].to_numpy(dtype=float)
-
-
-def _collapsed(broken: np.ndarray) -> np.ndarray:
-    """The share of collapse among broken texts: ``[…, direction, 2]`` → ``[…]``."""
-    summed = broken.sum(axis=-2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return summed[..., 0] / summed.sum(axis=-1)

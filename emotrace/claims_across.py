@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import regimes, statistics
-from .across_steering import BROKEN
+from .across_regimes import BROKEN
 from .claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, U_SHARE
 from .runs import select
 

@@ -39,7 +39,8 @@ def _cached(model: Model, pooling: str, progress: Callable[[str, int, int], None
     if kind != "sha256":  # a revision's name is not a model's alone
         weights = hashlib.sha256(f"{model.identity} {model.provenance.get('server')}".encode()).hexdigest()
     file = (
-        cache_dir() / f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
+        cache_dir()
+        / f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
     )
     if file.exists():
         return EmotionVectors.load(file).check(model)

@@ -88,12 +88,19 @@ def cell(reading: TokenReading, scores: np.ndarray, place: int) -> dict[str, Any
         only above the ceiling of neutral tokens), ``title``.
     """
     if np.isnan(scores).all():
-        return {"style": "", "name": "", "score": np.nan, "title": "left out: special, or the text's first token"}
+        return {
+            "style": "",
+            "name": "",
+            "score": np.nan,
+            "title": "left out: special, the text's first token, or a massive activation",
+        }
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
     best = int(order[0])
     if reading.shown is None:
-        named = scores[best] > reading.ceiling[place]
-        style = f"{pleasant(reading.emotions[best])}{level(scores[best])}" if named and level(scores[best]) else ""
+        above = scores[best] - reading.ceiling[place]
+        named = above > 0
+        # The palest colour begins at the ceiling.
+        style = f"{pleasant(reading.emotions[best])}{level(above + EDGES[0])}" if named else ""
         shown = best
     else:
         shown = reading.emotions.index(reading.shown)

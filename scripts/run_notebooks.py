@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from emotrace.notebook import HEADLINE
 
@@ -112,6 +112,8 @@ def execute(notebook: Notebook, runs: Path, seconds: int | None) -> Notebook:
         pass  # the cell holds it as an output
     except CellTimeoutError:
         executed.cells[-1].outputs = [_error("TimeoutError", f"a cell took more than {seconds} s")]
+    except DeadKernelError:
+        executed.cells[-1].outputs = [_error("DeadKernelError", "the kernel died, of too little memory perhaps")]
     return executed
 
 
@@ -125,6 +127,7 @@ def check(path: Path, runs: Path, *, update: bool, seconds: int | None = SECONDS
     ``seconds``: what it may take; None on a machine that is busy with other work.
     """
     committed = nbformat.read(path, as_version=4)
+    print(f"{path.stem:<30}", end="", flush=True)
     start = time.monotonic()
     executed = execute(committed, runs, seconds)
     took = time.monotonic() - start
@@ -133,12 +136,12 @@ def check(path: Path, runs: Path, *, update: bool, seconds: int | None = SECONDS
         found.append(f"took {took:.0f} s, more than {seconds}")
     if update and not any(line.startswith("error") for line in found):
         nbformat.write(clean(executed), path)
+    print(f"{'FAIL' if found else 'ok'}  {took:.0f} s", flush=True)
+    for line in found:
+        print(f"     {line}", flush=True)
     for output in outputs(executed):
         if output.output_type == "error":
             print("\n".join(output.traceback), file=sys.stderr)
-    print(f"{'ok  ' if not found else 'FAIL'} {path.stem}  {took:.0f} s", flush=True)
-    for line in found:
-        print(f"     {line}", flush=True)
     return found
 
 

@@ -215,6 +215,13 @@ def test_a_cell_that_never_ends_is_a_fault(runner, tmp_path):
     ]
 
 
+def test_a_kernel_that_dies_is_a_fault(runner, tmp_path):
+    notebook = runner.execute(made("import os; os._exit(1)", ()), tmp_path, 60)
+    assert runner.faults(notebook, notebook) == [
+        "error: DeadKernelError: the kernel died, of too little memory perhaps"
+    ]
+
+
 def test_update_writes_outputs_without_what_passes(runner, tmp_path):
     path = tmp_path / "00_made.ipynb"
     noise = (
@@ -253,6 +260,6 @@ def test_main_fails_and_names_the_notebook(runner, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["run_notebooks.py"])
     assert runner.main() == 1
     said = capsys.readouterr().out
-    assert "ok   00_good" in said
-    assert "FAIL 01_moved" in said
+    assert re.search(r"00_good +ok ", said)
+    assert re.search(r"01_moved +FAIL ", said)
     assert "moved from 0.7 to 0.6, by more than 0.05" in said

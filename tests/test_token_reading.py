@@ -8,7 +8,7 @@ import tiny_models
 from test_terminal_text import control_characters
 
 import emotrace
-from emotrace import activations, corpus, terminal
+from emotrace import activations, corpus, terminal, token_reading
 from emotrace.errors import EmotraceError
 from emotrace.rendering import cells, level, pleasant
 from emotrace.token_reading import read_emotions
@@ -73,7 +73,7 @@ def test_scores_are_standardised_over_the_tokens_of_the_neutral_passages(llama, 
     scores = np.concatenate([part.score[part.tokens["counted"].to_numpy(), 0] for part in parts])
     assert len(scores) == parts[0].n
     assert scores.mean(axis=0) == pytest.approx(0, abs=1e-9)
-    assert scores.std(axis=0, ddof=1) == pytest.approx(1)
+    assert scores.std(axis=0) == pytest.approx(1)
     assert (scores.max(axis=1) > parts[0].ceiling[0]).mean() == pytest.approx(0.05, abs=1.5 / len(scores))
 
 
@@ -86,6 +86,30 @@ def test_a_score_does_not_depend_on_the_centre(llama, vectors):
     two = read_emotions(llama, TEXT, layer=LAYER, vectors=moved)
     assert np.nanmax(np.abs(one.projection - two.projection)) > 1e-3
     np.testing.assert_allclose(one.score, two.score, atol=1e-6)
+
+
+def test_a_massive_activation_is_left_out_of_text_and_scale(llama, vectors, monkeypatch):
+    plain = read_emotions(llama, TEXT, layer="all", vectors=vectors)
+    calls = []
+
+    def with_sinks(model, item, *, layers):
+        stream = activations.read_tokens(model, item, layers=layers)
+        calls.append(item)
+        stream[9, 2] *= 1000  # one token of each text, at one layer
+        return stream
+
+    monkeypatch.setattr(token_reading, "read_tokens", with_sinks)
+    monkeypatch.setattr(token_reading, "_remembered", {})
+    massive = read_emotions(llama, TEXT, layer="all", vectors=vectors)
+    assert len(calls) == 13  # the text and the neutral passages
+    assert np.isnan(massive.score[9, 2]).all()
+    others = np.ones(massive.score.shape[:2], dtype=bool)
+    others[9, 2] = False
+    assert (np.isnan(massive.score) == np.isnan(plain.score))[others].all()
+    np.testing.assert_allclose(np.delete(massive.score, 2, axis=1), np.delete(plain.score, 2, axis=1))
+    # 12 tokens of 1,252 fewer in the scale
+    np.testing.assert_allclose(massive.score[others], plain.score[others], atol=0.15)
+    assert np.isfinite(massive.ceiling).all()
 
 
 def test_the_mean_over_tokens_is_the_projection_of_the_pooled_text(llama, vectors):
@@ -129,7 +153,7 @@ def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
 
 
 def test_the_strongest_emotion_is_the_planted_one(tmp_path):
-    tiny_models.plant(tmp_path)
+    tiny_models.plant(tmp_path, strength=3.0)
     model = emotrace.load(str(tmp_path))
     texts = tiny_models.planted_passages()
     found = emotrace.extract(model, pooling="mean", passages=texts, emotions=list(tiny_models.PLANTED))
@@ -251,6 +275,18 @@ def test_colours_get_stronger_with_the_score_and_none_is_left_white(llama, vecto
         expected = "" if np.isnan(score) or abs(score) < 0.5 else f"{'up' if score > 0 else 'down'}{level(score)}"
         assert facts["style"] == expected
         assert np.isnan(score) or f"sad {score:+.2f}" in facts["title"]
+
+
+def test_the_strongest_is_coloured_from_the_ceiling_on(llama, vectors):
+    reading = read_emotions(llama, TEXT * 6, layer=LAYER, vectors=vectors)
+    best = reading.of_spans()[:, 0].max(axis=1)
+    styled = [bool(facts["style"]) for facts in cells(reading)]
+    assert styled == [bool(score > reading.ceiling[0]) for score in best]
+    assert 0 < sum(styled) < len(styled)
+    for facts, score in zip(cells(reading), best, strict=True):
+        if facts["style"]:
+            steps = 1 + sum(score - reading.ceiling[0] >= step for step in (0.5, 1, 1.5, 2.5))
+            assert facts["style"] == f"{pleasant(facts['name'])}{steps}"
 
 
 def test_valence_parts_the_emotions():

@@ -274,8 +274,8 @@ def test_the_first_answer_on_the_embedded_model_comes_in_seconds(packaged):
     model = packaged("smollm2-135m-instruct")
     cached_vectors(model)  # extracted once for a machine, then kept
     model.norms = None
-    start = time.perf_counter()
+    start = time.process_time()  # of all cores, whatever else they do
     result = what_if(model, "I woke up this morning and", "afraid")
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert set(result.changes["emotion"]) == set(corpus.emotion_names())
-    assert seconds < 30  # 10 s on an idle machine of two cores
+    assert seconds < 20  # 10 s on two cores

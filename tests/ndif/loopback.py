@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import socket
@@ -44,12 +45,13 @@ def listeners(pid: int) -> set[tuple[str, int]]:
         return set()
     inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
     found = set()
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+    for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == "0A" and words[9] in inodes:  # 0A: listening
                 host, port = words[1].split(":")
                 raw = bytes.fromhex(host)
                 packed = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-                found.add((socket.inet_ntop(family, packed), int(port, 16)))
+                address = ipaddress.ip_address(packed)
+                found.add((str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)))
     return found

@@ -5,7 +5,7 @@
 
 It starts Redis, a Ray head, NDIF's web API with its dispatcher, the controller and an actor for each model, from the
 packages of ``requirements-server.txt`` in a virtual environment of their own, which cannot import emotrace. All
-listen on the loopback interface, but for some of Ray's own ports (``test_server.py`` says which).
+listen on the loopback interface alone.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_the_api_restarts_at_its_address_and_the_models_stay(
     server.restart("api")
     assert server.url == url
     assert torch.equal(clients.sums(remote, backend(url, remote), "one two"), clients.sums(local, None, "one two"))
-    actors = {pid for pid, command in before.items() if "ray::Actor" in command}
+    actors = {pid for pid, command in before.items() if "ray::Actor" in command or ":ModelActor:" in command}
     assert len(actors) == len(server.models)
     assert actors <= set(server.processes)
     assert not {pid for pid, command in before.items() if "gunicorn" in command} & set(server.processes)
