@@ -41,8 +41,8 @@ class Patience:
         pause: seconds before the second attempt; doubled before each further one.
         longest_pause: seconds at most.
         connect: seconds for a connection to be made.
-        silence: seconds without a word from the server, to which pings are sent, before a connection counts as dead. A
-            long job or queue is waited for as long as the pings are answered.
+        silence: seconds without a word from the server, to which pings are sent, before a connection counts as dead.
+        longest_job: seconds without news of a job whose server answers pings: long queues are waited for.
     """
 
     attempts: int = 8
@@ -50,6 +50,7 @@ class Patience:
     longest_pause: float = 30.0
     connect: float = 10.0
     silence: float = 60.0
+    longest_job: float = 3600.0
 
     def before(self, attempt: int, asked: float | None) -> float:
         """Seconds to wait before ``attempt`` (2, 3, …): what the server asked for, or growing, with a random part so
@@ -261,21 +262,22 @@ def _patient(remote: Remote, nn: Any) -> Any:
                     with contextlib.suppress(*lost):
                         return self._listen(connection, PATIENCE.connect)
                     raise
-                return self._listen(connection, PATIENCE.silence)
+                return self._listen(connection, PATIENCE.longest_job)
             finally:
                 connection.close()
 
-        def _listen(self, connection: Any, silence: float) -> Any:
-            """Until the result comes, or the server has been silent for so many seconds."""
-            connection.settimeout(silence / 4)
-            heard = time.monotonic()
+        def _listen(self, connection: Any, patience: float) -> Any:
+            """Until the result comes; or no news of the job for ``patience`` seconds, or not even an answer to a ping."""
+            connection.settimeout(min(PATIENCE.silence, patience) / 4)
+            heard = news = time.monotonic()
             while True:
+                now = time.monotonic()
+                if now - heard > PATIENCE.silence or now - news > patience:
+                    raise TimeoutError(f"no word for {now - (heard if now - heard > PATIENCE.silence else news):.0f} s")
                 try:
                     # With control frames, so that the answer to a ping counts as a word of the server.
                     opcode, data = connection.recv_data(control_frame=True)
                 except websocket.WebSocketTimeoutException:
-                    if time.monotonic() - heard > silence:
-                        raise TimeoutError(f"no word for {silence:.0f} s") from None
                     connection.ping()
                     continue
                 heard = time.monotonic()
@@ -283,6 +285,9 @@ def _patient(remote: Remote, nn: Any) -> Any:
                     raise ConnectionResetError("closed by the server")
                 if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
                     continue
+                news = heard
+                # Once the server speaks of the job, it has it, and any wait is the job's own.
+                patience = PATIENCE.longest_job
                 remote.traffic.received += len(data)
                 response = self.parse(data if opcode == websocket.ABNF.OPCODE_BINARY else data.decode())
                 if self.note(response):

@@ -42,7 +42,7 @@ def there(server: servers.Server) -> Model:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(pause=0.05, longest_pause=0.3, silence=4, connect=3))
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(pause=0.05, longest_pause=0.3, silence=3, connect=2))
 
 
 def close(mine: np.ndarray, theirs: np.ndarray) -> None:
