@@ -268,17 +268,19 @@ def read_while_writing(
     layers = model.check_layers(layers)
     ids, mask = pad_left(prompts)
     settings = generation_settings(model, max_new_tokens + 1, temperature, seeds)
-    nn, envoys, backend = model.nn, model.layers, model.backend()
+    nn, envoys, unembedding, backend = model.nn, model.layers, model.part("unembedding"), model.backend()
     with torch.no_grad(), warnings.catch_warnings():
         # The loop below ends with the generation, as it should; nnsight warns of it each time.
         warnings.filterwarnings("ignore", message=".*was never reached")
         with nn.generate(**settings, backend=backend) as tracer:
             with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
                 seen = nnsight.save([])
-                for _ in tracer.iter[:]:
+                for step in tracer.iter[:]:
                     for index in layers:
                         hidden = envoys[0].input if index == 0 else envoys[index - 1].output
                         seen.append(hidden[:, -1].float().cpu().clone())  # a view would carry the whole prompt away
+                    if step == 0:
+                        unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
             with tracer.invoke():
                 written = tracer.result.save()
     ends = end_tokens(model)
