@@ -19,7 +19,7 @@ CAPTIONS = {
     "decoding_over_depth": "How often the emotion of a text is decoded right when its topic was never seen in training. "
     "The green line is what the words alone give (embeddings averaged, no context): only what lies above it is the model's.",
     "localisation": "Where over depth the emotions separate best, by five criteria and two poolings.",
-    "anisotropy_over_depth": "How alike the activations of 150 unrelated texts are. Near 1, every text points the same way and "
+    "anisotropy_over_depth": "How alike the activations of unrelated factual texts are. Near 1, every text points the same way and "
     "raw cosines say little; the orange curve shows how far a single dimension is the reason.",
     "axes_over_depth": "Whether the emotion vectors are laid out by valence and arousal (norms of Warriner et al. 2013).",
     "cosine_matrix": "Cosines between the emotion vectors at the layer that one half of the topics chose.",

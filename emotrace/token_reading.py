@@ -31,7 +31,7 @@ In SmolLM2-135M ordinary tokens stay below 2; in layers 3 to 9 the word *the* re
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenReading:
     """What a model's residual stream held along each emotion's vector at every token of a text.
 
@@ -103,6 +103,8 @@ class TokenReading:
         from .terminal import reading_text
 
         return reading_text(self)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """For notebooks. The text is escaped: markup in it shows as text."""

@@ -58,7 +58,7 @@ class Side:
         return f"{self.regime}; {self.detail()}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WhatIf:
     """One prompt, unsteered and steered.
 
@@ -115,6 +115,8 @@ class WhatIf:
         from .terminal import what_if_text
 
         return what_if_text(self)
+
+    __repr__ = __str__  # what a notebook keeps beside the page, and a terminal shows
 
     def _repr_html_(self) -> str:
         """For notebooks. Prompt and texts are escaped: markup in them shows as text."""
