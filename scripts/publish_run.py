@@ -37,6 +37,16 @@ FIGURES = (
 )  # fmt: skip
 
 
+def crosslingual_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Of ``crosslingual.csv``: means over the emotions, each emotion's alignment read off its vector, the paper's two words."""
+    means = table["emotion"].isin(("all", "unsteered"))
+    own = table["readout"].eq("direct") & (table["metric"].eq("alignment") | table["metric"].str.startswith("rank"))
+    return table[means | own]
+
+
+SUMMARIES = {"crosslingual": crosslingual_summary}
+"""Tables that are too large to publish whole, and what is kept of them."""
+
 IMAGES = {"decoding_over_depth": "decoding.png", "dose_response": "dose_response.png"}
 
 
@@ -105,7 +115,7 @@ def rules_table(tables: dict[str, pd.DataFrame]) -> str:
             for found in rule["findings"]
         )
         path = f"results/tables/{rule['table']}.csv"
-        table = f"[{rule['table']}]({path})" if rule["table"] in TABLES else rule["table"]
+        table = f"[{rule['table']}]({path})" if rule["table"] in (*TABLES, *SUMMARIES) else rule["table"]
         rows.append(f"| {rule['rule']} | {measured} | {rule['verdict']} | {table} |")
     return "\n".join(rows)
 
@@ -148,6 +158,9 @@ def main() -> None:
         if name in tables:
             path = results / "tables" / f"{name}.csv"
             tables[name].to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    for name, summary in SUMMARIES.items():
+        path = results / "tables" / f"{name}.csv"
+        summary(tables[name]).to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, run in itertools.product(FIGURES, runs):
         for figure in (run / "figures").glob(f"{name}-*.png"):
             shutil.copy(figure, results / "figures")

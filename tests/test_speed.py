@@ -50,8 +50,9 @@ def memory(model: str, times: int) -> tuple[float, float]:
 @pytest.mark.slow
 def test_memory_grows_by_the_result_alone(tiny_folder):
     folder = str(tiny_folder("llama", n_layers=6, d_model=64))
-    (few, small), (many, large) = memory(folder, 1), memory(folder, 6)
-    assert many - few < (large - small) + 0.1
+    (few, small), (many, large) = memory(folder, 1), memory(folder, 24)
+    # Kept hidden states of 5,796 more texts would take 0.55 GB; what the allocator holds varies by 0.15 GB between machines.
+    assert many - few < (large - small) + 0.3
 
 
 @pytest.mark.real
