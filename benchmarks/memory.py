@@ -4,21 +4,12 @@ Prints the peak resident size after loading and after reading (gigabytes), and h
 ``TIMES`` repeats the passages, to show that the peak grows by the result alone.
 """
 
-import re
-import resource
 import sys
-from pathlib import Path
+
+from timing import peak
 
 import emotrace
 from emotrace import activations, corpus
-
-
-def peak() -> float:
-    """Largest resident size so far, gigabytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would include the parent process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # macOS counts bytes
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ def write_report(run: RunFolder) -> Path:
     tables = read_tables(run.path)
     if not tables:
         raise EmotraceError(f"{run.path} holds no tables yet: finish the run with --resume")
-    # A model that failed, or was under way when the run was killed, has no results to show.
-    finished = {name for table in tables.values() if "model" in table for name in table["model"].unique()}
-    models = [name for name in run.manifest["models"] if name in finished]
+    # A model that failed, or was under way when the run was killed, has no results to show. The tables keep the order of the run.
+    finished = dict.fromkeys(name for table in tables.values() if "model" in table for name in table["model"].unique())
+    models = [name for name in finished if name in run.manifest["models"]]
     for model in models:
         draw_figures(run, tables, model)
     draw_across(run, tables)
