@@ -3,6 +3,7 @@
 # make test-ndif   remote runs against a real NDIF server on this machine's CPU (installs it in .venv-ndif, 1.6 GB, the first time; Linux)
 # make lab    JupyterLab on the notebooks; start with 00_quickstart
 # make notebooks   every notebook, executed and compared with the committed one
+# make bench  speed and memory against peers and the machine's limit (an hour) → benchmarks/results/
 # make docs   the API reference from the docstrings → site/emotrace.html
 # Each command sets up .venv the first time and is quick the next.
 
@@ -70,13 +71,13 @@ docs: setup
 notebooks: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py $(UPDATE)
 
-# A quarter of an hour on 2 cores and the time of a demo; the machine should do nothing else.
+# About an hour on 2 cores, with nothing else on the machine; `make bench BENCH=startup` runs one of them.
+BENCH ?= extraction steering writing memory scaling startup demo
 bench: $(VENV)/.peers
-	@for each in extraction steering scaling startup demo; do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$each.py || exit 1; done
-	@for model in smollm2-135m-instruct qwen2.5-coder-0.5b-instruct; do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/memory.py $$model || exit 1; done
+	@for each in $(BENCH); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 $(VENV)/.peers: $(VENV)/.models requirements-peers.lock
-	@echo "installing the peers that the benchmarks measure against (once, 40 kB)"
+	@echo "installing the peers that the benchmarks measure against (once, 30 kB)"
 	@$(PIP) install --no-deps --require-hashes -r requirements-peers.lock
 	@touch $@
 

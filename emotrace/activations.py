@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 POOLINGS = ("last", "mean")
 
-# Rows × longest row of one batch. Larger batches are no faster on a CPU and only cost memory; a GPU wants more.
-BATCH_TOKENS = 2048
+# Rows × longest row of one batch. On a CPU more is slower, up to half as fast at 2048 (docs/performance.md), and takes
+# memory; a GPU, here or at a server, wants more.
+BATCH_TOKENS = 512
+GPU_BATCH_TOKENS = 2048
 
 
 class Tokens(NamedTuple):
@@ -87,7 +89,7 @@ def read_activations(
     *,
     layers: list[int] | str | None = None,
     poolings: Sequence[str] = POOLINGS,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -99,7 +101,8 @@ def read_activations(
         layers: layer indices (0 = embeddings … L); default all.
         poolings: ``last``, the text's last token; ``mean``, the mean over the text's tokens without special tokens
             and without its first, whose massive activation would drown the rest.
-        batch_tokens: budget of rows × longest row for one forward pass.
+        batch_tokens: budget of rows × longest row for one forward pass; default :data:`BATCH_TOKENS` on this
+            machine's CPU and :data:`GPU_BATCH_TOKENS` elsewhere.
         cache: keeps finished batches; see :class:`Cache`.
         progress: called with the number of texts just finished.
 
@@ -124,7 +127,7 @@ def read_activations(
             if item.stop - item.start < 2:
                 raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
     result = np.empty((len(poolings), len(tokens), len(layers), model.d_model), dtype=np.float32)
-    for rows in batches([len(item.ids) for item in tokens], batch_tokens):
+    for rows in batches([len(item.ids) for item in tokens], batch_tokens or _budget(model)):
         batch = [tokens[row] for row in rows]
 
         def compute(batch: list[Tokens] = batch) -> np.ndarray:
@@ -136,6 +139,10 @@ def read_activations(
         if progress:
             progress(len(rows))
     return dict(zip(poolings, result, strict=True))
+
+
+def _budget(model: Model) -> int:
+    return BATCH_TOKENS if next(model.nn._module.parameters()).device.type == "cpu" else GPU_BATCH_TOKENS
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -10,11 +10,21 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import torch
 
 import emotrace
 from emotrace.models import Model
 
 PACKAGED = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
+THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for tiny models, here and in processes that a test starts: two spend their time waiting for each other."""
+    threads = THREADS if item.get_closest_marker("real") else 1
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture(scope="session")
