@@ -282,14 +282,14 @@ def test_a_figure_is_shown_as_a_small_png_with_its_caption(used, monkeypatch):
     import base64
     import io
 
-    found = shown(monkeypatch)
+    found, open_before = shown(monkeypatch), plots.plt.get_fignums()
     used.show("separation_over_depth")
     (bundle, how), (caption, _) = found
     assert how["metadata"]["emotrace"] == {"figure": "separation_over_depth"}
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("L"))
     assert picture.std() > 10
     assert caption.data == f"*{figures.CAPTIONS['separation_over_depth']}*"
-    assert not plots.plt.get_fignums()
+    assert plots.plt.get_fignums() == open_before
 
 
 def test_text_of_a_table_has_no_address():

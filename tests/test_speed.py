@@ -160,6 +160,7 @@ def test_reading_keeps_up_with_the_bare_body_and_beats_one_text_at_a_time():
 @pytest.mark.slow
 def test_a_steered_batch_keeps_up_with_unsteered_generate_and_beats_one_text_at_a_time():
     sides = steering_benchmark.Sides("smollm2-135m-instruct", strengths=[0.2])
+    sides.rows = sides.rows[::2]
     same, checked = steering_benchmark.agree(sides, 6)
     assert same >= checked - 1  # a tie of two logits may fall either way in another batch
     table = steering_benchmark.measure(sides, repetitions=2, sample=4, few=1).set_index("way")
