@@ -62,7 +62,8 @@ def test_the_client_holds_no_weights(there: Model) -> None:
 
 
 def test_activations_norms_and_streams_are_those_of_a_local_model(here: Model, there: Model) -> None:
-    mine, theirs = (activations.read_activations(model, TEXTS) for model in (here, there))
+    batch = activations.GPU_BATCH_TOKENS  # the same on both sides, as another batch rounds otherwise
+    mine, theirs = (activations.read_activations(model, TEXTS, batch_tokens=batch) for model in (here, there))
     for pooling in activations.POOLINGS:
         np.testing.assert_array_equal(mine[pooling], theirs[pooling])  # bit-equal: one thread on both sides
     close(activations.residual_norms(here), activations.residual_norms(there))
