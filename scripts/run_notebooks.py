@@ -26,8 +26,9 @@ from emotrace.notebook import HEADLINE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
-# What a notebook and all of them may take on two cores, in seconds.
+# What a notebook and all of them should take on two cores, in seconds. More is said; twice as much fails, since machines differ.
 SECONDS_EACH, SECONDS_ALL = 180, 900
+PATIENCE = 2
 
 Notebook = Any
 """A notebook as nbformat reads it."""
@@ -121,7 +122,7 @@ def _error(name: str, text: str) -> Any:
     return nbformat.v4.new_output("error", ename=name, evalue=text, traceback=[])
 
 
-def check(path: Path, runs: Path, *, update: bool, seconds: int | None = SECONDS_EACH) -> list[str]:
+def check(path: Path, runs: Path, *, update: bool, seconds: int | None = PATIENCE * SECONDS_EACH) -> list[str]:
     """Executes one notebook; its faults. With ``update`` the outputs are written back unless there was an error.
 
     ``seconds``: what it may take; None on a machine that is busy with other work.
@@ -136,7 +137,8 @@ def check(path: Path, runs: Path, *, update: bool, seconds: int | None = SECONDS
         found.append(f"took {took:.0f} s, more than {seconds}")
     if update and not any(line.startswith("error") for line in found):
         nbformat.write(clean(executed), path)
-    print(f"{'FAIL' if found else 'ok'}  {took:.0f} s", flush=True)
+    slow = f", more than the {SECONDS_EACH} s of two quiet cores" if took > SECONDS_EACH else ""
+    print(f"{'FAIL' if found else 'ok'}  {took:.0f} s{slow}", flush=True)
     for line in found:
         print(f"     {line}", flush=True)
     for output in outputs(executed):
@@ -159,13 +161,13 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         runs = (options.folder or Path(scratch)).resolve()
-        limit = None if options.no_limit else SECONDS_EACH
+        limit = None if options.no_limit else PATIENCE * SECONDS_EACH
         failed = [path.stem for path in paths if check(path, runs, update=options.update, seconds=limit)]
     took = time.monotonic() - start
     print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ok, {took / 60:.1f} minutes")
-    late = took > SECONDS_ALL and not options.no_limit
+    late = took > PATIENCE * SECONDS_ALL and not options.no_limit
     if late:
-        print(f"FAIL: more than {SECONDS_ALL / 60:.0f} minutes in all")
+        print(f"FAIL: more than {PATIENCE * SECONDS_ALL / 60:.0f} minutes in all")
     return int(bool(failed) or late)
 
 
