@@ -27,6 +27,7 @@ from pathlib import Path
 SERVICE = "NDIF_TEST_SERVICE"  # names a process's service in its environment, for those whose parent has died
 _SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _POLL = 0.5
+_PATIENCE = 60.0  # seconds for the dead to be gone
 
 
 class Keeper:
@@ -52,12 +53,21 @@ class Keeper:
             )  # fmt: skip
 
     def kill(self, name: str | None = None) -> None:
-        """Kills a service with all that it started, or everything; again and again while new ones appear."""
+        """Kills a service with all that it started, or everything; again and again while new ones appear.
+
+        Returns once the system has none of them any more, for a process with many threads ends a while after its death.
+        """
+        killed = set()
         while victims := self.of(name):
+            killed |= victims
             for pid in victims:
                 _remove_sandbox_socket(pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+            self.reap()
+        patience = time.monotonic() + _PATIENCE
+        while time.monotonic() < patience and any(Path(f"/proc/{pid}").exists() for pid in killed):
             time.sleep(0.02)
             self.reap()
         if name is not None:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -194,6 +195,7 @@ class Server:
 
     def _bring_up(self) -> None:
         redis, gcs, client, store, *others = free_ports(4 + len(_RAY_PORTS))
+        self._redis_port = redis
         self._env = {
             **{name: os.environ[name] for name in _INHERITED if name in os.environ},
             "PATH": f"{self.bin}:{os.environ['PATH']}",
@@ -250,6 +252,7 @@ class Server:
         )  # fmt: skip
 
     def _start_api(self) -> None:
+        self._forget_connection()
         # With nnsight's `.save` mounted on every object, uploads over 1 MiB are answered 400.
         config = self.folder / "home" / "nnsight.yaml"
         config.write_text("APP:\n  PYMOUNT: false\n")
@@ -258,6 +261,18 @@ class Server:
             "--bind", f"{LOOPBACK}:{self.api_port}", "ndif.services.api.app:app", NNSIGHT_CONFIG=str(config),
             **self.gates,
         )  # fmt: skip
+
+    def _forget_connection(self) -> None:
+        """Takes back what a killed API's dispatcher left in Redis: that it is connected to Ray.
+
+        By that flag ``/connected`` answers 200. A new dispatcher takes it back only when it is up, after the web worker
+        on a slow machine: until then, the API would say that it is ready and then refuse requests.
+        """
+        with socket.create_connection((LOOPBACK, self._redis_port), timeout=10) as redis:
+            redis.sendall(b"DEL ray:connected\r\n")
+            answer = redis.recv(64)
+        if not answer.startswith(b":"):
+            raise RuntimeError(f"Redis answered {answer!r}")
 
     def _place_models(self, gcs: int) -> None:
         specification = {
