@@ -1,13 +1,17 @@
-"""Peak memory of reading all passages, in a process that does nothing else.
+"""Peak memory of reading texts, in a process that does nothing else.
 
-``python benchmarks/memory.py MODEL [TIMES]`` prints the peak resident size after loading and after reading (gigabytes), and how much
-reading added over the weights; ``TIMES`` repeats the passages, to show that the peak grows by the result alone. Without
-arguments (``make bench``) the packaged models are measured and the table goes to ``benchmarks/results/memory.csv``.
+``python benchmarks/memory.py MODEL --texts N --words W --out FOLDER`` prints the peak resident size after loading and after reading
+(gigabytes), and how much reading added over the weights; Python and torch are in it. The texts are the passages, again and again,
+cut to W words; with a folder the result goes to files there. Without arguments (``make bench``) the packaged models read all
+passages, and SmolLM2 10,000 texts, kept and to disk; the table goes to ``benchmarks/results/memory.csv``.
 """
 
+import argparse
+import itertools
 import re
 import subprocess
 import sys
+import tempfile
 
 import pandas as pd
 import timing
@@ -17,34 +21,49 @@ from emotrace import activations, corpus
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
 COLUMNS = ("texts", "weights_gb", "after_loading_gb", "after_reading_gb", "over_the_weights_gb", "result_gb")
+MANY, WORDS = 10_000, 12
 
 
-def measure(name: str, times: int) -> str:
-    """One line, in the order of ``COLUMNS``."""
+def measure(name: str, count: int, words: int | None = None, out: str | None = None) -> str:
+    """One line, in the order of ``COLUMNS``; of the result, what is in memory."""
+    passages = [" ".join(text.split()[:words]) for text in corpus.passages()["text"]]
+    texts = list(itertools.islice(itertools.cycle(passages), count))
     model = emotrace.load(name)
     weights = sum(p.numel() * p.element_size() for p in model.nn._module.parameters()) / 1e9
     loaded = timing.peak()
-    texts = list(corpus.passages()["text"]) * times
-    result = activations.read_activations(model, texts)
-    size = sum(array.nbytes for array in result.values()) / 1e9
+    result = activations.read_activations(model, texts, out=out)
+    read = timing.peak()
+    size = 0 if out else sum(array.nbytes for array in result.values()) / 1e9
     return (
-        f"{name}: {len(texts)} texts, weights {weights:.2f} GB, peak after loading {loaded:.2f} GB, after reading {timing.peak():.2f} GB, "
-        f"over the weights {timing.peak() - weights:.2f} GB, of which the result {size:.2f} GB"
+        f"{name}: {len(texts)} texts, weights {weights:.2f} GB, peak after loading {loaded:.2f} GB, after reading {read:.2f} GB, "
+        f"over the weights {read - weights:.2f} GB, of which the result {size:.2f} GB"
     )
 
 
+def row(name: str, count: int, *options: str) -> dict[str, object]:
+    """One row of the table, measured in a process of its own."""
+    command = [sys.executable, __file__, name, "--texts", str(count), *options]
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    values = map(float, re.findall(r"[\d.]+(?= texts| GB)", line))
+    return {"model": name, "to_disk": "--out" in options, **dict(zip(COLUMNS, values, strict=True))}
+
+
 def table() -> pd.DataFrame:
-    """One row a packaged model, each measured in a process of its own."""
-    rows = []
-    for name in MODELS:
-        line = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
-        values = map(float, re.findall(r"[\d.]+(?= texts| GB)", line))
-        rows.append({"model": name, **dict(zip(COLUMNS, values, strict=True))})
+    rows = [row(name, len(corpus.passages())) for name in MODELS]
+    with tempfile.TemporaryDirectory() as folder:
+        for options in ((), ("--out", folder)):
+            rows.append(row(MODELS[0], MANY, "--words", str(WORDS), *options))
     return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        print(measure(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1))
+        parser = argparse.ArgumentParser()
+        parser.add_argument("model")
+        parser.add_argument("--texts", type=int, default=len(corpus.passages()))
+        parser.add_argument("--words", type=int)
+        parser.add_argument("--out")
+        given = parser.parse_args()
+        print(measure(given.model, given.texts, given.words, given.out))
     else:
         timing.save(table(), "memory")

@@ -4,7 +4,7 @@ Run by ``make bench``; table and figure go to ``benchmarks/results/scaling.csv``
 Each point has a process of its own, which reads a few texts first; the smallest and the median of its readings are kept. All
 layers, both poolings.
 
-- *texts*: 100 to 10,000 of 6 words, SmolLM2-135M.
+- *texts*: 100 to 10,000 of 6 words, SmolLM2-135M; *texts to disk*: the same with ``out=``, so that no result is in memory.
 - *length*: 16 texts of 16 to 1,024 tokens each, SmolLM2-135M.
 - *batch tokens*: the budget of one forward pass, 84 passages, SmolLM2-135M.
 - *layers*, *parameters*: 42 passages, llamas with random weights, 2 to 32 layers 576 wide and 128 to 2,048 wide with 8 layers.
@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 WORDS, REPETITIONS = 6, 3
 SIZES: dict[str, tuple[int, ...]] = {
     "texts": (100, 300, 1000, 3000, 10000),
+    "texts to disk": (100, 300, 1000, 3000, 10000),
     "length": (16, 32, 64, 128, 256, 512, 1024),
     "batch tokens": (256, 512, 1024, 2048, 4096, 8192),
     "layers": (2, 4, 8, 16, 32),
@@ -48,24 +49,25 @@ SIZES: dict[str, tuple[int, ...]] = {
 def point(kind: str, size: int, repetitions: int = REPETITIONS) -> dict[str, Any]:
     """Reads what this point asks for, in a process that does nothing else: random weights are made here, not there."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, kind, str(size), source(kind, size, folder), str(repetitions)]
+        command = [sys.executable, __file__, kind, str(size), source(kind, size, folder), str(repetitions), folder]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def run_point(kind: str, size: int, name: str, repetitions: int) -> dict[str, Any]:
-    """Seconds, tokens, and the peak over weights and result in gigabytes."""
+def run_point(kind: str, size: int, name: str, repetitions: int, folder: str) -> dict[str, Any]:
+    """Seconds, tokens, and the peak over weights and result in gigabytes; the folder takes a result that goes to disk."""
     model = emotrace.load(name)
     tokens = activations.encode(model, texts(kind, size)) if kind != "length" else of_length(model, size)
     budget = size if kind == "batch tokens" else activations.BATCH_TOKENS
+    out = Path(folder) / "result" if kind.endswith("to disk") else None
     activations.read_activations(model, tokens[:2], batch_tokens=budget)
     seconds = []
     for _ in range(1 if len(tokens) >= 3000 else repetitions):  # long ones need no repetition
         start = time.perf_counter()
-        result = activations.read_activations(model, tokens, batch_tokens=budget)
+        result = activations.read_activations(model, tokens, batch_tokens=budget, out=out)
         seconds.append(time.perf_counter() - start)
     parameters = list(model.nn._module.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters) / 1e9
-    kept = sum(array.nbytes for array in result.values()) / 1e9
+    kept = 0.0 if out else sum(array.nbytes for array in result.values()) / 1e9
     return {
         "kind": kind, "size": size, "parameters": sum(p.numel() for p in parameters), "texts": len(tokens),
         "tokens": sum(len(item.ids) for item in tokens), "seconds": statistics.median(seconds), "lowest_seconds": min(seconds),
@@ -86,7 +88,7 @@ def source(kind: str, size: int, folder: str) -> str:
 
 def texts(kind: str, size: int) -> list[str]:
     passages = list(corpus.passages()["text"])
-    if kind != "texts":
+    if not kind.startswith("texts"):
         return passages[:: 3 if kind == "batch tokens" else 6]
     words = " ".join(passages).split()
     starts = np.random.default_rng(0).integers(0, len(words) - WORDS, size)
@@ -155,6 +157,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(run_point(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))))
+        print(json.dumps(run_point(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])))
     else:
         main()

@@ -12,15 +12,18 @@ to a token on its right, so padding can change neither an activation nor a posit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import nnsight
 import numpy as np
 import torch
 
+from .array_files import ArrayFile
 from .decoding import end_tokens, generation_settings, pad_left, until_end
 from .errors import EmotraceError, unknown
 from .in_trace import pooled
@@ -90,6 +93,7 @@ def read_activations(
     layers: list[int] | str | None = None,
     poolings: Sequence[str] = POOLINGS,
     batch_tokens: int | None = None,
+    out: str | Path | None = None,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -103,15 +107,17 @@ def read_activations(
             and without its first, whose massive activation would drown the rest.
         batch_tokens: budget of rows × longest row for one forward pass; default :data:`BATCH_TOKENS` on this
             machine's CPU and :data:`GPU_BATCH_TOKENS` elsewhere.
+        out: a folder for results larger than memory: each pooling goes to ``POOLING.npy`` in it as it is read.
         cache: keeps finished batches; see :class:`Cache`.
         progress: called with the number of texts just finished.
 
     Returns:
-        For each pooling a float32 array ``[text, layer, d_model]``, texts in the order given, layers ascending.
+        For each pooling a float32 array ``[text, layer, d_model]``, texts in the order given, layers ascending; with
+        ``out`` it is a read-only map of the file, of which only what is used is read.
 
     Raises:
         EmotraceError: no texts, an unknown pooling, a layer out of range, a text that is empty or too long, or has
-            one token only where ``mean`` is asked for.
+            one token only where ``mean`` is asked for; ``out`` cannot be written, or has no room for the result.
     """
     layers = model.check_layers(layers)
     for pooling in poolings:
@@ -126,19 +132,21 @@ def read_activations(
         for number, item in enumerate(tokens, 1):
             if item.stop - item.start < 2:
                 raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
-    result = np.empty((len(poolings), len(tokens), len(layers), model.d_model), dtype=np.float32)
-    for rows in batches([len(item.ids) for item in tokens], batch_tokens or _budget(model)):
-        batch = [tokens[row] for row in rows]
-
-        def compute(batch: list[Tokens] = batch) -> np.ndarray:
-            parts = in_parts(model, batch, lambda part: _pool_batch(model, part, layers, poolings))
-            return np.concatenate(parts, axis=1)
-
-        key = _batch_key(model, batch, layers, poolings)
-        result[:, rows] = compute() if cache is None else cache.arrays(key, compute)
-        if progress:
-            progress(len(rows))
-    return dict(zip(poolings, result, strict=True))
+    shape = (len(tokens), len(layers), model.d_model)
+    with contextlib.ExitStack() as files:
+        results = {
+            pooling: np.empty(shape, np.float32)
+            if out is None
+            else files.enter_context(ArrayFile(Path(out) / f"{pooling}.npy", shape))
+            for pooling in poolings
+        }
+        for rows in batches([len(item.ids) for item in tokens], batch_tokens or _budget(model)):
+            found = _read_batch(model, [tokens[row] for row in rows], layers, poolings, cache)
+            for pooling, values in zip(poolings, found, strict=True):
+                results[pooling][rows] = values
+            if progress:
+                progress(len(rows))
+    return results if out is None else {pooling: file.mapped() for pooling, file in results.items()}
 
 
 def _budget(model: Model) -> int:
@@ -154,6 +162,18 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
         else:
             groups.append([row])
     return groups
+
+
+def _read_batch(
+    model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str], cache: Cache | None
+) -> np.ndarray:
+    """One batch, from the cache if it is there: ``[pooling, row, layer, d_model]``."""
+
+    def compute() -> np.ndarray:
+        parts = in_parts(model, batch, lambda part: _pool_batch(model, part, layers, poolings))
+        return np.concatenate(parts, axis=1)
+
+    return compute() if cache is None else cache.arrays(_batch_key(model, batch, layers, poolings), compute)
 
 
 def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> str:

@@ -234,7 +234,7 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     import torch
     from nnsight.modeling.transformers import TransformersModel
 
-    from . import cpu_matmul
+    from . import cpu_attention, cpu_matmul
 
     _quiet()
 
@@ -252,6 +252,8 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
         raise EmotraceError(_load_failure(name, source, error)) from error
     nn._module.requires_grad_(False)
     nn._module.eval()
+    if not gpu:
+        cpu_attention.choose(nn._module)
     return nn
 
 

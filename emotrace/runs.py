@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .errors import EmotraceError, WriteError
+from .errors import EmotraceError, writing
 
 # Six significant digits: beyond what any of the numbers means, and free of the last bits' noise.
 FLOAT_FORMAT = "%.6g"
@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, path: str | Path, settings: dict[str, Any], *, resume: bool = False) -> None:
         self.path = Path(path)
         self._manifest = self.path / "manifest.json"
-        with _writing(self.path):
+        with writing(self.path):
             (self.path / ".cache").mkdir(parents=True, exist_ok=True)
             for sub in ("tables", "figures", "vectors", "texts"):
                 (self.path / sub).mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ class RunFolder:
 
     def write(self, path: Path, content: bytes) -> None:
         """Writes a file whole or not at all."""
-        with _writing(path):
+        with writing(path):
             scratch = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 with scratch.open("wb") as file:
@@ -143,7 +143,7 @@ class RunFolder:
 
 def ensure_writable(path: Path) -> None:
     """Fails now rather than after minutes of work if a file cannot be written at ``path``."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -176,11 +176,3 @@ def select(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in values.items():
         table = table[table[column] == value]
     return table
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from None

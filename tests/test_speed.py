@@ -170,9 +170,9 @@ def test_a_steered_batch_keeps_up_with_unsteered_generate_and_beats_one_text_at_
     assert table.loc["no cache", "highest_ratio"] > 5
 
 
-def memory(model: str, times: int) -> tuple[float, float]:
-    """Peak over the weights, and the size of the result, in gigabytes."""
-    command = [sys.executable, str(BENCHMARKS / "memory.py"), model, str(times)]
+def memory(model: str, texts: int, *options: str) -> tuple[float, float]:
+    """Peak over the weights, and the size of the result in memory, in gigabytes."""
+    command = [sys.executable, str(BENCHMARKS / "memory.py"), model, "--texts", str(texts), *options]
     line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     over, result = re.search(r"over the weights ([\d.]+) GB, of which the result ([\d.]+) GB", line).groups()
     return float(over), float(result)
@@ -181,14 +181,27 @@ def memory(model: str, times: int) -> tuple[float, float]:
 @pytest.mark.slow
 def test_memory_grows_by_the_result_alone(tiny_folder):
     folder = str(tiny_folder("llama", n_layers=6, d_model=64))
-    (few, small), (many, large) = memory(folder, 1), memory(folder, 24)
+    (few, small), (many, large) = memory(folder, 252), memory(folder, 6048)
     # Kept hidden states of 5,796 more texts would take 0.55 GB; what the allocator holds varies by 0.15 GB between machines.
     assert many - few < (large - small) + 0.3
+
+
+@pytest.mark.slow
+def test_a_result_on_disk_takes_no_memory(tiny_folder, tmp_path):
+    folder = str(tiny_folder("llama", n_layers=16, d_model=512))
+    short = ("--words", "6")
+    (few, _), (kept, size) = memory(folder, 252, *short), memory(folder, 8000, *short)
+    written, left = memory(folder, 8000, *short, "--out", str(tmp_path))
+    assert size == pytest.approx(8000 * 17 * 512 * 2 * 4 / 1e9, abs=0.006)
+    assert left == 0
+    assert kept - few > 0.8 * size  # what it would take
+    assert written - few < 0.25 * size
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == pytest.approx(size * 1e9, rel=0.02)
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_reading_a_real_model_stays_within_a_gigabyte_and_a_half_over_its_weights():
-    over, result = memory("smollm2-135m-instruct", 1)
+    over, result = memory("smollm2-135m-instruct", 252)
     assert over < 1.5
     assert result == pytest.approx(0.04, abs=0.01)  # 252 texts × 31 layers × 576 × 2 poolings × 4 bytes

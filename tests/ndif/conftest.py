@@ -13,7 +13,7 @@ import pytest
 import server as servers
 import torch
 
-from emotrace import corpus, cpu_matmul
+from emotrace import corpus, cpu_attention, cpu_matmul
 from emotrace.models import DEFAULT_MODEL, _resolve
 
 HUB_ID = corpus.model_registry().loc[DEFAULT_MODEL, "hub_id"]
@@ -32,8 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _alike_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As many threads as the server has, so that results are bit-equal, and no drawing of a job's progress."""
+    """The threads and the attention that the server has, so that results are bit-equal; a job's progress is not drawn."""
     monkeypatch.setattr(nnsight.CONFIG.APP, "REMOTE_LOGGING", False)
+    monkeypatch.setattr(cpu_attention, "LONGEST", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

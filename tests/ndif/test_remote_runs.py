@@ -19,7 +19,7 @@ import pytest
 import server as servers
 
 import emotrace
-from emotrace import activations, corpus, doctor, regimes, remote, steering, stories
+from emotrace import activations, corpus, cpu_attention, doctor, regimes, remote, steering, stories
 from emotrace.errors import EmotraceError
 from emotrace.extraction import read_passages
 from emotrace.models import DEFAULT_MODEL, Model
@@ -68,6 +68,19 @@ def test_activations_norms_and_streams_are_those_of_a_local_model(here: Model, t
         np.testing.assert_array_equal(mine[pooling], theirs[pooling])  # bit-equal: one thread on both sides
     close(activations.residual_norms(here), activations.residual_norms(there))
     close(activations.read_tokens(here, TEXTS[0]), activations.read_tokens(there, TEXTS[0]))
+
+
+def test_attention_by_other_kernels_changes_the_last_bits_alone(
+    here: Model, there: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = activations.GPU_BATCH_TOKENS
+    theirs = activations.read_activations(there, TEXTS, batch_tokens=batch)["mean"]
+    monkeypatch.undo()  # what a user has here, and a server has not
+    assert cpu_attention.LONGEST > 100
+    mine = activations.read_activations(here, TEXTS, batch_tokens=batch)["mean"]
+    apart = np.linalg.norm(mine - theirs, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    assert apart[:, 0].max() == 0  # embeddings
+    assert 0 < apart.max() < 1e-5
 
 
 def test_steered_texts_are_those_of_a_local_model(here: Model, there: Model) -> None:
