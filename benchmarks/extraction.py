@@ -9,7 +9,8 @@ Two sets of texts: *passages*, 45–57 words each, and *mixed*, passages joined 
 - *emotrace*: both poolings at all layers, pooled in the trace, batches sorted by length.
 - *bare body*: the transformer without its head on the very same batches, nothing kept: the limit of the batching.
 - *machine's limit*: the products of the model's weights alone (``benchmarks/limit.py``).
-- *emotrace, torch's own products*: ours without the choice of ``emotrace.cpu_matmul``; every other contender has that choice as well.
+- *emotrace, torch as it comes*: ours without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``; every other
+  contender has them as well.
 - one text at a time, one nnsight trace a text, repeng, steering-vectors: ``benchmarks/peers.py``. Those that take one text at a time
   run on every third, evenly over the lengths, since their speed does not depend on how many there are.
 """
@@ -30,7 +31,7 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus, cpu_matmul
+from emotrace import activations, corpus
 from emotrace.models import Model
 
 REPETITIONS, MODELS = 3, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
@@ -50,8 +51,8 @@ def ours(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
     return activations.read_activations(model, texts)
 
 
-def with_torchs_own(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    with cpu_matmul.torchs_own():
+def with_torch_as_it_comes(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    with timing.as_it_comes(model):
         return ours(model, texts)
 
 
@@ -79,7 +80,7 @@ CONTENDERS = {
     "emotrace": Contender(ours),
     "bare body": Contender(bare_body, compared=False),
     "machine's limit": Contender(products, compared=False),
-    "emotrace, torch's own products": Contender(with_torchs_own),
+    "emotrace, torch as it comes": Contender(with_torch_as_it_comes),
     "one at a time": Contender(peers.one_at_a_time, every=3),
     "one nnsight trace a text": Contender(peers.one_trace_a_text, every=3),
     "repeng, batches of 32": Contender(peers.repeng),

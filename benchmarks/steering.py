@@ -3,8 +3,10 @@
 Run by ``make bench``; ``python benchmarks/steering.py MODEL`` for another model. All take turns in one process, several
 times; medians, spread and ratios go to ``benchmarks/results/steering.csv``. The ratios are the result.
 
-- *emotrace*: the whole sweep in batches of 64 rows, each row its own vector and strength, greedy.
+- *emotrace*: the whole sweep in batches of 128 rows, each row its own vector and strength, greedy.
 - *unsteered, batched*: plain ``generate`` of transformers on the same prompts in the same batches.
+- *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``; every other
+  side has them.
 - *one at a time*: a forward hook and ``generate`` of transformers, one text a call, on a sample of the sweep's rows.
 - *no cache*: the same hook, each token from a forward pass over the whole text so far (what several published tools do),
   on a few rows.
@@ -22,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+import timing
 import torch
 
 import emotrace
@@ -62,6 +65,10 @@ class Sides:
                 texts = self.module.generate(input_ids=ids, attention_mask=mask, **self.settings)
             written += [decoding.until_end(text[ids.shape[1] :].tolist(), self.ends) for text in texts]
         return written
+
+    def unsteered_as_it_comes(self, rows: list) -> list[list[int]]:
+        with timing.as_it_comes(self.model):
+            return self.unsteered(rows)
 
     def one_at_a_time(self, rows: list) -> list[list[int]]:
         return [self._hooked(row, self._generate) for row in rows]
@@ -115,6 +122,7 @@ def measure(sides: Sides, repetitions: int = REPETITIONS, sample: int = 12, few:
     some = sides.rows[:: max(1, len(sides.rows) // sample)][:sample]
     ways: dict[str, tuple[Callable[[list], list[list[int]]], list]] = {
         "emotrace": (sides.emotrace, sides.rows), "unsteered, batched": (sides.unsteered, sides.rows),
+        "unsteered, batched, torch as it comes": (sides.unsteered_as_it_comes, sides.rows),
         "one at a time": (sides.one_at_a_time, some), "no cache": (sides.no_cache, some[:few]),
     }  # fmt: skip
     speeds: dict[str, list[float]] = {way: [] for way in ways}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import psutil
 from scipy import stats
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,6 +42,15 @@ def taking_turns(
             seconds[contender].append(returned if isinstance(returned, float) else elapsed)
             peaks[contender] = max(peaks[contender], memory.peak)
     return seconds, peaks
+
+
+@contextlib.contextmanager
+def as_it_comes(model: Model) -> Iterator[None]:
+    """Within, torch multiplies and attends by its own choice, as it does for whoever has no emotrace."""
+    from emotrace import cpu_attention, cpu_matmul
+
+    with cpu_matmul.torchs_own(), cpu_attention.torchs_own(model.nn._module):
+        yield
 
 
 def spread(values: Sequence[float], name: str) -> dict[str, float]:

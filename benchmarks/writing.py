@@ -7,7 +7,7 @@ that all sides take the same number of steps whatever they draw (steps per secon
 
 - *emotrace*: ``steering.generate`` without an edit, one seed a row, as ``stories.write_stories`` calls it.
 - *transformers*: ``model.generate(do_sample=True)`` on the same padded batch, one seed for all rows, torch as it comes
-  (without the choice of ``emotrace.cpu_matmul``).
+  (without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``).
 - *while writing*: ``activations.read_while_writing``, every layer captured at every token.
 """
 
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus, cpu_matmul, decoding, steering, stories
+from emotrace import activations, corpus, decoding, steering, stories
 from emotrace.models import Model
 
 REPETITIONS, ROWS, STEPS, TEMPERATURE = 3, 32, 40, 0.8
@@ -45,7 +46,7 @@ def ours(model: Model, ids: list[tuple[int, ...]]) -> int:
 def plain(model: Model, ids: list[tuple[int, ...]]) -> int:
     padded, mask = decoding.pad_left(ids)
     torch.manual_seed(0)
-    with torch.no_grad(), cpu_matmul.torchs_own():
+    with torch.no_grad(), timing.as_it_comes(model):
         written = model.nn._module.generate(
             padded, attention_mask=mask, max_new_tokens=STEPS, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
             eos_token_id=decoding.end_tokens(model), pad_token_id=decoding.end_tokens(model)[0],

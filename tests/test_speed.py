@@ -90,7 +90,7 @@ def test_mixed_texts_are_seeded_and_spread_evenly_on_a_log_scale():
     assert np.median(words) == pytest.approx(np.sqrt(7 * 331), rel=0.2)
 
 
-@pytest.mark.parametrize("contender", [*benchmark.PEERS, "emotrace, torch's own products"])
+@pytest.mark.parametrize("contender", [*benchmark.PEERS, "emotrace, torch as it comes"])
 def test_contenders_compute_what_we_compute(tiny, contender):
     for package in ("repeng", "steering-vectors"):
         if contender.startswith(package) and not importlib.util.find_spec(package.replace("-", "_")):
