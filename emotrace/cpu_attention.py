@@ -1,9 +1,10 @@
-"""Which of torch's kernels computes attention on a CPU: the flash kernel, torch's own choice, or plain products.
+"""Attention on a CPU: torch's flash kernel, or plain batched products where they are quicker.
 
-The flash kernel goes through the keys in blocks and never holds all scores, which pays for long texts. For a single query,
-which is what every step of writing has, it has nothing to share and takes up to 40% of the step; for texts of up to
-some 128 tokens plain products (a batched product, a softmax, a batched product) are quicker too. Measurements:
-docs/performance.md. Both compute the same to the last bits of float32.
+The flash kernel goes through the keys in blocks and never holds all scores, which pays for long texts. For the single
+query a row that every step of writing has, and for texts of up to some 256 tokens, it is slower than a product, a
+softmax and a product, above all where rows are padded. Here, heads that share keys and values are queries of one
+product, so that neither is ever copied for them. Measurements: docs/performance.md. Both compute the same to the last bits
+of float32.
 
 The choice goes by the number of queries of a call, never by a timing, so that a resumed run computes as it did before.
 It belongs to the model that it is given, not to the process; remote models and GPUs keep their own.
@@ -16,13 +17,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "emotrace_sdpa"  # transformers lets a model that supports sdpa have what is called so
-LONGEST = 128  # queries; plain products are even at 192 and half as fast at 1,024
+LONGEST = 256  # queries; above, plain products are no quicker, and half as fast at 1,024
+_OTHER_KINDS = ("position_bias", "softcap", "cache", "output_attentions")
 
 
 def choose(module: PreTrainedModel) -> None:
@@ -47,9 +48,53 @@ def torchs_own(module: PreTrainedModel) -> Iterator[None]:
         module.set_attn_implementation(NAME)
 
 
-def attention(module: torch.nn.Module, query: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, None]:
-    """transformers' ``sdpa_attention_forward``, with the kernel chosen; ``query [row, head, token, d]``."""
-    if query.shape[-2] > LONGEST or query.dtype != torch.float32 or query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, *rest, **more)
-    with sdpa_kernel(SDPBackend.MATH):
-        return sdpa_attention_forward(module, query, *rest, **more)
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """In place of transformers' ``sdpa_attention_forward``: ``query [row, head, token, d]`` → ``[row, token, head, d]``."""
+    plain = (
+        query.shape[-2] <= LONGEST and query.dtype == torch.float32 and query.device.type == "cpu" and not dropout
+        and (mask is None or mask.dtype == torch.bool) and all(more.get(each) is None for each in _OTHER_KINDS)
+    )  # fmt: skip
+    if not plain:
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, is_causal, **more)
+    if (
+        mask is None
+        and query.shape[-2] > 1
+        and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    ):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()[None, None]
+    return by_products(query, key, value, mask, scaling or query.shape[-1] ** -0.5).transpose(1, 2), None
+
+
+def by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """``softmax(query · keyᵀ · scaling) · value``.
+
+    Args:
+        query: ``[row, head, query, d]``.
+        key: ``[row, head group, token, d]``; as many heads as groups, or a multiple.
+        value: the same shape.
+        mask: bool ``[row or 1, 1, query, token]``, True where a query sees a token; None: everything.
+        scaling: of the scores.
+
+    Returns:
+        ``[row, head, query, d]``. A query that sees nothing, which is padding, gets something finite.
+    """
+    rows, heads, queries, width = query.shape
+    groups, tokens = key.shape[1:3]
+    packed = (query * scaling).reshape(rows, groups, heads // groups * queries, width)
+    scores = packed @ key.transpose(-1, -2)
+    if mask is not None:
+        apart = scores.view(rows, groups, heads // groups, queries, tokens)
+        apart.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
+    return (scores.softmax(dim=-1) @ value).reshape(query.shape)

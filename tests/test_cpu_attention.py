@@ -37,7 +37,9 @@ def test_logits_are_those_of_torchs_own_choice(model, length):
     assert (mine - theirs)[mask.bool()].abs().max() < 1e-5 * theirs.abs().max()
 
 
-@pytest.mark.parametrize(("length", "flash"), [(1, False), (128, False), (129, True)])
+@pytest.mark.parametrize(
+    ("length", "flash"), [(1, False), (cpu_attention.LONGEST, False), (cpu_attention.LONGEST + 1, True)]
+)
 def test_the_kernel_goes_by_the_number_of_queries(tiny, length, flash):
     model = tiny("llama", n_layers=3)
     assert flash_calls(lambda: forward(model, ids_of(2, length))) == (3 if flash else 0)
@@ -53,6 +55,29 @@ def test_other_precisions_keep_torchs_own_choice(tiny):
     keys = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
     assert flash_calls(lambda: cpu_attention.attention(module, query, keys, keys, None, scaling=0.3)) == 1
     assert flash_calls(lambda: cpu_attention.attention(module, *[x.float() for x in (query, keys, keys)], None)) == 0
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_products_are_attention_in_double_precision(mask):
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(2, 6, 5, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 9, 8, generator=generator)  # two groups of three heads
+    seen = torch.ones(2, 1, 5, 9, dtype=torch.bool)
+    if mask:
+        seen = torch.rand(2, 1, 5, 9, generator=generator) < 0.6
+        seen[..., 0] = True
+    found = cpu_attention.by_products(query, key, value, seen if mask else None, 0.25)
+    for row in range(2):
+        for head in range(6):
+            scores = 0.25 * query[row, head].double() @ key[row, head // 3].double().T
+            weights = scores.masked_fill(~seen[row, 0], -torch.inf).softmax(dim=-1)
+            assert torch.allclose(found[row, head].double(), weights @ value[row, head // 3].double(), atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_stays_finite():
+    query, key, value = torch.randn(3, 1, 4, 6, 8, generator=torch.Generator().manual_seed(2))
+    blind = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
+    assert torch.isfinite(cpu_attention.by_products(query, key, value, blind, 0.3)).all()
 
 
 def test_writing_takes_it_and_writes_the_same(tiny):
