@@ -9,7 +9,7 @@ code takes the norm of the activations at hand; we take one norm a model and lay
 that a strength means the same in every batch (``on_the_fly=True`` is the author's way). Strength 0 adds exact zeros.
 
 Where the edit starts at the last token of the prompt, the prompt before it is the same for every emotion, strength and
-seed: it is read once and its keys and values are shared by all rows.
+seed: it is read once and its keys and values are shared by all rows, in writing and in scoring.
 """
 
 from __future__ import annotations
@@ -451,24 +451,35 @@ def score(
     """
     layers = model.check_layers(list(read_layers) if read_layers is not None else None)
     ids, mask = pad_left([item.ids for item in encode(model, prompts)])
+    prefix, owner = _shared_prefix(ids, mask) if edit is None or edit.positions == "generated" else (None, None)
     vectors, how = (edit.directions, edit.how()) if edit else ({}, {})
     batch = {"input_ids": ids, "attention_mask": mask}
+    if prefix is not None:  # its own position has to be said: after a cache, transformers counts padding in
+        batch |= {"input_ids": ids[:, -1:], "position_ids": mask.sum(dim=1, keepdim=True) - 1}
     nn, envoys, unembedding = model.nn, model.layers, model.part("unembedding")
-    with torch.no_grad(), nn.trace(batch, use_cache=False, logits_to_keep=1, backend=model.backend()):
-        found = []
-        for index in range(len(envoys) + 1):
-            hidden = envoys[0].input if index == 0 else envoys[index - 1].output
-            if index in vectors:
-                hidden[:] = edited(hidden, vectors[index], mask, **how)
-            if index in layers:
-                found.append(hidden[:, -1].float().cpu())
-        stream = torch.stack(found, dim=1).save()
-        unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
-        logits = unembedding.output[:, -1]
-        if groups is None:
-            logs = logits.float().log_softmax(dim=-1).cpu().save()
-        else:
-            logs = group_log_probabilities(logits, groups).save()
+    with torch.no_grad(), nn.session(backend=model.backend()):
+        cache = None
+        if prefix is not None:  # as in generate
+            cache = DynamicCache(config=nn._module.config)
+            with nn.trace(prefix, past_key_values=cache, use_cache=True) as reader:
+                _ = envoys[-1].output
+                reader.stop()
+            cache.batch_select_indices(owner.to(cache.layers[0].keys.device))
+        with nn.trace(batch, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1):
+            found = []
+            for index in range(len(envoys) + 1):
+                hidden = envoys[0].input if index == 0 else envoys[index - 1].output
+                if index in vectors:
+                    hidden[:] = edited(hidden, vectors[index], mask[:, -hidden.shape[1] :], **how)
+                if index in layers:
+                    found.append(hidden[:, -1].float().cpu())
+            stream = torch.stack(found, dim=1).save()
+            unembedding.input = unembedding.input.contiguous()  # see regimes._score_batch
+            logits = unembedding.output[:, -1]
+            if groups is None:
+                logs = logits.float().log_softmax(dim=-1).cpu().save()
+            else:
+                logs = group_log_probabilities(logits, groups).save()
     return {"stream": stream.numpy(), "log_probabilities": logs.numpy()}
 
 

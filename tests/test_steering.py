@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import emotrace
 from emotrace import activations, decoding, steering
@@ -171,6 +172,30 @@ def test_next_token_probabilities_under_no_edit_are_the_models_own(llama):
         ids = torch.tensor([activations.encode(llama, [prompt])[0].ids])
         logits = llama.nn._module(ids).logits[0, -1]
         np.testing.assert_allclose(ours[row], logits.log_softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"on_the_fly": True}, {"ablate": True}, None])
+def test_scoring_a_prompt_read_once_for_all_its_rows_equals_scoring_each_row_alone(model, how):
+    prompts = [PROMPTS[place] for place in (0, 1, 0, 2, 1, 0)]
+    rows = torch.randn(6, model.d_model, generator=torch.Generator().manual_seed(0))
+    edit = None if how is None else steering.Edit({1: rows / rows.norm(dim=1, keepdim=True)}, **how)
+    together = steering.score(model, prompts, edit)
+    for row, prompt in enumerate(prompts):
+        alone = steering.score(model, [prompt], edit and edit.rows([row]))
+        for what, values in alone.items():
+            np.testing.assert_allclose(together[what][row], values[0], atol=1e-5 * np.abs(values).max())
+
+
+def test_scoring_reads_a_shared_prompt_once(llama):
+    def operations(positions):
+        edit = steering.Edit({2: torch.ones(20, llama.d_model)}, positions=positions)
+        with FlopCounterMode(display=False) as counter:
+            steering.score(llama, PROMPTS[1:2] * 20, edit, groups=[[1]])
+        return counter.get_total_flops()
+
+    tokens = len(activations.encode(llama, PROMPTS[1:2])[0].ids)
+    # 20 rows of one prompt: its tokens but the last once, the last 20 times; the unembedding 20 times on both sides.
+    assert operations("generated") < operations("all") * (tokens + 20) / (20 * tokens) + 2.1 * 20 * llama.d_model * 600
 
 
 def test_ablation_leaves_no_projection(llama, vectors):
