@@ -144,10 +144,10 @@ def measure(
 
 
 def main(names: Sequence[str]) -> None:
-    passages = list(corpus.passages()["text"])[::3]
+    passages = list(corpus.passages()["text"])[::4]
     tables = []
     for name in names:
-        for kind, texts in (("passages", passages), ("mixed", mixed(96))):
+        for kind, texts in (("passages", passages), ("mixed", mixed(48))):
             tables.append(measure(name, texts, kind))
             timing.save(pd.concat(tables), "extraction")
 
