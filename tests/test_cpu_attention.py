@@ -57,6 +57,16 @@ def test_other_precisions_keep_torchs_own_choice(tiny):
     assert flash_calls(lambda: cpu_attention.attention(module, *[x.float() for x in (query, keys, keys)], None)) == 0
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma", "qwen", "llama", "mistral"])
+def test_without_padding_no_token_sees_a_later_one(tiny, family):
+    model = tiny(family)
+    ids = ids_of(2, 30)  # transformers makes no mask for these: the causal one is ours
+    mine = forward(model, ids)
+    with cpu_attention.torchs_own(model.nn._module):
+        theirs = forward(model, ids)
+    assert (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_products_are_attention_in_double_precision(mask):
     generator = torch.Generator().manual_seed(1)
