@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 import timing
 
-from emotrace import runs
 from emotrace.models import DEFAULT_MODEL
+from emotrace.study import folder as runs
 
 
 def stages(folder: Path) -> pd.DataFrame:

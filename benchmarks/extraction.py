@@ -9,7 +9,7 @@ Two sets of texts: *passages*, 45–57 words each, and *mixed*, passages joined 
 - *emotrace*: both poolings at all layers, pooled in the trace, batches sorted by length.
 - *bare body*: the transformer without its head on the very same batches, nothing kept: the limit of the batching.
 - *machine's limit*: the products of the model's weights alone (``benchmarks/limit.py``).
-- *emotrace, torch as it comes*: ours without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``; every other
+- *emotrace, torch as it comes*: ours without the choices of ``emotrace.hosts.cpu_matmul`` and ``emotrace.hosts.cpu_attention``; every other
   contender has them as well.
 - one text at a time, one nnsight trace a text, repeng, steering-vectors: ``benchmarks/peers.py``. Those that take one text at a time
   run on every third, evenly over the lengths, since their speed does not depend on how many there are.
@@ -31,7 +31,8 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus
+from emotrace import activations
+from emotrace.instrument import corpus
 from emotrace.models import Model
 
 REPETITIONS, MODELS = 3, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")

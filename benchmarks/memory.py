@@ -17,7 +17,8 @@ import pandas as pd
 import timing
 
 import emotrace
-from emotrace import activations, corpus
+from emotrace import activations
+from emotrace.instrument import corpus
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
 COLUMNS = ("texts", "weights_gb", "after_loading_gb", "after_reading_gb", "over_the_weights_gb", "result_gb")

@@ -22,8 +22,11 @@ import pandas as pd
 import torch
 
 import emotrace
-from emotrace import activations, corpus, cpu_matmul, reading, steering
+from emotrace import activations, steering
+from emotrace.hosts import cpu_matmul
+from emotrace.instrument import corpus
 from emotrace.models import DEFAULT_MODEL, Model, _resolve
+from emotrace.whatif import text_reading as reading
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "ndif"))
 

@@ -30,7 +30,8 @@ import pandas as pd
 import timing
 
 import emotrace
-from emotrace import activations, corpus
+from emotrace import activations
+from emotrace.instrument import corpus
 from emotrace.models import DEFAULT_MODEL, Model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -5,7 +5,7 @@ times; medians, spread and ratios go to ``benchmarks/results/steering.csv``. The
 
 - *emotrace*: the whole sweep in batches of 128 rows, each row its own vector and strength, greedy.
 - *unsteered, batched*: plain ``generate`` of transformers on the same prompts in the same batches.
-- *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``; every other
+- *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.hosts.cpu_matmul`` and ``emotrace.hosts.cpu_attention``; every other
   side has them.
 - *one at a time*: a forward hook and ``generate`` of transformers, one text a call, on a sample of the sweep's rows.
 - *no cache*: the same hook, each token from a forward pass over the whole text so far (what several published tools do),
@@ -28,7 +28,10 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus, decoding, reading, steering
+from emotrace import activations, steering
+from emotrace import tokens as decoding
+from emotrace.instrument import corpus
+from emotrace.whatif import text_reading as reading
 
 STRENGTHS, TOKENS, REPETITIONS = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3), 40, 3
 RESULTS = Path(__file__).parent / "results"

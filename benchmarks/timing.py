@@ -47,7 +47,7 @@ def taking_turns(
 @contextlib.contextmanager
 def as_it_comes(model: Model) -> Iterator[None]:
     """Within, torch multiplies and attends by its own choice, as it does for whoever has no emotrace."""
-    from emotrace import cpu_attention, cpu_matmul
+    from emotrace.hosts import cpu_attention, cpu_matmul
 
     with cpu_matmul.torchs_own(), cpu_attention.torchs_own(model.nn._module):
         yield
@@ -99,7 +99,7 @@ def machine() -> str:
     """The machine in one line: what times depend on."""
     import torch
 
-    from emotrace import cpu_matmul
+    from emotrace.hosts import cpu_matmul
 
     return (
         f"{psutil.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} torch threads, "

@@ -7,7 +7,7 @@ that all sides take the same number of steps whatever they draw (steps per secon
 
 - *emotrace*: ``steering.generate`` without an edit, one seed a row, as ``stories.write_stories`` calls it.
 - *transformers*: ``model.generate(do_sample=True)`` on the same padded batch, one seed for all rows, torch as it comes
-  (without the choices of ``emotrace.cpu_matmul`` and ``emotrace.cpu_attention``).
+  (without the choices of ``emotrace.hosts.cpu_matmul`` and ``emotrace.hosts.cpu_attention``).
 - *while writing*: ``activations.read_while_writing``, every layer captured at every token.
 """
 
@@ -25,7 +25,9 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations, corpus, decoding, steering, stories
+from emotrace import activations, steering, stories
+from emotrace import tokens as decoding
+from emotrace.instrument import corpus
 from emotrace.models import Model
 
 REPETITIONS, ROWS, STEPS, TEMPERATURE = 3, 32, 40, 0.8

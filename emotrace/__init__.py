@@ -13,10 +13,10 @@ _PUBLIC = {
     "extract": "extraction",
     "EmotionVectors": "vectors",
     "steer": "steering",
-    "what_if": "whatif",
-    "what_if_slider": "slider",
-    "read_emotions": "token_reading",
-    "Lab": "lab",
+    "what_if": "whatif.compare",
+    "what_if_slider": "whatif.slider",
+    "read_emotions": "whatif.token_reading",
+    "Lab": "study.lab",
     "EmotraceError": "errors",
 }
 

@@ -1,5 +1,5 @@
 """``python -m emotrace``."""
 
-from .cli import main
+from emotrace.cli import main
 
 main()

@@ -23,14 +23,14 @@ import nnsight
 import numpy as np
 import torch
 
-from .array_files import ArrayFile
-from .decoding import end_tokens, generation_settings, pad_left, until_end
-from .errors import EmotraceError, unknown
-from .in_trace import pooled
-from .remote import in_parts
+from emotrace.errors import EmotraceError, unknown
+from emotrace.files import ArrayFile
+from emotrace.hosts.remote import in_parts
+from emotrace.in_trace import pooled
+from emotrace.tokens import end_tokens, generation_settings, pad_left, until_end
 
 if TYPE_CHECKING:
-    from .models import Model
+    from emotrace.models import Model
 
 POOLINGS = ("last", "mean")
 
@@ -234,7 +234,7 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
     Over the tokens of ``texts`` (default: the neutral passages) without special tokens and each text's first. This is
     the unit of a steering strength; with the default texts it is measured once for a model and remembered.
     """
-    from . import corpus
+    from emotrace.instrument import corpus
 
     if texts is None:
         if model.norms is None:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
-from .errors import EmotraceError
+from emotrace import __version__
+from emotrace.errors import EmotraceError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -58,8 +58,8 @@ def run(
 
     Exit code 1: some of several models failed, the others are in the report.
     """
-    from . import pipeline
-    from .runs import read_manifest
+    from emotrace.study import pipeline
+    from emotrace.study.folder import read_manifest
 
     try:
         with _progress() as progress:
@@ -100,10 +100,10 @@ def extract(
     remote: Remote = False,
 ) -> None:
     """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
-    from . import corpus
-    from .extraction import extract as extract_vectors
-    from .models import load
-    from .runs import ensure_writable
+    from emotrace.extraction import extract as extract_vectors
+    from emotrace.instrument import corpus
+    from emotrace.models import load
+    from emotrace.study.folder import ensure_writable
 
     chosen = corpus.check_emotions(emotions.split(",")) if emotions != "all" else None
     table = corpus.passages(passages)
@@ -126,7 +126,7 @@ def extract(
 
 def _texts(method: str, table: Sized, remove_neutral: float | None) -> int:
     """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
-    from . import corpus
+    from emotrace.instrument import corpus
 
     texts = len(table) if method == "comprehension" else 2 * len(corpus.topics()) * len(corpus.emotions())
     return texts + (len(corpus.baseline_texts()) if remove_neutral else 0)
@@ -159,10 +159,10 @@ def read(
     remote: Remote = False,
 ) -> None:
     """Which emotions does the model's residual stream hold when it reads a text: token by token, and in the whole text?"""
-    from . import reading
-    from .models import load
-    from .runs import ensure_writable
-    from .token_reading import read_emotions
+    from emotrace.models import load
+    from emotrace.study.folder import ensure_writable
+    from emotrace.whatif import text_reading as reading
+    from emotrace.whatif.token_reading import read_emotions
 
     number = layer if layer in (None, "all") else _layer(layer)
     if html:
@@ -205,9 +205,9 @@ def whatif(
     remote: Remote = False,
 ) -> None:
     """Continue a prompt plain and steered by an emotion, and show what changes."""
-    from .models import load
-    from .runs import ensure_writable
-    from .whatif import what_if
+    from emotrace.models import load
+    from emotrace.study.folder import ensure_writable
+    from emotrace.whatif.compare import what_if
 
     chosen = _emotion(emotion)
     if html:
@@ -227,7 +227,7 @@ def _emotion(text: str | None) -> str | dict[str, float] | None:
     """An emotion's name, a mixture, or nothing; refused before a model is loaded if it is unknown."""
     if text is None:
         return None
-    from . import corpus
+    from emotrace.instrument import corpus
 
     chosen = _mixture(text)
     corpus.check_emotions(list(chosen))
@@ -249,8 +249,8 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from . import corpus
-    from .models import availability
+    from emotrace.instrument import corpus
+    from emotrace.models import availability
 
     table = Table("name", "family", "kind", "parameters", "float32", "state", "licence", "paper's nine*", box=None)
     for name, row in corpus.model_registry().iterrows():
@@ -273,8 +273,8 @@ def doctor(
 
     Exit code 1: something is wrong.
     """
-    from . import doctor as checks
-    from . import remote
+    from emotrace import doctor as checks
+    from emotrace.hosts import remote
 
     where = remote.address(True)
     wrong = False
@@ -289,7 +289,7 @@ def doctor(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Draw a run's figures and write its report again."""
-    from . import pipeline
+    from emotrace.study import pipeline
 
     print(pipeline.report(folder))
 
@@ -299,7 +299,7 @@ def _print_claims(out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .claims import format_interval, format_number
+    from emotrace.study.verdicts import format_interval, format_number
 
     path = out / "tables" / "claims.csv"
     if not path.exists():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from . import remote
-from .errors import EmotraceError
+from emotrace.errors import EmotraceError
+from emotrace.hosts import remote
 
 # A trace is code: it is pickled here and run there. These decide whether it arrives as it was meant.
 PACKAGES = ("nnsight", "torch", "transformers")
@@ -114,8 +114,8 @@ def _trace(model: str, where: str) -> Check:
     """The proof: one short text, read on the server."""
     import time
 
-    from .activations import read_activations
-    from .models import load
+    from emotrace.activations import read_activations
+    from emotrace.models import load
 
     try:
         loaded = load(model, remote=where)

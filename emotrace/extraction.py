@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from . import corpus
-from . import stories as writing
-from .activations import POOLINGS, Cache, Tokens, encode, read_activations, read_while_writing
-from .errors import EmotraceError, unknown
-from .vectors import EmotionVectors, neutral_components
+from emotrace import stories as writing
+from emotrace.activations import POOLINGS, Cache, Tokens, encode, read_activations, read_while_writing
+from emotrace.errors import EmotraceError, unknown
+from emotrace.instrument import corpus
+from emotrace.vectors import EmotionVectors, neutral_components
 
 if TYPE_CHECKING:
-    from .models import Model
+    from emotrace.models import Model
 
 METHODS = ("comprehension", "generation")
 FRAMES = ("plain", "chat", "unnamed")

@@ -1,7 +1,7 @@
 """What runs inside a trace, next to the model: torch alone, so that it also runs on a server that has no emotrace.
 
 A remote trace travels as source, with the variables that its block names. Functions and classes of this module go with
-it by value (``nnsight.register``, see :mod:`emotrace.remote`); whatever else a block names is a tensor, a number or one of
+it by value (``nnsight.register``, see :mod:`emotrace.hosts.remote`); whatever else a block names is a tensor, a number or one of
 nnsight's envoys. So nothing may be imported here but what every server has: torch and transformers.
 """
 

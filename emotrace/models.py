@@ -13,15 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import corpus, gguf_weights
-from . import remote as servers
-from .errors import EmotraceError, unknown
+from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts import gguf as gguf_weights
+from emotrace.hosts import remote as servers
+from emotrace.instrument import corpus
 
 if TYPE_CHECKING:
     import numpy as np
     from nnsight.modeling.transformers import TransformersModel
 
-    from .remote import Remote
+    from emotrace.hosts.remote import Remote
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -70,7 +71,7 @@ class Model:
         instruct: whether the model is instruction-tuned.
         provenance: model, source, weights id (revision or sha256), dtype, quantisation, versions.
         norms: mean residual norm of each layer, once ``activations.residual_norms`` has measured it.
-        remote: where its traces run, if not in this process (see :mod:`emotrace.remote`).
+        remote: where its traces run, if not in this process (see :mod:`emotrace.hosts.remote`).
         parts: into how many parts a batch is split, once the server or the GPU has refused a whole one.
     """
 
@@ -234,7 +235,7 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     import torch
     from nnsight.modeling.transformers import TransformersModel
 
-    from . import cpu_attention, cpu_matmul
+    from emotrace.hosts import cpu_attention, cpu_matmul
 
     _quiet()
 

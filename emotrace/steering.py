@@ -27,15 +27,15 @@ import pandas as pd
 import torch
 from transformers import DynamicCache
 
-from .activations import encode, residual_norms
-from .decoding import end_tokens, generation_settings, pad_left, until_end
-from .errors import EmotraceError, unknown
-from .in_trace import edited, group_log_probabilities, group_masses, masked_add
-from .remote import in_parts
+from emotrace.activations import encode, residual_norms
+from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts.remote import in_parts
+from emotrace.in_trace import edited, group_log_probabilities, group_masses, masked_add
+from emotrace.tokens import end_tokens, generation_settings, pad_left, until_end
 
 if TYPE_CHECKING:
-    from .models import Model
-    from .vectors import EmotionVectors
+    from emotrace.models import Model
+    from emotrace.vectors import EmotionVectors
 
 POSITIONS = ("all", "generated")
 BATCH_ROWS = 128

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 
-from . import corpus
-from .activations import encode
-from .errors import EmotraceError, unknown
-from .statistics import wilson
+from emotrace.activations import encode
+from emotrace.errors import EmotraceError, unknown
+from emotrace.instrument import corpus
+from emotrace.measures.statistics import wilson
 
 if TYPE_CHECKING:
-    from .models import Model
+    from emotrace.models import Model
 
 _SCENE = "Write a very short story, about 50 words, about this everyday scene: {scene}."
 PROMPT = _SCENE + (
@@ -36,7 +36,7 @@ NEUTRAL_PROMPT = _SCENE + (
     " Do not use any word for a feeling."
 )
 UNNAMED_PROMPT = _SCENE
-"""The same request without its feeling: the frame of a chat without the label in it (see :mod:`emotrace.factorial`)."""
+"""The same request without its feeling: the frame of a chat without the label in it (see :mod:`emotrace.study.methods.factorial`)."""
 
 _OPENING = "Here is a very short story, about 50 words, about this everyday scene: {scene}."
 CONTINUATION = _OPENING + (
@@ -230,7 +230,7 @@ def _batch(
     settings: dict[str, Any],
     cache: RowCache | None,
 ) -> list[dict[str, Any]]:
-    from .steering import generate
+    from emotrace.steering import generate
 
     def compute() -> list[dict[str, Any]]:
         written = generate(

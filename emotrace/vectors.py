@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .errors import EmotraceError, WriteError, unknown
+from emotrace.errors import EmotraceError, WriteError, unknown
 
 if TYPE_CHECKING:
-    from .models import Model
+    from emotrace.models import Model
 
 FORMAT = "emotrace-vectors-1"
 LAYER_CONVENTION = "0 = embedding output, i = output of decoder layer i"

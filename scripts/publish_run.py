@@ -17,12 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from emotrace import across_models, guidelines, method_experiments
-from emotrace.claims import format_interval, format_number
-from emotrace.claims_across import MODEL as ALL
 from emotrace.errors import EmotraceError
-from emotrace.plots_across import FIGURES as ACROSS_FIGURES
-from emotrace.runs import FLOAT_FORMAT, read_manifest, read_tables, select
+from emotrace.study import guidelines
+from emotrace.study.across import measure as across_models
+from emotrace.study.across.claims import MODEL as ALL
+from emotrace.study.across.figures import FIGURES as ACROSS_FIGURES
+from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
+from emotrace.study.methods import measure as method_experiments
+from emotrace.study.verdicts import format_interval, format_number
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"

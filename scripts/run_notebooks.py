@@ -22,7 +22,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from emotrace.notebook import HEADLINE
+from emotrace.study.notebook import HEADLINE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"

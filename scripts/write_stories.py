@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 import emotrace
-from emotrace import corpus, stories
-from emotrace.runs import RunFolder
+from emotrace import stories
+from emotrace.instrument import corpus
+from emotrace.study.folder import RunFolder
 
 SETTINGS = {"seed": 0, "max_new_tokens": 80, "temperature": 0.8, "attempts": 12}
 

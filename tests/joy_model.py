@@ -15,7 +15,7 @@ import numpy as np
 import tiny_models
 import torch
 
-from emotrace import corpus
+from emotrace.instrument import corpus
 from emotrace.models import Model
 from emotrace.vectors import EmotionVectors
 

@@ -10,8 +10,9 @@ import tiny_models
 import torch
 
 import emotrace
-from emotrace import EmotraceError, corpus
+from emotrace import EmotraceError
 from emotrace.activations import POOLINGS, Tokens, batches, encode, read_activations, read_tokens
+from emotrace.instrument import corpus
 
 # Lengths from two tokens to more than a hundred in the tiny tokenizers, two of them equal.
 TEXTS = [

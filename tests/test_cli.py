@@ -7,7 +7,8 @@ import time
 import pytest
 import tiny_models
 
-from emotrace import cli, gguf_weights
+from emotrace import cli
+from emotrace.hosts import gguf as gguf_weights
 from emotrace.vectors import EmotionVectors
 
 

@@ -8,8 +8,9 @@ import tiny_models
 from tiny_models import PLANTED, planted_passages
 
 import emotrace
-from emotrace import EmotraceError, corpus
+from emotrace import EmotraceError
 from emotrace.extraction import class_means, read_passages
+from emotrace.instrument import corpus
 
 STRENGTH = 20.0
 

@@ -12,7 +12,9 @@ import torch
 import transformers
 
 import emotrace
-from emotrace import EmotraceError, corpus, gguf_weights, models
+from emotrace import EmotraceError, models
+from emotrace.hosts import gguf as gguf_weights
+from emotrace.instrument import corpus
 
 SMOL = "smollm2-135m-instruct"
 # What each tiny model is: class, final norm, instruct.

@@ -12,7 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from emotrace import figures, plots
+from emotrace.study import figures
+from emotrace.study.separation import figures as plots
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -139,8 +140,8 @@ def test_links_between_files_lead_somewhere(notebook, path):
 
 # -- the check itself --------------------------------------------------------------------------------------------------
 
-CELL = """from emotrace.notebook import headline, show_figure
-from emotrace.plots import plt
+CELL = """from emotrace.study.notebook import headline, show_figure
+from emotrace.study.style import plt
 show_figure(plt.figure(), "localisation", "a caption")
 headline("depth", {"value": %s, "n": 6}, 0.05, "Best at {}.")"""
 
@@ -226,7 +227,7 @@ def test_update_writes_outputs_without_what_passes(runner, tmp_path):
     path = tmp_path / "00_made.ipynb"
     noise = (
         "\nimport sys; print('a warning', file=sys.stderr)"
-        "\nfrom emotrace.notebook import Progress\nbar = Progress(); bar('reading', 1, 2); bar.close()"
+        "\nfrom emotrace.study.notebook import Progress\nbar = Progress(); bar('reading', 1, 2); bar.close()"
     )
     nbformat.write(made(CELL % 0.6 + noise), path)
     assert runner.check(path, tmp_path, update=True) == []
@@ -242,7 +243,7 @@ def test_update_writes_outputs_without_what_passes(runner, tmp_path):
 
 
 def test_progress_is_seen_while_it_lasts(runner, tmp_path):
-    source = "from emotrace.notebook import Progress\nbar = Progress(); bar('reading', 1, 2)"
+    source = "from emotrace.study.notebook import Progress\nbar = Progress(); bar('reading', 1, 2)"
     (output,) = runner.outputs(runner.execute(made(source, ()), tmp_path, 60))
     assert output.data["text/plain"] == "reading: 1 of 2 …"
     assert runner._passing(output)

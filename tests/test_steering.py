@@ -6,7 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import emotrace
-from emotrace import activations, decoding, steering
+from emotrace import activations, steering
+from emotrace import tokens as decoding
 from emotrace.errors import EmotraceError
 
 PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "Monday"]

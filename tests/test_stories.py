@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 import emotrace
-from emotrace import EmotraceError, activations, corpus, extraction, steering, stories
-from emotrace.runs import RunFolder
+from emotrace import EmotraceError, activations, extraction, steering, stories
+from emotrace.instrument import corpus
+from emotrace.study.folder import RunFolder
 
 SOME = {"topics": ["cooking", "pet"], "emotions": ["happy", "sad", "neutral"]}
 

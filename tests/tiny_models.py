@@ -14,7 +14,7 @@ import torch
 import transformers as tf
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from emotrace import corpus
+from emotrace.instrument import corpus
 
 FAMILIES = ("gpt2", "gemma", "qwen", "llama", "mistral")
 # Further architectures that emotrace knows: tiny model of this name → the family it belongs to.

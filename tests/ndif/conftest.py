@@ -13,7 +13,8 @@ import pytest
 import server as servers
 import torch
 
-from emotrace import corpus, cpu_attention, cpu_matmul
+from emotrace.hosts import cpu_attention, cpu_matmul
+from emotrace.instrument import corpus
 from emotrace.models import DEFAULT_MODEL, _resolve
 
 HUB_ID = corpus.model_registry().loc[DEFAULT_MODEL, "hub_id"]

@@ -56,7 +56,7 @@ class Server:
     Args:
         models: hub id → folder that ``save_pretrained`` wrote. The server finds it under the hub id, without a network.
         threads: threads of each model's matrix products.
-        onednn: whether float32 products are oneDNN's (see ``emotrace.cpu_matmul``), as they may be on the client.
+        onednn: whether float32 products are oneDNN's (see ``emotrace.hosts.cpu_matmul``), as they may be on the client.
         sandboxed: whether traced blocks run in a process of their own, as NDIF runs those of keys it does not trust.
         result_limit: largest result in bytes, compressed. A larger one goes to an object store, of which there is none.
         job_timeout: seconds after which a job is stopped; None for never.

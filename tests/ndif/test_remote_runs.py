@@ -19,11 +19,14 @@ import pytest
 import server as servers
 
 import emotrace
-from emotrace import activations, corpus, cpu_attention, doctor, regimes, remote, steering, stories
+from emotrace import activations, doctor, steering, stories
 from emotrace.errors import EmotraceError
 from emotrace.extraction import read_passages
+from emotrace.hosts import cpu_attention, remote
+from emotrace.instrument import corpus
+from emotrace.judges import regimes
 from emotrace.models import DEFAULT_MODEL, Model
-from emotrace.readout import _unembedded
+from emotrace.study.languages.readout import _unembedded
 
 TEXTS = list(corpus.passages()["text"])[::21]
 PROMPTS = ["The door opened, and she", "On Monday he"]

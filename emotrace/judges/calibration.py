@@ -1,0 +1,200 @@
+"""The calibrated window of a model: the strengths at which steered texts stay coherent, and the default strength.
+
+A strength in units of the residual norm over-steers one model and does nothing to another. So each model's own scale is
+measured: the largest strength, on either side of zero, at which at least 90% of texts are surgical (``regimes``). The
+texts of the calibration come from prompts of their own; no other experiment uses them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from emotrace import steering
+from emotrace.errors import EmotraceError
+from emotrace.instrument import corpus
+from emotrace.judges import regimes
+from emotrace.measures import statistics
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
+    from emotrace.vectors import EmotionVectors
+
+TARGET = 0.9
+# Strengths are sought in this range, up to this factor; a window wider than the range ends at its limit.
+LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.2
+TEMPERATURE = 0.7
+FIRST = {"one": 0.3, "many": 0.03}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the vectors of a model are calibrated to.
+
+    Attributes:
+        layers: where they are added.
+        window: the most negative and the most positive strength at which at least ``target`` of the texts are surgical;
+            None where not even the smallest strength tried is.
+        target: that share.
+        n: texts at each strength tried.
+        positions: see :class:`~emotrace.steering.Edit`.
+        temperature: of the sampling.
+    """
+
+    layers: list[int]
+    window: tuple[float | None, float | None]
+    target: float
+    n: int
+    positions: str
+    temperature: float
+
+    @property
+    def strength(self) -> float | None:
+        """The default strength: the window's positive end."""
+        return self.window[1]
+
+    def onto(self, vectors: EmotionVectors) -> EmotionVectors:
+        """The vectors with this calibration in their provenance, where ``steer`` finds its defaults."""
+        stored = json.dumps({**asdict(self), "strength": self.strength}, sort_keys=True)
+        return replace(vectors, provenance={**vectors.provenance, "calibration": stored})
+
+
+def shipped(model: Model) -> Calibration | None:
+    """The calibration of a packaged model's mean-pooled comprehension vectors, as measured by a full run; else None."""
+    table = corpus.calibrations()
+    weights = model.provenance["weights_id"]
+    if weights not in table.index:
+        return None
+    row = table.loc[weights]
+    window = (float(row["window_low"]), float(row["window_high"]))
+    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", TEMPERATURE)
+
+
+def bracket(first: float, lowest: float, highest: float, precision: float) -> Generator[float, bool, float | None]:
+    """Seeks the largest strength that holds, if all below one do and all above do not.
+
+    Yields a strength to try and is sent whether it held; returns the largest that held, to within ``precision`` (a
+    factor), or None. Doubles or halves until one holds and the next does not, then bisects in the logarithm.
+    """
+    good, bad, strength = None, None, first
+    while good is None or bad is None:
+        if (yield strength):
+            good = strength
+            if strength >= highest:
+                return good
+            strength = min(2 * strength, highest)
+        else:
+            bad = strength
+            if strength <= lowest:
+                return None
+            strength = max(strength / 2, lowest)
+    while bad / good > precision:
+        middle = (good * bad) ** 0.5
+        if (yield middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def calibrate(
+    model: Model,
+    vectors: EmotionVectors,
+    *,
+    layers: list[int] | str | None = None,
+    target: float = TARGET,
+    texts: int = 40,
+    max_new_tokens: int = 32,
+    temperature: float = TEMPERATURE,
+    positions: str = "generated",
+    thresholds: regimes.Thresholds = regimes.DEFAULT,
+    seed: int = 0,
+    cache: steering.Cache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Calibration, pd.DataFrame]:
+    """Finds the window of strengths at which at least ``target`` of the texts are surgical, on both sides of zero.
+
+    Args:
+        model: the model.
+        vectors: its emotion vectors; all their emotions take part in turn, on the calibration prompts of
+            ``data/prompts.csv``.
+        layers: where to add; default as in :func:`~emotrace.steering.steer`.
+        target: the share of surgical texts that is asked for.
+        texts: texts at each strength tried, over emotions and prompts.
+        max_new_tokens: of each text.
+        temperature: of the sampling; 0 is greedy.
+        positions: see :class:`~emotrace.steering.Edit`.
+        thresholds: where the regimes part.
+        seed: of the sampling.
+        cache: keeps finished batches.
+        progress: called with 1 after each strength tried.
+
+    Returns:
+        The calibration, and one row a strength tried: ``strength, value`` (share of surgical texts), its Wilson
+        interval ``low, high``, ``n``; at strength 0 the share among unsteered texts, each compared with the others.
+
+    Raises:
+        EmotraceError: vectors of another model, a layer out of range, a target that is no share.
+    """
+    if not 0 < target < 1:
+        raise EmotraceError(f"a target is a share between 0 and 1, not {target}")
+    vectors.check(model)
+    chosen = steering.steered_layers(model, vectors, layers)
+    prompts = corpus.prompts("calibration")
+    settings = {
+        "positions": positions, "temperature": temperature, "max_new_tokens": max_new_tokens, "cache": cache,
+    }  # fmt: skip
+    every = [(prompt, vectors, vectors.emotions[0], 0.0, seed + copy) for prompt in prompts for copy in range(4)]
+    plain = _written(model, every, chosen, settings)
+    compared = regimes.references(model, plain)
+    tried = [_share(0.0, regimes.measure_plain(plain, compared, thresholds))]
+    cases = [
+        (prompts[number % len(prompts)], vectors.emotions[(number // 2) % len(vectors.emotions)])
+        for number in range(texts)
+    ]
+
+    def attempt(strengths: list[float]) -> list[bool]:
+        rows = [(prompt, vectors, emotion, strength, seed) for strength in strengths for prompt, emotion in cases]
+        measured = regimes.measure(model, _written(model, rows, chosen, settings), compared, thresholds=thresholds)
+        shares = [_share(strength, measured[measured["strength"] == strength]) for strength in strengths]
+        tried.extend(shares)
+        if progress:
+            progress(1)
+        return [share["value"] >= target for share in shares]
+
+    window = _both_sides(FIRST["one" if len(chosen) == 1 else "many"], attempt)
+    calibration = Calibration(chosen, window, target, texts, positions, temperature)
+    return calibration, pd.DataFrame(tried).sort_values("strength", ignore_index=True)
+
+
+def _both_sides(first: float, attempt: Callable[[list[float]], list[bool]]) -> tuple[float | None, float | None]:
+    """The two ends of the window, both sought at once so that their texts share batches."""
+    searches = {sign: bracket(first, LOWEST, HIGHEST, PRECISION) for sign in (-1, 1)}
+    asked = {sign: next(search) for sign, search in searches.items()}
+    ends: dict[int, float | None] = {}
+    while asked:
+        signs = list(asked)
+        held = attempt([sign * asked[sign] for sign in signs])
+        for sign, answer in zip(signs, held, strict=True):
+            try:
+                asked[sign] = searches[sign].send(answer)
+            except StopIteration as end:
+                ends[sign] = None if end.value is None else sign * end.value
+                del asked[sign]
+    return ends[-1], ends[1]
+
+
+def _written(model: Model, rows: list[steering.Row], layers: list[int], settings: dict[str, Any]) -> pd.DataFrame:
+    """The rows' texts beside what they were asked for."""
+    asked = pd.DataFrame([(prompt, what, strength, seed) for prompt, _, what, strength, seed in rows])
+    asked.columns = ["prompt", "emotion", "strength", "seed"]
+    return pd.concat([asked, steering.write(model, rows, layers, **settings)], axis=1)
+
+
+def _share(strength: float, measured: pd.DataFrame) -> dict[str, float]:
+    surgical = int((measured["regime"] == regimes.SURGICAL).sum())
+    return {"strength": strength, **statistics.wilson(surgical, len(measured))._asdict(), "n": len(measured)}

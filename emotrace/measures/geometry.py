@@ -1,0 +1,234 @@
+"""Separation, anisotropy, decoding, principal axes: what the emotions' activations look like at one layer.
+
+Everything here is plain numpy on activations already read: no model, no layer loop, no file. Sums are in float64.
+
+The separation measure of the paper, as we read it (its full text is not public; see the report): the **mean pairwise
+cosine similarity between the emotions' centroids before any centring**; lower is better separated. After centring on
+the mean of n emotions it is pinned near −1/(n − 1) and says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from emotrace.errors import EmotraceError
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Activations at one layer, summed over the texts of each topic × emotion cell.
+
+    Attributes:
+        sums: float64 ``[topic, emotion, d_model]``.
+        counts: texts in each cell, ``[topic, emotion]``.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    def centroids(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """The emotions' mean activations, topics weighted by ``weights [topic]`` (default 1): ``[emotion, d_model]``."""
+        weights = np.ones(len(self.sums)) if weights is None else weights
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.tensordot(weights, self.sums, 1) / (weights @ self.counts)[:, None]
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """Inner products between cells, ``[topic, emotion, topic, emotion]``: all that resampling needs, whatever d_model."""
+        flat = self.sums.reshape(-1, self.sums.shape[2])
+        return (flat @ flat.T).reshape(self.counts.shape * 2)
+
+    def centroid_grams(self, draws: np.ndarray) -> np.ndarray:
+        """Inner products between the centroids under each row of topic weights ``draws [draw, topic]``.
+
+        Returns:
+            float64 ``[draw, emotion, emotion]``; NaN for an emotion that has no text in a draw.
+        """
+        topics, n = self.counts.shape
+        half = (draws @ self.gram.reshape(topics, -1)).reshape(len(draws), n, topics, n)
+        summed = np.einsum("betf,bt->bef", half, draws, optimize=True)
+        counts = draws @ self.counts
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return summed / (counts[:, :, None] * counts[:, None, :])
+
+
+def cells(activations: np.ndarray, topics: Sequence[str], emotions: Sequence[str], names: Sequence[str]) -> Cells:
+    """Sums activations ``[text, d_model]`` by topic (in order of appearance) and by the emotions ``names``."""
+    order = {topic: place for place, topic in enumerate(dict.fromkeys(topics))}
+    places = {name: place for place, name in enumerate(names)}
+    sums = np.zeros((len(order), len(names), activations.shape[1]))
+    counts = np.zeros((len(order), len(names)))
+    for row, topic, emotion in zip(activations, topics, emotions, strict=True):
+        if emotion in places:
+            sums[order[topic], places[emotion]] += row
+            counts[order[topic], places[emotion]] += 1
+    return Cells(sums, counts)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors ``[…, d_model]`` divided by their norms; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
+
+
+def mean_pairwise_cosine(vectors: np.ndarray) -> np.ndarray:
+    """Mean cosine over all pairs of distinct vectors: ``[…, n, d_model]`` → ``[…]``.
+
+    Closed form: the sum of n unit vectors has squared norm n + Σ_{i≠j} cos_ij.
+    """
+    directions = unit(np.asarray(vectors, dtype=np.float64))
+    n = directions.shape[-2]
+    if n < 2:
+        raise EmotraceError("a pairwise cosine needs at least two vectors")
+    return ((directions.sum(axis=-2) ** 2).sum(axis=-1) - (directions**2).sum(axis=(-1, -2))) / (n * (n - 1))
+
+
+def cosines_of_gram(gram: np.ndarray) -> np.ndarray:
+    """Cosines from inner products: ``[…, n, n]`` → ``[…, n, n]``."""
+    norms = np.sqrt(np.einsum("...ii->...i", gram))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return gram / (norms[..., :, None] * norms[..., None, :])
+
+
+def mean_cosine_of_gram(gram: np.ndarray) -> np.ndarray:
+    """:func:`mean_pairwise_cosine` from inner products: ``[…, n, n]`` → ``[…]``."""
+    n = gram.shape[-1]
+    cosines = cosines_of_gram(gram)
+    return (cosines.sum(axis=(-1, -2)) - np.einsum("...ii->...", cosines)) / (n * (n - 1))
+
+
+def centre_gram(gram: np.ndarray) -> np.ndarray:
+    """Inner products after subtracting the mean of the n vectors, from those before: ``[…, n, n]`` → ``[…, n, n]``."""
+    rows = gram.mean(axis=-1, keepdims=True)
+    return gram - rows - rows.swapaxes(-1, -2) + rows.mean(axis=-2, keepdims=True)
+
+
+def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Mean pairwise cosine in bootstrap resamples of the vectors: counts ``draws [draw, n]`` → ``[draw]``.
+
+    A vector drawn twice forms no pair with itself: such pairs have cosine 1 and would bias the resamples upward.
+    """
+    directions = unit(np.asarray(vectors, dtype=np.float64))
+    squares = draws**2
+    same = squares @ (directions**2).sum(axis=-1)
+    return (((draws @ directions) ** 2).sum(axis=-1) - same) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
+
+
+def group_cosine(vectors: np.ndarray, size: int, repeats: int, rng: np.random.Generator) -> float:
+    """Mean pairwise cosine between means of disjoint random groups of ``size`` vectors, averaged over ``repeats``.
+
+    The anisotropy baseline that is fair to centroids: a mean of twelve texts has less noise than one text, so centroids
+    of anything at all are more alike than single texts are.
+    """
+    groups = len(vectors) // size
+    if groups < 2:
+        raise EmotraceError(f"{len(vectors)} vectors do not make two groups of {size}")
+    total = 0.0
+    for _ in range(repeats):
+        order = rng.permutation(len(vectors))[: groups * size]
+        total += float(mean_pairwise_cosine(vectors[order].reshape(groups, size, -1).mean(axis=1, dtype=np.float64)))
+    return total / repeats
+
+
+def shuffled_cosine(cells: Cells, permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """The centroids' mean pairwise cosine when labels are shuffled within each topic: ``[permutation]``.
+
+    The control that keeps everything but the emotion: the same texts, topics, lengths and number of texts a centroid.
+    """
+    topics, n, _ = cells.sums.shape
+    row = np.arange(topics)[:, None]
+    null = np.empty(permutations)
+    for draw in range(permutations):
+        order = rng.permuted(np.tile(np.arange(n), (topics, 1)), axis=1)
+        counts = cells.counts[row, order].sum(axis=0)
+        null[draw] = mean_pairwise_cosine(cells.sums[row, order].sum(axis=0) / counts[:, None])
+    return null
+
+
+def silhouettes(activations: np.ndarray, emotions: Sequence[str]) -> np.ndarray:
+    """Silhouette of each text by emotion, cosine distance after subtracting the mean of all texts: ``[text]``."""
+    from sklearn.metrics import silhouette_samples
+
+    centred = activations - activations.mean(axis=0, dtype=np.float64)
+    return silhouette_samples(centred, np.asarray(emotions), metric="cosine")
+
+
+def topic_folds(topics: Sequence[str], folds: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Train and test row numbers of each fold; a topic lies in one test fold only, so none is on both sides."""
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(folds, len(set(topics)))
+    if folds < 2:
+        raise EmotraceError("cross-validation over topics needs at least two topics")
+    dummy = np.zeros(len(topics))
+    return list(GroupKFold(folds).split(dummy, groups=np.asarray(topics)))
+
+
+def nearest_centroid(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Predicts each test row's label: the class whose training mean has the highest cosine, after subtracting the
+    training rows' mean. Which emotion vector does the text align with?"""
+    names = np.unique(labels)
+    centre = train.mean(axis=0, dtype=np.float64)
+    centroids = unit(np.stack([train[labels == name].mean(axis=0, dtype=np.float64) for name in names]) - centre)
+    return names[(unit(test - centre) @ centroids.T).argmax(axis=1)]
+
+
+def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Predicts each test row's label by multinomial logistic regression (L2, C = 1) on standardised features.
+
+    Scaling is fitted on the training rows alone. With fewer rows than dimensions the regression is solved in the span
+    of the training rows, where its optimum lies: the same predictions, faster.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    if train.shape[0] < train.shape[1]:
+        basis = np.linalg.qr(train.T.astype(np.float64))[0]
+        train, test = train @ basis, test @ basis
+    return LogisticRegression(C=1.0, max_iter=500).fit(train, labels).predict(test)
+
+
+DECODERS = {"nearest_centroid": nearest_centroid, "logistic_regression": logistic_regression}
+
+
+def decode(activations: np.ndarray, emotions: Sequence[str], topics: Sequence[str], decoder: str) -> np.ndarray:
+    """Whether each text's emotion is decoded correctly when its topic was held out: bool ``[text]``."""
+    labels = np.asarray(emotions)
+    correct = np.zeros(len(labels), dtype=bool)
+    for train, test in topic_folds(topics):
+        correct[test] = DECODERS[decoder](activations[train], labels[train], activations[test]) == labels[test]
+    return correct
+
+
+def shuffle_within_topics(emotions: Sequence[str], topics: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """The labels, permuted among the texts of each topic."""
+    labels, topics = np.array(emotions), np.asarray(topics)
+    for topic in np.unique(topics):
+        rows = np.flatnonzero(topics == topic)
+        labels[rows] = labels[rng.permutation(rows)]
+    return labels
+
+
+def principal_components(vectors: np.ndarray, n: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Scores ``[emotion, component]`` and shares of variance of emotion vectors ``[emotion, d_model]``."""
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    return (left * values)[:, :n], (values**2 / (values**2).sum())[:n]
+
+
+def rdm(vectors: np.ndarray) -> np.ndarray:
+    """Representational dissimilarity matrix: 1 − cosine between vectors ``[n, d_model]``, whatever their centring."""
+    directions = unit(np.asarray(vectors, dtype=np.float64))
+    return 1 - directions @ directions.T
+
+
+def plane_distances(valence: np.ndarray, arousal: np.ndarray) -> np.ndarray:
+    """Euclidean distances in the valence–arousal plane (both in units of the 1–9 norms): ``[n, n]``."""
+    points = np.stack([valence, arousal], axis=1)
+    return np.linalg.norm(points[:, None] - points[None], axis=-1)

@@ -1,0 +1,230 @@
+"""Intervals, nulls and model selection, on numpy and scipy. No number of this project leaves without one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from scipy.special import gammaln
+
+from emotrace.errors import EmotraceError
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def topic_draws(n_topics: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each topic is drawn in each bootstrap resample of whole topics: ``[draw, topic]``, rows sum to n.
+
+    Texts on one topic are not independent, so topics, not texts, are resampled.
+    """
+    if n_topics < 2:
+        raise EmotraceError(f"a bootstrap over topics needs at least two of them, not {n_topics}")
+    return rng.multinomial(n_topics, np.full(n_topics, 1 / n_topics), size=draws).astype(np.float64)
+
+
+def centred_interval(value: float, draws: np.ndarray) -> Interval:
+    """The percentile interval of bootstrap ``draws``, shifted so that their mean is ``value``.
+
+    A resample leaves about a third of the topics out, which makes centroids noisier and lowers any statistic that
+    depends on their noise (a cosine of centroids, a correlation with them) by itself. The shift takes that out.
+    """
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return Interval(float(value), np.nan, np.nan)
+    low, high = np.percentile(draws, [2.5, 97.5]) - draws.mean() + value
+    return Interval(float(value), float(low), float(high))
+
+
+def percentile_interval(value: float, draws: np.ndarray) -> Interval:
+    """The plain percentile interval of bootstrap ``draws``, widened to hold ``value`` (for positions, not sizes)."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return Interval(float(value), np.nan, np.nan)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
+    """(b + 1) / (m + 1), b the null draws at least as extreme as ``value``; never below 1 / (m + 1).
+
+    NaN where the value or one of the draws is unknown.
+
+    Args:
+        value: what was observed.
+        null: m draws under the null.
+        alternative: ``greater``, ``less`` or ``two-sided`` (by absolute value).
+    """
+    null = np.asarray(null, dtype=np.float64)
+    if not (np.isfinite(value) and np.isfinite(null).all()):
+        return np.nan
+    # Draws that equal the observation up to rounding count as extreme.
+    slack = 1e-12 * max(1.0, abs(value))
+    extreme = {
+        "greater": null >= value - slack,
+        "less": null <= value + slack,
+        "two-sided": np.abs(null) >= abs(value) - slack,
+    }[alternative]
+    return float((extreme.sum() + 1) / (len(null) + 1))
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Pearson's r with Fisher's z interval, over the pairs where both are known.
+
+    Raises:
+        EmotraceError: fewer than four pairs, for which the interval does not exist.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < 4:
+        raise EmotraceError(f"a correlation with an interval needs four pairs or more, not {known.sum()}")
+    if np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
+        return Interval(np.nan, np.nan, np.nan)  # a constant correlates with nothing
+    result = stats.pearsonr(x[known], y[known])
+    interval = result.confidence_interval(0.95)
+    return Interval(float(result.statistic), float(interval.low), float(interval.high))
+
+
+def mantel(first: np.ndarray, second: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Spearman's ρ between the upper triangles of two dissimilarity matrices, and its one-sided Mantel p.
+
+    Rows and columns of one matrix are permuted together, since entries of a matrix are not independent.
+    """
+    upper = np.triu_indices(len(first), 1)
+    ranked = stats.rankdata(second[upper])
+    ranked = (ranked - ranked.mean()) / ranked.std()
+    # Spearman on permuted rows is Pearson on the permuted matrix of ranks.
+    ranks = np.zeros_like(first, dtype=np.float64)
+    ranks[upper] = stats.rankdata(first[upper])
+    ranks += ranks.T
+    spread, centre = ranks[upper].std(), ranks[upper].mean()
+
+    def rho(order: np.ndarray) -> float:
+        return float(((ranks[np.ix_(order, order)][upper] - centre) * ranked).mean() / spread)
+
+    observed = rho(np.arange(len(first)))
+    null = np.array([rho(rng.permutation(len(first))) for _ in range(permutations)])
+    return observed, permutation_p(observed, null, "greater")
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """A rate with Wilson's 95% interval."""
+    if trials < 1:
+        raise EmotraceError("a rate needs at least one trial")
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return Interval(successes / trials, float(interval.low), float(interval.high))
+
+
+MIN_BEND_LAYERS = 6
+
+
+class Bend(NamedTuple):
+    """A curve over depth, as a line and as a parabola.
+
+    Attributes:
+        gain: AICc(line) − AICc(parabola); positive where the parabola fits better for its one parameter more.
+        vertex: where the parabola turns, on the x axis.
+        curvature: its second-order coefficient; positive opens upward (a U).
+    """
+
+    gain: float
+    vertex: float
+    curvature: float
+
+    @property
+    def is_u(self) -> bool:
+        """Whether it is a U: better than a line, open upward, and turning inside the depths measured."""
+        return self.gain > 0 and self.curvature > 0 and 0 < self.vertex < 1
+
+
+def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
+    """Compares a line and a parabola through ``curve`` over ``depth`` by AICc (least squares, Gaussian errors).
+
+    Neighbouring layers are not independent, so the gain overstates the evidence; read it with the share of bootstrap
+    resamples in which the U holds.
+
+    Raises:
+        EmotraceError: fewer than six layers (``MIN_BEND_LAYERS``), for which the corrected criterion is undefined or useless.
+    """
+    if len(depth) < MIN_BEND_LAYERS:
+        raise EmotraceError(f"a U over depth needs at least {MIN_BEND_LAYERS} layers, not {len(depth)}")
+    scores, fits = [], []
+    # Residuals below the curve's own rounding error say nothing of its shape.
+    floor = len(depth) * (10 * np.finfo(np.float64).eps * max(np.abs(curve).max(), np.finfo(np.float32).tiny)) ** 2
+    for degree in (1, 2):
+        coefficients = np.polyfit(depth, curve, degree)
+        residual = float(((curve - np.polyval(coefficients, depth)) ** 2).sum())
+        scores.append(_aicc(max(residual, floor), len(depth), degree + 2))  # the error variance is a parameter too
+        fits.append(coefficients)
+    curvature, slope, _ = fits[1]
+    vertex = -slope / (2 * curvature) if curvature else np.nan
+    return Bend(scores[0] - scores[1], float(vertex), float(curvature))
+
+
+def _aicc(residual: float, n: int, parameters: int) -> float:
+    return n * np.log(residual / n) + 2 * parameters + 2 * parameters * (parameters + 1) / (n - parameters - 1)
+
+
+# -- two samples --------------------------------------------------------------------------------------------------------
+
+
+class Contrast(NamedTuple):
+    """How two samples x and y differ; negative where x is lower.
+
+    Attributes:
+        u: Mann–Whitney's U of x, the number of pairs (x, y) with x > y, ties counting half: 0 … n_x · n_y.
+        p: its two-sided p, exact for small samples without ties (scipy), and valid for independent values only.
+        d: Cohen's d with the pooled standard deviation.
+        g: Hedges' g, d without its bias in small samples.
+        rank_biserial: 2 U / (n_x n_y) − 1, from −1 (every x below every y) to 1.
+    """
+
+    u: float
+    p: float
+    d: float
+    g: float
+    rank_biserial: float
+
+
+def contrast(x: Sequence[float], y: Sequence[float]) -> Contrast:
+    """Compares two samples by ranks and by means.
+
+    Raises:
+        EmotraceError: a sample of fewer than two values, or one with a value that is not known.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if min(len(x), len(y)) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise EmotraceError(f"an effect size needs two known values or more on either side, not {len(x)} and {len(y)}")
+    u, p = stats.mannwhitneyu(x, y)
+    d = float(cohens_d(x, y))
+    g = d * hedges_correction(len(x) + len(y) - 2)
+    return Contrast(float(u), float(p), d, g, float(2 * u / (len(x) * len(y)) - 1))
+
+
+def cohens_d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(mean x − mean y) / pooled standard deviation, along the last axis: ``[…, n_x]``, ``[…, n_y]`` → ``[…]``.
+
+    Pooled: √(((n_x − 1) s_x² + (n_y − 1) s_y²) / (n_x + n_y − 2)). Infinite where neither sample has any spread, NaN
+    where they do not differ either.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n_x, n_y = x.shape[-1], y.shape[-1]
+    squares = (n_x - 1) * x.var(axis=-1, ddof=1) + (n_y - 1) * y.var(axis=-1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (x.mean(axis=-1) - y.mean(axis=-1)) / np.sqrt(squares / (n_x + n_y - 2))
+
+
+def hedges_correction(freedom: int) -> float:
+    """J = Γ(m/2) / (√(m/2) Γ((m − 1)/2)) for m degrees of freedom, exactly (Hedges 1981); 0 for m = 1, where the
+    expectation of d does not exist."""
+    if freedom < 2:
+        return 0.0
+    half = freedom / 2
+    return float(np.exp(gammaln(half) - gammaln(half - 0.5)) / np.sqrt(half))

@@ -1,0 +1,188 @@
+"""What a notebook shows: figures with their captions, tables of claims, headline numbers, progress that leaves no trace.
+
+Every output says in its metadata what it is, so that ``scripts/run_notebooks.py`` can tell a figure that is missing or a
+headline that moved from one that is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from emotrace.study.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, format_interval, format_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADLINE = "application/vnd.emotrace.headline+json"
+"""The MIME type under which a headline number stands in a notebook's output."""
+MARKS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", NOT_TESTABLE: "–"}
+_DPI, _SCREEN_DPI, _COLOURS = 110, 80, 128
+_PLACE = re.compile(r"\{([\w ]*)\}")
+
+
+class Table:
+    """A table to be read: all of every text, escaped; plain text in a terminal.
+
+    Attributes:
+        frame: the data underneath.
+        notes: lines that are folded away below the table.
+    """
+
+    def __init__(self, frame: pd.DataFrame, notes: Mapping[str, str] | None = None, fold: str = "notes") -> None:
+        self.frame, self.notes, self._fold = frame, dict(notes or {}), fold
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.frame
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            body = self.frame.to_html(index=False, border=0, na_rep="–", float_format=format_number)
+        body = body.replace("<td>", '<td style="text-align:left;vertical-align:top">')
+        body = body.replace("<th>", '<th style="text-align:left">').replace("\\n", "<br>")
+        lines = "".join(f"<p><b>{html.escape(key)}</b>: {html.escape(text)}</p>" for key, text in self.notes.items())
+        return body + (f"<details><summary>{html.escape(self._fold)}</summary>{lines}</details>" if lines else "")
+
+
+def claims_table(claims: pd.DataFrame) -> Table:
+    """The rows of ``claims.csv`` for a reader; how each was measured and judged is folded away below."""
+    shown = pd.DataFrame(
+        {
+            "claim": claims["claim"],
+            "the paper": claims["paper"],
+            "measured": claims["measured"].map(format_number),
+            "95% interval": [format_interval(row.low, row.high) for row in claims.itertuples()],
+            "n": claims["n"].map(format_number),
+            "verdict": claims["verdict"].map(lambda verdict: f"{MARKS[verdict]} {verdict}"),
+        }
+    )
+    return Table(shown, dict(zip(claims["claim"], claims["how"], strict=True)), "how each was measured and judged")
+
+
+def claims_of_models(claims: pd.DataFrame) -> Table:
+    """One row a claim, one column a model: verdict, value and interval."""
+    cells = [
+        f"{MARKS[row.verdict]} {format_number(row.measured)}" + (f" ({format_interval(row.low, row.high)})" if pd.notna(row.low) else "")
+        if pd.notna(row.measured) else MARKS[row.verdict]
+        for row in claims.itertuples()
+    ]  # fmt: skip
+    wide = claims.assign(cell=cells).pivot(index="claim", columns="model", values="cell")
+    paper = claims.drop_duplicates("claim").set_index("claim")["paper"]
+    order, models = list(paper.index), list(dict.fromkeys(claims["model"]))
+    wide = wide.loc[order, models].fillna("")
+    wide.insert(0, "the paper", paper)
+    return Table(wide.rename_axis(None, axis=1).reset_index())
+
+
+def show_figure(figure: Figure, name: str, caption: str) -> None:
+    """Displays a figure as a small PNG, and its caption below."""
+    from IPython.display import Markdown, display
+
+    content, width = png(figure)
+    mark = {"emotrace": {"figure": name}, "image/png": {"width": width}}
+    display({"image/png": base64.b64encode(content).decode(), "text/plain": caption}, raw=True, metadata=mark)
+    display(Markdown(f"*{caption}*"))
+
+
+def png(figure: Figure) -> tuple[bytes, int]:
+    """A figure as a PNG of few colours, and its width on the screen in pixels."""
+    from PIL import Image
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    image = Image.open(buffer).convert("RGB").quantize(_COLOURS)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue(), round(image.width * _SCREEN_DPI / _DPI)
+
+
+def headline(name: str, row: Mapping[str, Any] | pd.Series, tolerance: float, text: str, *, digits: int = 3) -> None:
+    """Displays a finding with its measured number, and keeps the number for the next run to be compared with.
+
+    Args:
+        name: what the number is called; unique in the notebook.
+        row: ``value`` (or ``measured``) with ``n`` and, where there is one, an interval ``low``, ``high``.
+        tolerance: how far the number may lie from the committed one (absolute) before the check fails.
+        text: the sentence; ``{topics}``, say, stands for the number, its interval, and its n of topics.
+        digits: significant digits.
+    """
+    from IPython.display import display
+
+    value, low, high = (_finite(row.get(key)) for key in ("value", "low", "high"))
+    value = _finite(row.get("measured")) if value is None else value
+    said = "–" if value is None else f"**{value:.{digits}g}**"
+    interval = f"{low:.{digits}g} to {high:.{digits}g}, " if low is not None and high is not None else ""
+    said += f" ({interval}n = {int(row['n'])}"
+    kept = {"name": name, "value": value, "low": low, "high": high, "n": int(row["n"]), "tolerance": tolerance}
+    sentence = _PLACE.sub(lambda place: f"{said} {place[1]}".rstrip() + ")", text)
+    display(
+        {HEADLINE: kept, "text/markdown": f"- {sentence}", "text/plain": f"- {sentence.replace('**', '')}"},
+        raw=True,
+        metadata={"emotrace": {"headline": name}},
+    )
+
+
+def _finite(value: Any) -> float | None:
+    # Six significant digits, as in the tables: free of the last bits' noise.
+    return None if value is None or pd.isna(value) else float(f"{float(value):.6g}")
+
+
+class Progress:
+    """``progress(what, done, of)`` in a notebook: one line that changes, and is gone when the work is done.
+
+    Outside a notebook it is silent.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = defaultdict(int)
+        self._handle: Any = None
+        self._last = 0.0
+        self._inside = _in_notebook()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        self._done[what] += done
+        now = time.monotonic()
+        if not self._inside or now - self._last < 0.3:
+            return
+        self._last = now
+        self._show(f"{what}: {self._done[what]} of {of} …")
+
+    def _show(self, line: str) -> None:
+        from IPython.display import display
+
+        bundle = {"text/html": f"<small>{html.escape(line)}</small>", "text/plain": line}
+        how = {"raw": True, "metadata": {"emotrace": {"progress": True}}}
+        if self._handle is None:
+            self._handle = display(bundle, display_id=True, **how)
+        else:
+            self._handle.update(bundle, **how)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the line away."""
+        if self._handle is not None:
+            self._show("")
+            self._handle = None
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return hasattr(get_ipython(), "kernel")

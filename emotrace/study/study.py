@@ -1,0 +1,198 @@
+"""One model in a run: the sizes of the work, what the model held when it read, where finished units are kept."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from emotrace.activations import POOLINGS, read_activations
+from emotrace.extraction import Reading, read_passages
+from emotrace.instrument import corpus
+from emotrace.measures import geometry, statistics
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
+    from emotrace.study.folder import RunFolder
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it was just done, and how much of it there is."""
+
+# The centroids' noise depends on the texts a centroid; the matched anisotropy baseline groups as many.
+GROUP_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes of a run. ``quick`` runs the same experiments with fewer texts and resamples."""
+
+    seed: int = 0
+    topics: int = 12
+    baseline_texts: int = 150
+    bootstrap: int = 1000
+    permutations: int = 999
+    decoder_permutations: int = 499
+    # Generation: topics that the model writes a story of every class on.
+    story_topics: int = 8
+    # Steering: texts at each strength of the calibration; doses in multiples of the calibrated strength; new tokens of
+    # a text; scenarios, with so many seeds each.
+    calibration_texts: int = 40
+    doses: tuple[float, ...] = (-1, -0.5, 0.5, 1, 2, 4)
+    dose_prompts: int = 4
+    dose_random: int = 8
+    tokens: int = 24
+    scenarios: int = 40
+    scenario_seeds: int = 2
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> Settings:
+        return cls(
+            seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=99,
+            story_topics=4, calibration_texts=20, doses=(-1, -0.5, 0.5, 1, 3), dose_prompts=2, tokens=20, scenarios=20, scenario_seeds=1,
+        )  # fmt: skip
+
+
+@dataclass
+class Study:
+    """One model's readings, and where its finished units are kept."""
+
+    model: str
+    family: str
+    n_layers: int
+    instruct: bool
+    reading: Reading
+    baseline: dict[str, np.ndarray]
+    settings: Settings
+    run: RunFolder
+    progress: Progress
+
+    def rng(self, *what: object) -> np.random.Generator:
+        """The generator of one purpose, independent of every other and of the order of work."""
+        return np.random.default_rng([self.settings.seed, zlib.crc32(repr(what).encode())])
+
+    @cached_property
+    def emotional(self) -> np.ndarray:
+        """Which texts are of one of the 20 emotions, not neutral."""
+        return (self.reading.labels["emotion"] != corpus.NEUTRAL).to_numpy()
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for name in corpus.emotion_names() if name in set(self.reading.labels["emotion"])]
+
+    @cached_property
+    def emotions(self) -> np.ndarray:
+        return self.reading.labels["emotion"].to_numpy(dtype=str)[self.emotional]
+
+    @cached_property
+    def topics(self) -> np.ndarray:
+        return self.reading.labels["topic"].to_numpy(dtype=str)[self.emotional]
+
+    @cached_property
+    def halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """The topics split in two at random: the first half chooses, the second reports. Bool ``[topic]`` each."""
+        n = len(set(self.topics))
+        first = np.zeros(n, dtype=bool)
+        first[self.rng("halves").permutation(n)[: n // 2]] = True
+        return first, ~first
+
+    def in_half(self, half: np.ndarray) -> np.ndarray:
+        """Which emotional texts belong to the topics of ``half``."""
+        order = list(dict.fromkeys(self.topics))
+        return np.isin(self.topics, [topic for topic, inside in zip(order, half, strict=True) if inside])
+
+    def layer(self, pooling: str, layer: int) -> np.ndarray:
+        """The emotional texts' activations at one layer: ``[text, d_model]``."""
+        return self.reading.pooled[pooling][self.emotional, self.reading.layers.index(layer)]
+
+    def cells(self, pooling: str, layer: int) -> geometry.Cells:
+        return geometry.cells(self.layer(pooling, layer), self.topics, self.emotions, self.names)
+
+    def draws(self, half: np.ndarray | None = None) -> np.ndarray:
+        """Bootstrap weights of topics ``[draw, topic]``, the same at every layer so that curves can be compared."""
+        inside = np.ones(len(set(self.topics)), dtype=bool) if half is None else half
+        draws = np.zeros((self.settings.bootstrap, len(inside)))
+        draws[:, inside] = statistics.topic_draws(
+            int(inside.sum()), self.settings.bootstrap, self.rng("bootstrap", list(inside))
+        )
+        return draws
+
+    def each_layer(self, what: str, compute: Callable[[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
+        """``compute(pooling, layer)`` for every pooling and layer, each kept as one unit of work."""
+        total = len(self.reading.pooled) * len(self.reading.layers)
+        rows: list[dict[str, Any]] = []
+        for pooling in self.reading.pooled:
+            for layer in self.reading.layers:
+                rows += self.unit(f"{what} {pooling} {layer}", lambda p=pooling, la=layer: compute(p, la))
+                self.progress(what, 1, total)
+        return pd.DataFrame(rows)
+
+    def unit(self, what: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        key = {"what": what, "settings": asdict(self.settings), **self.reading.provenance}
+        return self.run.rows(key, compute)
+
+    def row(self, pooling: str, layer: int, **values: Any) -> dict[str, Any]:
+        """A table row with the columns that every table has."""
+        return {
+            "model": self.model, "method": "comprehension", "pooling": pooling, "layer": layer,
+            "depth": layer / self.n_layers, **values,
+        }  # fmt: skip
+
+
+def read(
+    model: Model, settings: Settings, run: RunFolder, progress: Progress, passages: pd.DataFrame | None = None
+) -> Study:
+    """The model reads the passages and the baseline texts; both poolings, all layers."""
+    table = corpus.passages() if passages is None else passages
+    table = corpus.quick_subset(table, settings.topics)
+    unrelated = list(corpus.baseline_texts()["text"])
+    # Every k-th text, so that a quick run keeps all kinds.
+    unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
+    reading = read_passages(
+        model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table))
+    )
+    baseline = read_activations(
+        model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
+    )
+    return Study(
+        model.name, model.family, model.n_layers, model.instruct, reading, baseline, settings, run, progress
+    )  # fmt: skip
+
+
+def choose_layer(study: Study, pooling: str, criterion: str) -> int:
+    """The best layer by the first half of the topics alone; the second half is left for reporting."""
+    half = study.halves[0]
+    layers = study.reading.layers[1:]
+    if criterion in geometry.DECODERS:
+        inside = study.in_half(half)
+        emotions, topics = study.emotions[inside], study.topics[inside]
+        scores = [
+            -geometry.decode(study.layer(pooling, layer)[inside], emotions, topics, criterion).mean()
+            for layer in layers
+        ]
+        return layers[int(np.argmin(scores))]
+    scores = [half_cosine(study, pooling, layer, half, criterion) for layer in layers]
+    return layers[int(np.argmin(scores))]
+
+
+def half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:
+    """The criterion from the topics of one half alone; its baselines have the same number of texts a centroid."""
+    cells = study.cells(pooling, layer)
+    inside = geometry.Cells(cells.sums[half], cells.counts[half])
+    value = float(geometry.mean_pairwise_cosine(inside.centroids()))
+    if criterion == "shuffle_excess":
+        permutations = min(99, study.settings.permutations)
+        return value - geometry.shuffled_cosine(inside, permutations, study.rng("half shuffle")).mean()
+    if criterion == "anisotropy_excess":
+        baseline = study.baseline[pooling][:, study.reading.layers.index(layer)]
+        return value - geometry.group_cosine(baseline, int(half.sum()), GROUP_REPEATS, study.rng("half groups"))
+    return value
+
+
+def vectors_of(study: Study) -> dict[str, Any]:
+    """The comprehension vectors of every pooling that was read."""
+    return {pooling: study.reading.vectors(pooling) for pooling in POOLINGS if pooling in study.reading.pooled}

@@ -1,0 +1,294 @@
+"""Remote runs without a server: nnsight's simulation of one, faults and what they mean, patience, parts.
+
+The simulation serialises every trace and reads it back with all local modules hidden, so that code or values which could
+not travel fail here. A real server is in tests/ndif.
+"""
+
+import ast
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import websocket
+from nnsight.intervention.backends.remote import RemoteError
+
+import emotrace
+from emotrace import activations, in_trace, steering
+from emotrace.errors import EmotraceError
+from emotrace.hosts import faults as remote_faults
+from emotrace.hosts import remote
+from emotrace.hosts.faults import TooLarge, diagnose
+from emotrace.judges import regimes
+from emotrace.study.languages.readout import _unembedded
+
+HOST = "http://server"
+TEXTS = ["The rain fell on the roof all night.", "She laughed.", "He waited at the station for the last train home."]
+PROMPTS = ["The door opened and", "The door opened and", "He said that the"]
+
+
+@pytest.fixture(scope="module")
+def simulated(tiny_folder):
+    """``simulated(family)``: a tiny model whose traces go through the simulation."""
+    loaded = {}
+
+    def load(family):
+        if family not in loaded:
+            loaded[family] = emotrace.load(str(tiny_folder(family)), remote="local")
+        return loaded[family]
+
+    return load
+
+
+@pytest.fixture
+def there(request, simulated):
+    """The simulated twin of the test's ``tiny_model``."""
+    return simulated(request.node.callspec.params["tiny_model"])
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A patience that waits for nothing, and the waits that it would have made."""
+    waits = []
+    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(attempts=4, pause=1, longest_pause=3))
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    return waits
+
+
+# -- the same code path ------------------------------------------------------------------------------------------------
+
+
+def _edit(model, **settings):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(len(PROMPTS), model.d_model, generator=generator)
+    return steering.Edit({1: rows, 3: 0.5 * rows}, **settings)
+
+
+@pytest.mark.parametrize("how", [{}, {"positions": "all"}, {"on_the_fly": True}])
+def test_texts_written_in_the_simulation_are_those_written_here(tiny_model, there, how):
+    prompts = [activations.encode(tiny_model, [prompt])[0].ids for prompt in PROMPTS]
+    settings = {"max_new_tokens": 6, "temperature": 0.8, "seeds": [3, 4, 5]}
+    edit = _edit(tiny_model, **how)
+    here = steering.generate(tiny_model, prompts, edit, **settings)
+    assert steering.generate(there, prompts, edit, **settings) == here
+    assert steering.generate(tiny_model, prompts, None, **settings) != here
+
+
+def test_every_reading_in_the_simulation_is_bit_for_bit_the_one_here(tiny_model, there):
+    groups = np.zeros((tiny_model.nn._module.config.get_text_config().vocab_size, 2), dtype=np.float32)
+    groups[:50, 0] = groups[50:, 1] = 1
+    written = [[7, 8, 9], [10, 11], [12]]
+    ids = [list(activations.encode(tiny_model, [prompt])[0].ids) for prompt in PROMPTS]
+    edit = _edit(tiny_model)
+
+    def readings(model):
+        model.norms = None
+        pooled = activations.read_activations(model, TEXTS)
+        streamed = activations.read_while_writing(model, ids, max_new_tokens=3, temperature=0.7, seeds=[0, 1, 2])
+        scored = steering.score(model, PROMPTS, edit, groups=[[1, 2], [], [3]])
+        return [
+            pooled["mean"], pooled["last"], activations.residual_norms(model), activations.read_tokens(model, TEXTS[0]),
+            *(row.stream for row in streamed), scored["stream"], scored["log_probabilities"],
+            *regimes.log_likelihoods(model, ids, written),
+            *steering.reread(model, ids, written, edit.directions[1], 1, "generated", groups),
+            _unembedded(model, torch.arange(2.0 * model.d_model).reshape(2, -1)),
+        ]  # fmt: skip
+
+    here = readings(tiny_model)
+    for mine, theirs in zip(here, readings(there), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert [n for n, mine in enumerate(here) if mine.size and not np.nanmax(np.abs(mine)) > 0] == []
+
+
+def test_a_groups_log_probability_is_the_sum_of_its_tokens(tiny):
+    model = tiny("llama")
+    whole = steering.score(model, PROMPTS, None)["log_probabilities"]
+    parts = steering.score(model, PROMPTS, None, groups=[[1, 2, 9], [], [5]])["log_probabilities"]
+    np.testing.assert_allclose(parts[:, 0], np.log(np.exp(whole[:, [1, 2, 9]]).sum(axis=1)), rtol=1e-5)
+    np.testing.assert_allclose(parts[:, 2], whole[:, 5], rtol=1e-5)
+    assert np.isnan(parts[:, 1]).all()
+
+
+def test_what_travels_by_value_needs_nothing_but_torch_and_transformers():
+    tree = ast.parse(Path(in_trace.__file__).read_text())
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    assert imported == {"__future__", "torch", "transformers"}
+
+
+# -- where ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_address_is_nnsights_or_the_one_given(monkeypatch):
+    import nnsight
+
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://somewhere")
+    assert remote.address(True) == "https://somewhere"
+    assert remote.address("http://127.0.0.1:9/") == "http://127.0.0.1:9"
+    assert remote.address("local") == "local"
+    with pytest.raises(EmotraceError, match="'ftp://x'"):
+        remote.address("ftp://x")
+
+
+def test_a_folder_of_this_machine_is_not_on_a_server(tiny_folder):
+    with pytest.raises(EmotraceError, match="hub id"):
+        emotrace.load(str(tiny_folder("gpt2")), remote="http://127.0.0.1:9")
+
+
+def test_a_server_that_is_not_there_is_one_line(hasty):
+    with pytest.raises(EmotraceError, match="cannot be reached; given up after 4 attempts"):
+        emotrace.load("org/name", remote="http://127.0.0.1:9")
+    assert len(hasty) == 3
+
+
+# -- faults --------------------------------------------------------------------------------------------------------------
+
+
+def _status(code, body="", **headers):
+    request = httpx.Request("POST", HOST)
+    answer = httpx.HTTPStatusError(
+        str(code), request=request, response=httpx.Response(code, headers=headers, request=request)
+    )
+    error = RemoteError(f"Failed to send request: {body or code}")
+    error.__cause__ = answer
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "passing", "smaller", "says"),
+    [
+        (ConnectionRefusedError("refused"), True, False, "cannot be reached"),
+        (ConnectionResetError("reset"), True, False, "was lost"),
+        (websocket.WebSocketConnectionClosedException("gone"), True, False, "was lost"),
+        (websocket.WebSocketTimeoutException("slow"), True, False, "was lost"),
+        (TimeoutError("no word for 60 s"), True, False, "no word"),
+        (websocket.WebSocketBadStatusException("%d %s", 503, "no", {}), True, False, "503"),
+        (_status(429), True, False, "is busy"),
+        (_status(500), True, False, "answers with 500"),
+        (_status(503), True, False, "answers with 503"),
+        (_status(413), False, True, "size"),
+        (_status(401, "Missing or invalid API key"), False, False, "NDIF_API_KEY"),
+        (_status(400, "Invalid API key format: 'secret'"), False, False, "NDIF_API_KEY"),
+        (_status(403), False, False, "rejects the API key"),
+        (_status(400, "Client nnsight version 0.1 is below the minimum"), False, False, "doctor"),
+        (_status(422), False, False, "refuses"),
+        (RemoteError("Critical server error occurred. Please try again later."), True, False, "Critical"),
+        (RemoteError("Replica was evicted while processing your request"), True, False, "evicted"),
+        (RemoteError("Your job was cancelled or preempted by the server."), True, False, "preempted"),
+        (RemoteError("Could not deploy this model. No room"), False, False, "not deployed"),
+        (RemoteError("Your request payload could not be read (x)"), False, False, "do not fit"),
+        (RemoteError("Your job exceeded the execution timeout of 30.0s."), False, True, "could not hold"),
+        (RemoteError("Traceback\n  x\ntorch.OutOfMemoryError: CUDA out of memory."), False, True, "out of memory"),
+        (RemoteError("Traceback (most recent call last)\n  File\nValueError: boom"), False, False, "ValueError: boom"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_told_apart(error, passing, smaller, says):
+    fault = diagnose(error, HOST, "secret")
+    assert (fault.passing, fault.smaller) == (passing, smaller)
+    assert says in fault.what
+    assert "secret" not in fault.what
+    assert "\n" not in fault.what
+    assert isinstance(fault.error(), TooLarge) is smaller
+
+
+def test_the_server_may_say_how_long_to_wait():
+    assert diagnose(_status(429, **{"Retry-After": "7"}), HOST).wait == 7
+    assert diagnose(_status(429, **{"Retry-After": "Wed, 21 Oct"}), HOST).wait is None
+
+
+# -- patience ------------------------------------------------------------------------------------------------------------
+
+
+def _failing(*errors):
+    left = list(errors)
+
+    def once():
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return once
+
+
+def test_a_passing_fault_is_waited_out_with_growing_pauses(hasty):
+    told = []
+    errors = [ConnectionRefusedError(), _status(500), ConnectionResetError()]
+    assert remote.patiently(_failing(*errors), HOST, told.append) == "answer"
+    assert len(told) == len(hasty) == 3
+    for wait, expected in zip(hasty, (1, 2, 3), strict=True):  # doubled, up to the longest
+        assert 0.75 * expected <= wait <= 1.25 * expected
+
+
+def test_the_wait_that_the_server_asks_for_is_kept(hasty):
+    remote.patiently(_failing(_status(429, **{"Retry-After": "2.5"})), HOST)
+    assert hasty == [2.5]
+
+
+def test_a_lasting_fault_ends_at_once(hasty):
+    with pytest.raises(EmotraceError, match="API key"):
+        remote.patiently(_failing(_status(403)), HOST)
+    assert hasty == []
+
+
+def test_patience_ends(hasty):
+    with pytest.raises(EmotraceError, match="given up after 4 attempts"):
+        remote.patiently(_failing(*[ConnectionRefusedError()] * 9), HOST)
+    assert len(hasty) == 3
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _refusing(limit, seen, error=TooLarge):
+    def compute(rows):
+        seen.append(len(rows))
+        if len(rows) > limit:
+            raise error("too large")
+        return list(rows)
+
+    return compute
+
+
+@pytest.mark.parametrize("error", [TooLarge, torch.cuda.OutOfMemoryError])
+def test_a_batch_that_is_refused_is_halved_and_nothing_is_lost_or_done_twice(tiny, error):
+    model, seen = tiny("gpt2"), []
+    model.parts = 1
+    parts = remote.in_parts(model, list(range(10)), _refusing(3, seen, error))
+    assert [row for part in parts for row in part] == list(range(10))
+    assert seen == [10, 5, 3, 3, 3, 1]
+    seen.clear()
+    remote.in_parts(model, list(range(8)), _refusing(3, seen))
+    assert seen == [2, 2, 2, 2]  # what was learnt is kept
+    model.parts = 1
+
+
+def test_one_row_that_is_too_large_is_an_error(tiny):
+    model = tiny("gpt2")
+    with pytest.raises(EmotraceError, match="one row alone is too large"):
+        remote.in_parts(model, [1, 2], _refusing(0, []))
+    model.parts = 1
+
+
+def test_activations_and_texts_in_parts_are_those_of_the_whole(tiny, monkeypatch):
+    model = tiny("llama")
+    prompts = [activations.encode(model, [prompt])[0].ids for prompt in PROMPTS]
+    whole = activations.read_activations(model, TEXTS)["mean"]
+    settings = (_edit(model), [1, 2, 3], 5, 0.8)
+    texts = list(steering._in_parts(model, prompts, *settings))
+    monkeypatch.setattr(model, "parts", 3)
+    np.testing.assert_allclose(activations.read_activations(model, TEXTS)["mean"], whole, rtol=1e-4, atol=1e-5)
+    assert list(steering._in_parts(model, prompts, *settings)) == texts
+
+
+def test_the_key_is_in_nothing_that_is_kept(tiny_folder, monkeypatch):
+    import nnsight
+
+    monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", "very-secret")
+    model = emotrace.load(str(tiny_folder("gpt2")), remote="local")
+    assert "very-secret" not in repr((model.provenance, model.remote))
+    assert "very-secret" not in diagnose(RemoteError("bad key very-secret"), HOST, remote.api_key()).what
+    assert remote_faults.diagnose(ValueError("x very-secret"), HOST, "very-secret").what.count("secret") == 0

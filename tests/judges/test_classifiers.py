@@ -1,0 +1,389 @@
+"""The external classifiers: the shipped head, what it says about plain sentences, its files, classifiers of others."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from emotrace.errors import EmotraceError
+from emotrace.hosts import gguf as gguf_weights
+from emotrace.instrument import corpus
+from emotrace.judges import classifiers
+from emotrace.judges.classifiers import EmbeddedClassifier, Head, emotion_scores, load_classifier, mean_pool, unit_rows
+
+# Written for this test: (label, sentence, whether nothing but the first rank will do).
+SENTENCES = [
+    ("joy", "I am so happy that I keep dancing around the kitchen with a grin on my face.", True),
+    ("joy", "What a delightful morning, everyone at the table was laughing and cheerful.", False),
+    ("sadness", "She cried herself to sleep again because the house felt empty without him.", True),
+    ("sadness", "I have been so sad since the dog died that I can hardly get out of bed.", True),
+    ("grief", "We buried my grandmother last week and I still mourn her every hour.", False),
+    ("anger", "I am furious, they lied to my face and I want to smash something!", True),
+    ("anger", "How dare he talk to my sister like that, I hate that man!", False),
+    ("fear", "I was terrified when the floorboards creaked and something breathed behind the door.", True),
+    ("fear", "That cliff path scares me to death, I was frightened the whole way down.", True),
+    ("gratitude", "Thank you so much for driving my mother to the hospital, I really appreciate it.", True),
+    ("gratitude", "Thanks for lending us your ladder.", True),
+    ("love", "I love my little brother more than anything in the world.", True),
+    ("love", "She adores her husband and still loves to hold his hand on walks.", True),
+    ("remorse", "I am so sorry that I broke your grandfather's watch, please forgive me.", True),
+    ("remorse", "He regrets what he said at dinner and wants to apologise to her.", True),
+    ("excitement", "I can't wait for the concert tomorrow, I'm so excited!", True),
+    ("excitement", "Only two more sleeps until our trip to the coast, this is thrilling!", False),
+    ("nervousness", "My hands shake and I feel anxious about the interview on Friday.", True),
+    ("nervousness", "I'm a bit worried and nervous about meeting her parents tonight.", True),
+    ("pride", "I am so proud of my daughter for finishing her first marathon.", True),
+    ("pride", "We built that boat with our own hands and we take great pride in it.", False),
+    ("optimism", "I hope things will get better soon, and I believe next year will be brighter.", True),
+    ("optimism", "Hopefully the rain stops in time for the wedding.", True),
+    ("annoyance", "It is so annoying that the neighbour's drill starts whenever I sit down.", False),
+    ("annoyance", "Stop interrupting me, this endless tapping is getting on my nerves.", False),
+    ("disgust", "The fridge stank of rotten meat and the maggots were revolting.", False),
+    ("disgust", "That is gross, he spits chewing tobacco into a coffee cup.", True),
+    ("caring", "Please take care of yourself and call me any time if you need someone to talk to.", True),
+    ("caring", "I hope you feel better soon, get some rest and drink plenty of water.", False),
+    ("disappointment", "We drove six hours and the museum was closed, what a letdown.", False),
+    ("relief", "Phew, what a relief that the test results came back clear.", False),
+    ("surprise", "Wow, I never expected to see you here!", True),
+    ("amusement", "Haha, that joke about the penguin made me laugh out loud.", True),
+    ("confusion", "I don't understand these instructions, I'm confused about which part goes where.", True),
+    ("curiosity", "How do bees find their way back to the hive, does anyone know?", False),
+    ("admiration", "What a brilliant painter, her portraits are amazing.", True),
+    ("embarrassment", "I blushed with shame when my skirt tore in front of the whole class, so embarrassing.", True),
+    ("desire", "I wish I had a garden, I really want one of those old walnut trees.", True),
+    ("realization", "I just realised that I had been reading the map upside down.", False),
+    ("neutral", "The bus to the station leaves at ten past four from the second stop.", False),
+    ("neutral", "The recipe needs two eggs and a cup of flour.", False),
+]  # fmt: skip
+TEXTS = [text for _, text, _ in SENTENCES]
+
+
+@pytest.fixture(scope="module")
+def head() -> Head:
+    return Head.load(classifiers.head_file())
+
+
+@pytest.fixture(scope="module")
+def embedded() -> EmbeddedClassifier:
+    return load_classifier()
+
+
+@pytest.fixture(scope="module")
+def script():
+    """``scripts/train_classifier.py`` as a module."""
+    path = Path(__file__).parents[2] / "scripts" / "train_classifier.py"
+    spec = importlib.util.spec_from_file_location("train_classifier", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_head(labels: tuple[str, ...] = ("joy", "fear"), d: int = 4, encoder: str = "0" * 64) -> Head:
+    rng = np.random.default_rng(0)
+    header = {"labels": list(labels), "encoder": {"name": "none", "sha256": encoder}}
+    return Head(rng.normal(size=(len(labels), d)).astype(np.float32), np.zeros(len(labels), np.float32), header)
+
+
+# -- the shipped head -------------------------------------------------------------------------------------------------
+
+
+def test_shipped_head_keeps_its_promises(head):
+    assert head.weight.shape == (28, 384)
+    assert head.bias.shape == (28,)
+    assert head.weight.dtype == head.bias.dtype == np.float32
+    assert len(set(head.labels)) == 28
+    assert head.header["test_macro_auc"] >= 0.86
+    assert head.header["test_macro_auc"] == pytest.approx(np.mean(list(head.header["test_auc"].values())), abs=1e-3)
+    low, high = head.header["test_macro_auc_95"]
+    assert 0.85 < low < head.header["test_macro_auc"] < high
+    assert head.header["training"]["licence"] == "Apache-2.0"
+    assert set(head.header["passages"]["auc"]) == set(corpus.emotion_names())
+
+
+def test_shipped_head_covers_every_emotion(head):
+    for labels in corpus.emotions()["goemotions"]:
+        assert set(labels) <= set(head.labels)
+
+
+def test_card_gives_the_figures_of_the_head(head, script):
+    card = (classifiers.head_file().parent / "README.md").read_text()
+    assert card == script.card(head, classifiers.head_file())
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_plain_sentences_are_recognised(embedded):
+    order = np.argsort(-embedded.scores(TEXTS), axis=1)
+    ranks = [
+        int(np.flatnonzero(row == embedded.labels.index(label))[0]) + 1
+        for row, (label, _, _) in zip(order, SENTENCES, strict=True)
+    ]
+    told = [
+        f"{label} (rank {rank}, after {embedded.labels[row[0]]}): {text}"
+        for rank, row, (label, text, _) in zip(ranks, order, SENTENCES, strict=True)
+        if rank > 1
+    ]
+    assert np.mean(np.array(ranks) <= 3) >= 0.8, told
+    missed = [label for rank, (label, _, first) in zip(ranks, SENTENCES, strict=True) if first and rank > 1]
+    assert not missed, told
+
+
+@pytest.mark.real
+def test_scores_do_not_depend_on_the_batch(embedded):
+    texts = [*TEXTS, "a", "", "\n\t ", "no " * 2000, "Ünïcödé 🎉 日本語"]
+    together = embedded.scores(texts)
+    assert together.shape == (len(texts), 28)
+    assert np.isfinite(together).all()
+    assert ((together >= 0) & (together <= 1)).all()
+    alone = np.concatenate([embedded.scores([text]) for text in texts])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(embedded.scores(texts[::-1])[::-1], together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.real
+def test_encoder_gives_unit_vectors_and_reads_256_tokens(embedded):
+    encoder = embedded.encoder
+    vectors = encoder.embed(["one two", "red " * 254, "red " * 254 + "blue green", "red " * 200 + "blue"])
+    assert vectors.shape == (4, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    # [CLS] + 254 words + [SEP] are 256: what follows is cut; and what stands after token 128 still counts.
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
+    assert vectors[1] @ vectors[3] < 0.999
+
+
+@pytest.mark.real
+def test_emotion_scores_take_the_highest_label(embedded):
+    table = emotion_scores(embedded, TEXTS)
+    assert list(table.columns) == list(corpus.emotions().index)
+    assert len(table) == len(TEXTS)
+    scores = embedded.scores(TEXTS)
+    love, caring = (scores[:, embedded.labels.index(label)] for label in ("love", "caring"))
+    np.testing.assert_array_equal(table["loving"], np.maximum(love, caring))
+    np.testing.assert_array_equal(table["happy"], scores[:, embedded.labels.index("joy")])
+    for label, emotion in (("gratitude", "grateful"), ("fear", "afraid"), ("remorse", "guilty"), ("pride", "proud")):
+        own = [row for row, (expected, _, _) in enumerate(SENTENCES) if expected == label]
+        other = [row for row in range(len(SENTENCES)) if row not in own]
+        assert table[emotion][own].mean() > table[emotion][other].mean() + 0.3
+
+
+@pytest.mark.real
+def test_unknown_label_lists_the_known(embedded):
+    with pytest.raises(EmotraceError, match=r"unknown emotion label .*'bliss': known are admiration, .*neutral$"):
+        emotion_scores(embedded, ["a text"], {"blissful": ["joy", "bliss"]})
+    with pytest.raises(EmotraceError, match="needs a list of labels"):
+        emotion_scores(embedded, ["a text"], {"happy": "joy"})
+    with pytest.raises(EmotraceError, match="not one string"):
+        embedded.scores("one text")
+    assert embedded.scores([]).shape == (0, 28)
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_mean_pooling_ignores_padding():
+    hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [1e6, -1e6]], [[5.0, 0.0], [7.0, 2.0], [0.0, 4.0]]])
+    pooled = mean_pool(hidden, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    torch.testing.assert_close(pooled, torch.tensor([[2.0, 4.0], [4.0, 2.0]]))
+    torch.testing.assert_close(unit_rows(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))
+
+
+def test_head_is_sklearns_predict_proba():
+    rng = np.random.default_rng(1)
+    embeddings = rng.normal(size=(200, 6)).astype(np.float32)
+    truth = embeddings @ rng.normal(size=(6, 3)) + rng.normal(size=(200, 3)) > 0.5
+    fitted = [LogisticRegression(class_weight="balanced").fit(embeddings, column) for column in truth.T]
+    weight = np.concatenate([model.coef_ for model in fitted]).astype(np.float32)
+    bias = np.concatenate([model.intercept_ for model in fitted]).astype(np.float32)
+    expected = np.stack([model.predict_proba(embeddings)[:, 1] for model in fitted], axis=1)
+    np.testing.assert_allclose(Head(weight, bias, {}).probabilities(embeddings), expected, atol=1e-6)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_head_survives_a_file(tmp_path):
+    head = small_head()
+    for name in ("a", "b"):
+        head.save(tmp_path / name)
+    read = Head.load(tmp_path / "a")
+    np.testing.assert_array_equal(read.weight, head.weight)
+    assert (read.labels, read.header) == (("joy", "fear"), head.header)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_any_changed_byte_of_a_head_is_noticed(tmp_path):
+    path = tmp_path / "head.safetensors"
+    small_head().save(path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(EmotraceError, match="damaged or no classifier head") as caught:
+            Head.load(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_cut_missing_and_foreign_heads(tmp_path):
+    path = tmp_path / "head.safetensors"
+    content = classifiers.head_file().read_bytes()
+    for length in (0, 4, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(EmotraceError, match="damaged or no classifier head"):
+            Head.load(path)
+    path.write_bytes(save({"weight": np.zeros((2, 2), np.float32)}, metadata={"format": "pt"}))
+    with pytest.raises(EmotraceError, match="damaged or no classifier head"):
+        Head.load(path)
+    with pytest.raises(EmotraceError, match="no file"):
+        Head.load(tmp_path / "none")
+    with pytest.raises(EmotraceError, match="cannot be written"):
+        small_head().save(path / "below" / "a file")
+
+
+@pytest.mark.real
+def test_a_head_of_another_encoder_is_refused(tmp_path):
+    path = tmp_path / "head.safetensors"
+    small_head(encoder="f" * 64, d=384).save(path)
+    with pytest.raises(EmotraceError, match=r"fitted to an encoder with sha256 f{12}…, but .* here has [0-9a-f]{12}…"):
+        classifiers.load_embedded(path)
+
+
+def test_without_the_wheel_and_the_hub_the_remedy_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(gguf_weights, "package_files", lambda files: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EmotraceError, match="make setup installs it") as caught:
+        load_classifier()
+    assert "\n" not in str(caught.value)
+
+
+# -- classifiers of transformers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = ["[PAD]", "[UNK]", *"abcdef"]
+    plain = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def write_tiny(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: type = BertForSequenceClassification, **more):
+    torch.manual_seed(0)
+    names = more.pop("names", ["good", "bad", "dull"])
+    config = BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=12, id2label=dict(enumerate(names)), initializer_range=1.0, **more,
+    )  # fmt: skip
+    module = kind(config)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return module.eval()
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_folder_with_a_classifier(tmp_path, tokenizer, multi):
+    problem = "multi_label_classification" if multi else "single_label_classification"
+    module = write_tiny(tmp_path / "judge", tokenizer, problem_type=problem)
+    loaded = load_classifier(str(tmp_path / "judge"))
+    assert (loaded.name, loaded.labels) == ("judge", ("good", "bad", "dull"))
+    texts = ["a b c", "d", "f e d c b a f e", "a " * 40]
+    found = loaded.scores(texts)
+    for text, row in zip(texts, found, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"][:10]])
+        with torch.no_grad():
+            logits = module(input_ids=ids).logits[0]
+        np.testing.assert_allclose(row, logits.sigmoid() if multi else logits.softmax(-1), atol=1e-5)
+    assert multi == (not np.allclose(found.sum(axis=1), 1))
+    table = emotion_scores(loaded, texts, {"happy": ["good"], "sad": ["bad", "dull"]})
+    np.testing.assert_array_equal(table["sad"], found[:, 1:].max(axis=1))
+    with pytest.raises(EmotraceError, match="unknown emotion label of judge 'joy': known are good, bad, dull"):
+        emotion_scores(loaded, texts)
+
+
+def test_models_that_are_no_classifiers(tmp_path, tokenizer):
+    write_tiny(tmp_path / "base", tokenizer, BertModel)
+    with pytest.raises(EmotraceError, match=r"no trained classifier: its weights lack classifier\.bias"):
+        load_classifier(str(tmp_path / "base"))
+    write_tiny(tmp_path / "number", tokenizer, names=["score"])
+    with pytest.raises(EmotraceError, match="two labels or more"):
+        load_classifier(str(tmp_path / "number"))
+
+
+def test_a_missing_hub_classifier_is_one_line():
+    with pytest.raises(EmotraceError, match="no classifier 'nobody/has-this'") as caught:
+        load_classifier("nobody/has-this")
+    assert "\n" not in str(caught.value)
+    assert classifiers.DEFAULT_CLASSIFIER in str(caught.value)
+
+
+# -- the training script ----------------------------------------------------------------------------------------------
+
+
+def test_weighted_auc_is_sklearns(script):
+    rng = np.random.default_rng(2)
+    scores = rng.integers(0, 12, size=80) / 12  # with ties
+    positive = rng.random(80) < scores
+    weights = rng.multinomial(80, np.full(80, 1 / 80), size=5)
+    expected = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(script.weighted_auc(scores, positive, weights), expected, atol=1e-12)
+    assert np.isnan(script.weighted_auc(scores, positive, positive[None] * 0)).all()
+
+
+def write_data(folder: Path) -> None:
+    """A tiny data set of three labels, the sentences of this test with numbers for variety."""
+    folder.mkdir()
+    (folder / "labels.txt").write_text("joy\nfear\nneutral\n")
+    stems = {0: "I am happy and glad", 1: "I am scared of the dark", 2: "The train has nine coaches"}
+    for split, n in (("train", 24), ("dev", 9), ("test", 9)):
+        rows = [f'{stems[i % 3]} "{split} {i}"\t{i % 3}{",1" if i % 6 == 0 else ""}\tc{i}' for i in range(n)]
+        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.real
+def test_training_goes_on_from_the_cache_and_repeats(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOTRACE_CACHE", str(tmp_path / "cache"))
+    write_data(tmp_path / "data")
+    first, second = tmp_path / "1" / "head.safetensors", tmp_path / "2" / "head.safetensors"
+    script.main([str(tmp_path / "data"), "--out", str(first)])
+    blocks = sorted((tmp_path / "cache" / "embeddings").iterdir())
+    assert len(blocks) == 3
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-50])  # damaged: embedded anew
+    times = blocks[1].stat().st_mtime_ns
+    script.main([str(tmp_path / "data"), "--out", str(second)])
+    assert blocks[1].stat().st_mtime_ns == times
+    assert first.read_bytes() == second.read_bytes()
+    classifier = classifiers.load_embedded(first)
+    assert classifier.labels[classifier.scores(["I was scared in the dark night"])[0].argmax()] == "fear"
+    assert json.dumps(classifier.head.header["training"]["texts"]) == '{"dev": 9, "test": 9, "train": 24}'
+    assert (first.parent / "README.md").is_file()
+
+
+def test_training_data_errors_are_one_line(script, tmp_path, capsys):
+    write_data(tmp_path / "data")
+    for name, content, message in (
+        ("test.tsv", "a text\t7\tc\n", "label ids are 0 to 2"),
+        ("test.tsv", "a text\tjoy\tc\n", "is not text, label ids, comment id"),
+        ("test.tsv", "a text\t0\tc\n", "label 0 needs texts"),
+        ("labels.txt", "joy\njoy\n", "name each label once"),
+    ):
+        (tmp_path / "data" / name).write_text(content)
+        with pytest.raises(SystemExit, match="2"):
+            script.main([str(tmp_path / "data"), "--out", str(tmp_path / "head")])
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("\n") == 1
+    assert not (tmp_path / "head").exists()

@@ -1,0 +1,398 @@
+"""All steering tables of one run on a model whose answer is known; a run cut short goes on to the same tables."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from joy_model import D_MODEL, N_LAYERS, Joy, WordCounter, joy_vectors, plant_joy
+
+import emotrace
+from emotrace import activations, steering
+from emotrace.errors import EmotraceError
+from emotrace.extraction import Reading
+from emotrace.instrument import corpus
+from emotrace.judges import calibration, classifiers, regimes
+from emotrace.measures import statistics
+from emotrace.models import Model
+from emotrace.study.effects import measure as steering_experiments
+from emotrace.study.folder import RunFolder, select
+from emotrace.study.study import Settings, Study, choose_layer
+from emotrace.whatif import text_reading as reading
+
+BEST, READ, SCENARIOS = 3, 4, 6
+DOSES = (-1.0, 0.5, 1.0, 2.5, 4.0)
+SETTINGS = replace(
+    Settings.quick(seed=1), permutations=99, calibration_texts=8, doses=DOSES, dose_prompts=2, dose_random=8, tokens=20,
+    scenarios=SCENARIOS, scenario_seeds=2,
+)  # fmt: skip
+HOUSE = ["model", "method", "pooling", "layer", "depth"]
+EXPERIMENTS = ["dose_response", "regimes", "verification"]
+
+
+def read(model: Model, joy: Joy) -> Reading:
+    """What the model would have read: each emotion's direction, told apart at layer 3 only."""
+    rng = np.random.default_rng(0)
+    topics = list(corpus.topics().index)[:6]
+    labels = [
+        {"topic": topic, "emotion": emotion, "text": f"{topic} {emotion}"}
+        for topic in topics
+        for emotion in corpus.emotions().index
+    ]
+    noise = np.array([30.0, 30.0, 30.0, 0.3, 8.0])[:, None]
+    nothing = np.zeros(D_MODEL)
+    pooled = np.stack(
+        [
+            5 * joy.directions.get(row["emotion"], nothing) + noise * rng.normal(size=(N_LAYERS + 1, D_MODEL)) / 8
+            for row in labels
+        ]
+    ).astype(np.float32)
+    provenance = {**model.provenance, "model": model.name, "method": "comprehension"}
+    return Reading(pd.DataFrame(labels), {"mean": pooled}, list(range(N_LAYERS + 1)), provenance)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("joy")
+    joy = plant_joy(folder)
+    return emotrace.load(str(folder)), joy
+
+
+def study_in(path: Path, model: Model, joy: Joy, *, resume: bool = False, settings: Settings = SETTINGS) -> Study:
+    run = RunFolder(path, {"models": [model.name]}, resume=resume)
+    return Study(
+        model.name,
+        model.family,
+        model.n_layers,
+        False,
+        read(model, joy),
+        {},
+        settings,
+        run,
+        lambda what, done, of: None,
+    )
+
+
+def run(study: Study, model: Model, chosen: list[str] = EXPERIMENTS) -> tuple[dict, dict, object]:
+    try:
+        return steering_experiments.run(study, model, WordCounter(), chosen)
+    finally:
+        study.run.close()
+
+
+@pytest.fixture(scope="module")
+def whole(planted, tmp_path_factory):
+    """A run without interruption: its folder, and its tables, texts and vectors."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(study_in(folder, *planted), planted[0])
+
+
+@pytest.fixture(scope="module")
+def tables(whole):
+    return whole[1][0]
+
+
+@pytest.fixture(scope="module")
+def texts(whole):
+    return whole[1][1]
+
+
+@pytest.fixture(scope="module")
+def strength(whole):
+    return steering.calibrated(whole[1][2])["strength"]
+
+
+def same_tables(one: tuple, other: tuple, **tolerance) -> None:
+    for first, second in zip(one[:2], other[:2], strict=True):
+        assert list(first) == list(second)
+        for name, table in first.items():
+            pd.testing.assert_frame_equal(second[name], table, obj=name, **tolerance)
+    assert one[2].provenance == other[2].provenance
+
+
+def test_planted_vectors_come_back_from_the_reading(planted):
+    """What the run extracts at its best layer is what was planted, up to the mean of all."""
+    model, joy = planted
+    vectors, truth = read(model, joy).vectors("mean").unit(), joy_vectors(model, joy).unit()
+    cosines = np.einsum("ed,ed->e", vectors.at(BEST), truth.at(BEST))
+    assert (cosines > 0.95).all()
+
+
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def test_every_table_has_the_columns_of_the_house(tables, texts, planted, strength):
+    assert set(tables) == {
+        "calibration", "dose_response", "monotonicity", "regimes", "regime_sensitivity", "verification",
+    }  # fmt: skip
+    assert set(texts) == {"steered", "scenarios"}
+    for name, table in {**tables, **texts}.items():
+        assert list(table.columns[:5]) == HOUSE, name
+        assert table.columns.is_unique
+        assert len(table) > 0
+        assert set(table["model"]) == {planted[0].name}
+        assert set(table["pooling"]) == {"mean"}
+        assert set(table["layer"].dropna()) == {BEST}
+        assert set(table["depth"].dropna()) == {BEST / N_LAYERS}
+        if name not in ("regime_sensitivity", "calibration"):
+            assert "emotion" in table
+        if name not in ("monotonicity", "calibration"):
+            np.testing.assert_allclose(table["relative"], table["strength"] / strength)
+        assert "tokens" not in table
+
+
+def test_the_layer_is_the_one_that_one_half_of_the_topics_chose(planted, tmp_path):
+    study = study_in(tmp_path / "run", *planted)
+    assert choose_layer(study, "mean", "nearest_centroid") == BEST != planted[0].n_layers // 2
+
+
+def test_the_calibrated_strength_is_where_joy_turns_the_text(tables, whole, planted, strength):
+    """A quarter of the eight texts are of joy, so the window ends where they collapse, and the vectors keep it."""
+    table = select(tables["calibration"], setting=f"layer {BEST}")
+    window = table[["window_low", "window_high"]].drop_duplicates().to_numpy()
+    assert len(window) == 1
+    held = table[table["value"] >= 0.9]["strength"]
+    assert (held.min(), held.max()) == pytest.approx(tuple(window[0]))
+    assert 0.5 * planted[1].flip < strength < planted[1].flip
+    assert strength == window[0][1]
+    stored = steering.calibrated(whole[1][2])
+    assert stored["layers"] == [BEST]
+    assert stored["window"] == pytest.approx(list(window[0]))
+    everywhere = select(tables["calibration"], setting="all layers")
+    assert everywhere["layer"].isna().all()
+    assert (everywhere["window_high"] < strength).all()  # added four times
+
+
+def test_calibrating_by_itself_gives_the_same(tables, planted, whole):
+    model, _ = planted
+    vectors = replace(whole[1][2], provenance={**whole[1][2].provenance, "calibration": "{}"})
+    found, tried = calibration.calibrate(model, vectors, layers=[BEST], texts=8, max_new_tokens=20, seed=1)
+    table = select(tables["calibration"], setting=f"layer {BEST}").reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[tried.columns.to_list()], tried)
+    assert found.onto(vectors).provenance == whole[1][2].provenance
+
+
+def test_the_dose_response_has_every_emotion_strength_and_metric_beside_random_directions(tables, strength):
+    table = tables["dose_response"]
+    names = [*corpus.emotion_names(), "all"]
+    projections = select(table, metric="projection")
+    assert len(projections) == len(names) * (len(DOSES) + 1)
+    assert set(projections["emotion"]) == set(names)
+    assert sorted(set(projections["relative"])) == pytest.approx(sorted([*DOSES, 0.0]))
+    assert projections[["value", "random", "random_low", "random_high", "others"]].notna().all(axis=None)
+    glad = select(table, emotion="happy", metric="classifier").set_index("relative").sort_index()
+    assert glad.loc[4.0, "value"] > 0.8
+    assert glad.loc[1.0, "value"] > 0
+    assert (glad.loc[[-1.0, 0.0], "value"] == 0).all()
+    assert (glad["random_high"] < 0.1).all()
+    assert (glad["n"] == 2).all()
+
+
+def test_the_projection_is_read_at_the_later_layer_along_its_own_vector(tables, whole):
+    """Nothing moves the stream in between: strength × the cosine of the two layers' vectors."""
+    vectors = whole[1][2].unit()
+    for name in ("happy", "sad", "grateful"):
+        cosine = float(vectors[name, BEST] @ vectors[name, READ])
+        assert cosine < 0.9
+        rows = select(tables["dose_response"], emotion=name, metric="projection")
+        np.testing.assert_allclose(rows["value"], rows["strength"] * cosine, atol=0.01 * rows["strength"].abs().max())
+
+
+def test_monotonicity_stays_inside_the_window(tables):
+    table = tables["monotonicity"].set_index(["emotion", "metric"])
+    assert len(table) == 3 * 20
+    glad = table.loc[("happy", "classifier")]
+    assert glad["m"] == 99
+    assert glad["up"] > 0
+    assert table.loc[("happy", "projection"), "rho"] == pytest.approx(1)
+    # Four times the calibrated strength, where the text is one word of joy, is no part of it.
+    at = select(tables["dose_response"], emotion="happy", metric="classifier").set_index("relative")["value"]
+    assert glad["up"] == pytest.approx(at.loc[1.0] - at.loc[0.0])
+    assert glad["up"] < at.loc[4.0]
+
+
+def test_the_shares_of_regimes_are_those_of_the_texts(tables, texts, strength):
+    table, steered = tables["regimes"], texts["steered"]
+    randoms = [f"random-{number}" for number in range(1, 9)]
+    names = [*corpus.emotion_names(), *randoms, "all", "random"]
+    assert len(table) == len(names) * len(DOSES) + 1
+    for row in table.itertuples():
+        if row.emotion == "unsteered":
+            members = steered[steered["strength"] == 0]
+            assert row.n == 8
+        else:
+            wanted = {"all": corpus.emotion_names(), "random": randoms}.get(row.emotion, [row.emotion])
+            members = steered[steered["emotion"].isin(wanted) & (steered["strength"] == row.strength)]
+        counts = members["regime"].value_counts()
+        assert row.n == len(members)
+        for name in regimes.REGIMES:
+            assert getattr(row, name.replace(" ", "_")) == pytest.approx(counts.get(name, 0) / row.n)
+        assert (row.value, row.low, row.high) == pytest.approx(
+            statistics.wilson(counts.get(regimes.SURGICAL, 0), row.n)
+        )
+        assert counts[row.regime] == counts.max()
+        for name in ("perplexity_ratio", "distinct_2", "longest_loop", "real_words"):
+            assert getattr(row, name) == pytest.approx(members[name].median())
+    far = select(table, emotion="happy", strength=4 * strength)
+    assert far["repetitive_collapse"].item() == 1
+    assert select(table, emotion="unsteered")["value"].item() == 1
+    assert select(table, emotion="all", strength=strength)["value"].item() > 0.9
+
+
+def test_the_sensitivity_table_holds_the_regimes_themselves_and_moves_with_one_threshold(tables, texts):
+    table = tables["regime_sensitivity"]
+    shares = [name.replace(" ", "_") for name in regimes.REGIMES]
+    assert len(table) == 9 * len(DOSES)
+    default = select(table, variant="default").set_index("strength")
+    every = select(tables["regimes"], emotion="all").set_index("strength")
+    pd.testing.assert_frame_equal(default[[*shares, "n"]], every.loc[default.index, [*shares, "n"]])
+    steered = texts["steered"]
+    steered = steered[(steered["strength"] != 0) & ~steered["control"].astype(bool)]
+    moved = 0
+    for variant, thresholds in regimes.DEFAULT.variants().items():
+        labels = regimes.label(steered, thresholds)
+        for row in select(table, variant=variant).itertuples():
+            members = labels[steered["strength"] == row.strength]
+            assert [getattr(row, name) for name in shares] == pytest.approx(
+                [(members == name).mean() for name in regimes.REGIMES]
+            )
+            moved += row.surgical != default.loc[row.strength, "surgical"]
+    assert moved >= 2
+
+
+def test_verification_has_one_row_a_scenario_and_finds_joy_alone(tables, texts, whole, planted, strength):
+    model, _ = planted
+    table = tables["verification"]
+    assert len(table) == SCENARIOS
+    assert set(table["tone"].value_counts()) == {SCENARIOS // 2}
+    assert (table["n"] == 2).all()
+    assert (table["strength"] == strength).all()
+    assert (table["classifier"] == "word counter").all()
+    facts = corpus.scenarios().set_index("id")
+    assert (table["tone"] == table["scenario"].map(facts["tone"])).all()
+    assert (table["emotion"] == table["scenario"].map(facts["target"])).all()
+    assert list(table[table["success"]]["emotion"]) == ["happy"]
+    assert (table["p"] >= 1 / 20).all()
+    assert (table["held_out_successes"] == 0).all()
+    assert (table["wrong_successes"] == 0).all()
+    assert table["coherent"].between(0, 1).all()
+    assert table["coherent"].mean() > 0.8
+    norm = activations.residual_norms(model)[BEST]
+    for row in table.itertuples():
+        assert row.gaps == pytest.approx(strength * norm / np.linalg.norm(whole[1][2][row.emotion, BEST]))
+    shown = texts["scenarios"].groupby("scenario")["kind"].apply(sorted)
+    assert len(shown) == SCENARIOS
+    assert all(kinds == ["plain", "plain", "target", "target"] for kinds in shown)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(40, 40), (100, 40), (20, 20), (6, 6)])
+def test_fewer_scenarios_are_one_an_emotion_in_alternating_tones(count, expected):
+    table = steering_experiments._some_scenarios(count)
+    assert len(table) == expected
+    if count < 40:
+        assert table["target"].is_unique
+        assert abs(table["tone"].value_counts().diff().iloc[-1]) == 0
+
+
+def test_only_what_is_asked_for_is_run(planted, tmp_path):
+    model, joy = planted
+    settings = replace(SETTINGS, tokens=6, calibration_texts=4, scenarios=2)
+    tables, texts, _ = run(study_in(tmp_path / "one", model, joy, settings=settings), model, ["verification"])
+    assert set(tables) == {"calibration", "verification"}
+    assert set(texts) == {"scenarios"}
+    settings = replace(settings, doses=(0.5,), dose_prompts=1)
+    tables, texts, _ = run(study_in(tmp_path / "other", model, joy, settings=settings), model, ["regimes"])
+    assert set(tables) == {"calibration", "dose_response", "monotonicity", "regimes", "regime_sensitivity"}
+    assert set(texts) == {"steered"}
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_gives_identical_tables_and_writes_nothing_again(whole, planted, monkeypatch):
+    folder, first = whole
+
+    def no_more(*args, **settings):
+        raise AssertionError("a text was written again")
+
+    monkeypatch.setattr(steering, "generate", no_more)
+    monkeypatch.setattr(steering, "score", no_more)
+    monkeypatch.setattr(regimes, "log_likelihoods", no_more)
+    same_tables(first, run(study_in(folder, *planted, resume=True), planted[0]), check_exact=True)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted, tmp_path, monkeypatch):
+    """In the calibration, in the dose sweep and in the scenarios; no finished batch is written twice."""
+    generate, wrote, stages = steering.generate, [], []
+
+    def counting(model, prompts, edit, *, seeds, **settings):
+        if len(wrote) in stops:
+            stops.discard(len(wrote))
+            raise Killed
+        wrote.append(
+            (tuple(map(tuple, prompts)), tuple(seeds), *(rows.numpy().tobytes() for rows in edit.directions.values()))
+        )
+        return generate(model, prompts, edit, seeds=seeds, **settings)
+
+    monkeypatch.setattr(steering, "generate", counting)
+    monkeypatch.setitem(steering.write.__kwdefaults__, "batch_rows", 40)
+    stops = set()
+    study = study_in(tmp_path / "uncut", *planted)
+    study.progress = lambda what, done, of: stages.append(what)
+    uncut = run(study, planted[0])
+    total, dosing, last = len(wrote), stages.count("dose response: texts"), stages.count("scenarios: texts")
+    assert min(total - dosing - last, dosing, last) >= 6
+    stops = {5, total - last - dosing // 2, total - last // 2}
+    wrote.clear()
+    for _ in range(3):
+        with pytest.raises(Killed):
+            run(study_in(tmp_path / "cut", *planted, resume=True), planted[0])
+    same_tables(uncut, run(study_in(tmp_path / "cut", *planted, resume=True), planted[0]), check_exact=True)
+    assert len(wrote) == len(set(wrote)) == total
+    # Batches of another size are the same rows, and so the same tables, up to rounding.
+    same_tables(whole[1], uncut, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_nothing_calibrates_is_steered_at_the_stated_fallback(tiny, planted, tmp_path):
+    """A random model writes no words even when it is left alone: there is no window, and the vectors say so."""
+    model = tiny("llama", n_layers=N_LAYERS, d_model=D_MODEL)
+    settings = replace(SETTINGS, scenarios=1)
+    tables, _, vectors = run(study_in(tmp_path / "run", model, planted[1], settings=settings), model, ["verification"])
+    assert tables["calibration"][["window_low", "window_high"]].isna().all(axis=None)
+    assert tables["calibration"]["strength"].abs().max() <= 0.3
+    assert set(tables["verification"]["strength"]) == {steering_experiments.FALLBACK_STRENGTH}
+    assert vectors.check(model)
+    with pytest.raises(EmotraceError, match="not calibrated"):
+        steering.steer(model, "The door", vectors)
+
+
+# -- a real model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_strength(packaged):
+    model, layer, judge = packaged("smollm2-135m-instruct"), 18, classifiers.load_classifier()
+    vectors, prompts = reading.cached_vectors(model), corpus.prompts("dose")
+    names = ["happy", "sad", "angry", "afraid", "grateful"]
+    settings = {"layers": [layer], "temperature": 0.7, "max_new_tokens": 24}
+    own = steering.steer(model, prompts, vectors, 0.4, emotions=names, seeds=[0, 1], **settings)
+    control = steering.random_like(vectors, 6, seed=0)
+    random = steering.steer(model, prompts, control, 0.4, seeds=[0, 1], **settings)
+    scores = classifiers.emotion_scores(judge, list(own["text"]))
+    steered = np.array([scores[name][own["emotion"] == name].mean() for name in names])
+    chance = classifiers.emotion_scores(judge, list(random["text"]))[names].groupby(random["emotion"]).mean()
+    # Measured: 0.31 on average over the emotions; under the six random directions 0.13 to 0.19, mean 0.17.
+    assert steered.mean() > chance.mean(axis=1).max() + 0.05
+    assert (steered > chance.mean()).sum() >= 4
+
+    plain = steering.steer(model, prompts, vectors, 0.0, emotions=names[:1], seeds=range(4), **settings)
+    texts = steering.steer(model, prompts, vectors, [0.1, 3.0], emotions=names, seeds=[5], **settings)
+    labels = regimes.measure(model, texts, regimes.references(model, plain))["regime"]
+    surgical = (labels == regimes.SURGICAL).groupby(texts["strength"]).mean()
+    assert surgical[0.1] >= 0.9  # measured: 20 of 20
+    assert surgical[3.0] <= 0.2  # measured: none; 12 collapse, 8 explode

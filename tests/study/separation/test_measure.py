@@ -1,0 +1,184 @@
+"""The experiments on activations whose truth is known: planted emotions are found, shuffled and topic-only ones are not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotrace.extraction import Reading
+from emotrace.instrument import corpus
+from emotrace.measures import geometry
+from emotrace.study.separation import claims
+from emotrace.study.folder import RunFolder, select
+from emotrace.study.separation import measure as experiments
+from emotrace.study.study import Settings, Study
+
+L, D = 12, 48
+SETTINGS = replace(Settings.quick(), topics=12, bootstrap=200, permutations=99, decoder_permutations=99)
+
+
+def study(tmp_path, activations: np.ndarray, labels: pd.DataFrame) -> Study:
+    """A study whose model read ``activations [text, layer, d_model]``; both poolings see the same."""
+    pooled = {"last": activations.astype(np.float32), "mean": activations.astype(np.float32)}
+    reading = Reading(labels, pooled, list(range(L + 1)), {"model": "planted"})
+    noise = np.random.default_rng(5).normal(size=(60, L + 1, D)) + OFFSET
+    baseline = {name: noise.astype(np.float32) for name in pooled}
+    run = RunFolder(tmp_path / "run", {"models": ["planted"]})
+    return Study("planted", "llama", L, True, reading, baseline, SETTINGS, run, lambda what, done, of: None)
+
+
+OFFSET = 3.0  # a common mean, which makes every cosine high, as in a real model
+LABELS = pd.DataFrame(
+    [{"topic": topic, "emotion": emotion, "text": f"{topic} {emotion} text"} for topic in corpus.topics().index for emotion in corpus.emotions().index]
+)  # fmt: skip
+
+
+def planted(strength_over_layers: np.ndarray, seed: int = 0, axes: bool = False) -> np.ndarray:
+    """Noise + a topic's direction + an emotion's direction as strong as told at each layer: ``[text, layer, d_model]``."""
+    rng = np.random.default_rng(seed)
+    of_topic = {name: rng.normal(size=D) for name in LABELS["topic"].unique()}
+    of_emotion = {name: rng.normal(size=D) for name in LABELS["emotion"].unique()}
+    if axes:  # valence is the first axis, arousal the second
+        basis, norms = np.linalg.qr(rng.normal(size=(D, 2)))[0], corpus.emotions()
+        for name in of_emotion:
+            valence, arousal = np.nan_to_num(norms.loc[name, ["valence", "arousal"]].to_numpy(dtype=float), nan=4.5)
+            of_emotion[name] = basis @ [3 * (valence - 5), 1.5 * (arousal - 4.5)]
+    rows = [
+        OFFSET
+        + rng.normal(size=(L + 1, D))
+        + of_topic[row.topic]
+        + strength_over_layers[:, None] * of_emotion[row.emotion]
+        for row in LABELS.itertuples()
+    ]
+    return np.stack(rows)
+
+
+U = 1.6 * np.sin(np.pi * np.arange(L + 1) / L)  # strongest at layer 6 of 12
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("planted"), planted(U), LABELS)
+
+
+@pytest.fixture(scope="module")
+def found_tables(found):
+    tables = experiments.run_all(found, list(experiments.EXPERIMENTS))
+    return tables | {"claims": claims.claims("planted", "llama", tables)}
+
+
+@pytest.fixture(scope="module")
+def null_tables(tmp_path_factory):
+    """The same activations, the labels shuffled within topics: no emotion is left, every topic is."""
+    rng = np.random.default_rng(3)
+    shuffled = LABELS.assign(emotion=geometry.shuffle_within_topics(LABELS["emotion"], LABELS["topic"], rng))
+    null = study(tmp_path_factory.mktemp("null"), planted(U), shuffled)
+    tables = experiments.run_all(null, list(experiments.EXPERIMENTS))
+    return tables | {"claims": claims.claims("planted", "llama", tables)}
+
+
+def test_the_planted_depth_is_found_by_every_criterion_and_pooling(found_tables):
+    table = found_tables["localisation"]
+    assert len(table) == 2 * len(experiments.CRITERIA)
+    cosines = table[table["criterion"].isin(["cosine", "shuffle_excess"])]
+    assert set(cosines["layer"]) == {6}
+    assert set(cosines["chosen_layer"]) <= {5, 6, 7}
+    assert ((cosines["low"] <= 0.5) & (cosines["high"] >= 0.5)).all()
+    assert table["depth"].between(0.3, 0.7).all()  # accuracies reach 1 before the middle, and the first layer counts
+    assert (cosines["u_share"] == 1).all()
+    assert np.allclose(cosines["vertex"], 0.5, atol=0.08)
+
+
+def test_planted_emotions_are_decoded_on_held_out_topics_and_the_null_is_at_chance(found_tables):
+    decoders = found_tables["localisation"].query("criterion in ['nearest_centroid', 'logistic_regression']")
+    assert (decoders["held_out"] > 0.9).all()
+    assert np.allclose(decoders["p"], 1 / 100)  # the floor of 99 permutations
+    assert np.allclose(decoders["null_mean"], 0.05, atol=0.02)
+
+
+def test_shuffled_labels_give_chance_and_a_null_verdict(null_tables):
+    decoders = null_tables["localisation"].query("criterion in ['nearest_centroid', 'logistic_regression']")
+    assert (decoders["held_out"] < 0.15).all()  # 120 held-out texts at 5%
+    assert decoders["p"].min() > 0.01  # four tests, none at the floor
+    assert decoders["p"].median() > 0.05
+    separation = select(null_tables["separation"], metric="cosine")
+    assert (separation["p"] < 0.05).mean() < 0.3
+    verdicts = null_tables["claims"].set_index("claim")["verdict"]
+    for name in ("the separation exceeds", "a linear probe", "the first principal component"):
+        rows = verdicts[verdicts.index.str.contains(name)]
+        assert len(rows) == 2
+        assert (rows == claims.NOT_REPRODUCED).all()
+
+
+def test_the_planted_emotions_are_reported_as_beyond_the_shuffled_baseline(found_tables):
+    verdicts = found_tables["claims"].set_index("claim")["verdict"]
+    assert (
+        verdicts[verdicts.index.str.contains("the separation exceeds|follows a U|about 50%")] == claims.REPRODUCED
+    ).all()
+
+
+def test_the_cosine_equals_a_naive_computation(found, found_tables):
+    layer = 6
+    activations = found.layer("last", layer)
+    centroids = np.stack([activations[found.emotions == name].mean(axis=0) for name in found.names])
+    unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    naive = np.mean([unit[i] @ unit[j] for i in range(20) for j in range(20) if i != j])
+    row = select(found_tables["separation"], pooling="last", layer=layer, metric="cosine").iloc[0]
+    assert row["value"] == pytest.approx(naive, abs=1e-6)
+    assert row["low"] < row["value"] < row["high"] < row["null"]
+
+
+def test_valence_planted_as_the_first_axis_is_found_and_oriented(tmp_path):
+    table = experiments.geometry_table(study(tmp_path, planted(U, axes=True), LABELS))
+    rows = select(table, pooling="mean", split="held_out").set_index("metric")
+    assert rows.loc["pc1_valence_r", "value"] > 0.95
+    assert rows.loc["pc1_valence_r", "p"] == pytest.approx(1 / 100)
+    assert rows.loc["pc1_valence_r", "n"] == 19  # exasperated has no norm
+    assert abs(rows.loc["pc2_arousal_r", "value"]) > 0.8
+    assert rows.loc["rdm_rho", "value"] > 0.5
+    assert rows.loc["rdm_rho", "p"] == pytest.approx(1 / 100)
+
+
+def test_random_emotion_directions_hold_no_valence(found_tables):
+    rows = select(found_tables["geometry"], split="all", metric="pc1_valence_r").query("layer > 0")
+    assert (rows["low"] < 0).mean() > 0.7
+    assert rows["value"].abs().max() < 0.75
+
+
+def test_the_half_that_chooses_the_layer_never_reports(found, tmp_path):
+    """Changing the reporting half of the topics must not change the layer that is chosen."""
+    first, second = found.halves
+    assert (first ^ second).all()
+    assert first.sum() == second.sum() == 6
+    disturbed = planted(U)
+    reporting = ~np.isin(
+        LABELS["topic"], [t for t, inside in zip(dict.fromkeys(found.topics), first, strict=True) if inside]
+    )
+    disturbed[reporting] = np.random.default_rng(9).normal(size=disturbed[reporting].shape)
+    other = study(tmp_path, disturbed, LABELS)
+    for criterion in experiments.CRITERIA:
+        assert experiments.choose_layer(other, "last", criterion) == experiments.choose_layer(found, "last", criterion)
+
+
+def test_nothing_depends_on_the_scale_of_the_activations(found_tables, tmp_path):
+    """Magnitudes differ between models and layers; no table but the norms may follow them (the units artifact)."""
+    scaled = experiments.run_all(study(tmp_path, planted(U) * 1000, LABELS), ["geometry"])["geometry"]
+    ours = found_tables["geometry"]
+    assert np.allclose(scaled["value"], ours["value"], atol=2e-3, equal_nan=True)
+
+
+def test_the_same_seed_gives_the_same_tables_in_any_order(found_tables, tmp_path):
+    again = study(tmp_path, planted(U), LABELS)
+    backwards = {name: experiments.run_all(again, [name])[name] for name in ("geometry", "separation")}
+    for name, table in backwards.items():
+        pd.testing.assert_frame_equal(table, found_tables[name])
+
+
+def test_claims_have_the_columns_and_verdicts_of_the_design(found_tables):
+    table = found_tables["claims"]
+    assert list(table.columns) == ["model", "claim", "paper", "measured", "low", "high", "n", "verdict", "how"]
+    assert set(table["verdict"]) <= {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.NOT_TESTABLE}
+    gemma = table[table["claim"].str.contains("Gemma")].iloc[0]
+    assert gemma["verdict"] == claims.NOT_TESTABLE
+    assert (table["how"].str.len() > 60).all()

@@ -1,0 +1,120 @@
+"""The report: self-contained, escaped, and with everything that the run holds."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from markupsafe import escape
+
+from emotrace.errors import EmotraceError
+from emotrace.study import figures, pipeline
+from emotrace.study.folder import read_tables
+from emotrace.study.separation import figures as plots
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, tmp_path_factory) -> Path:
+    """A quick run on a tiny model whose folder's name is markup."""
+    folder = tmp_path_factory.mktemp("models") / "<img src=x onerror=alert(1)>"
+    shutil.copytree(tiny_folder("llama", n_layers=6), folder)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    pipeline.run([str(folder)], out, quick=True)
+    return out
+
+
+def test_the_page_loads_nothing_from_elsewhere(run):
+    page = (run / "report.html").read_text()
+    sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
+    assert sources
+    assert all(source.startswith(("data:image/svg+xml;base64,", "#", "tables/", "manifest.json")) for source in sources)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_what_comes_from_names_is_escaped(run):
+    page = (run / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_every_figure_is_there_as_png_and_svg_and_on_the_page(run):
+    page = (run / "report.html").read_text()
+    # The tiny model's vocabulary has no Chinese and no English kin word, so there is no alignment to draw.
+    names = sorted({*figures.TABLE_FIGURES, *plots.VECTOR_FIGURES} - {"lexicon_alignment"})
+    assert set(names) <= set(figures.CAPTIONS)
+    for name in names:
+        for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            (file,) = (run / "figures").glob(f"{name}-*.{suffix}")
+            assert file.read_bytes().startswith(start)
+    assert page.count("<figure ") == len(names)
+
+
+def test_every_claim_stands_on_the_page_with_its_verdict(run):
+    page, claims = (run / "report.html").read_text(), read_tables(run)["claims"]
+    assert {claim.split()[0] for claim in claims["claim"]} == {"C5", "C6", "C7", "C8", "C9", "C10", "C11", "neighbour:"}
+    assert sum(page.count(f">{verdict}</td>") for verdict in claims["verdict"].unique()) == len(claims)
+    assert "Quick run." in page
+    assert "nan" not in re.sub(r"<script.*?</script>|base64,[^\"]*", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_the_report_can_be_written_again_and_is_the_same(run):
+    before = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    assert pipeline.report(run).read_bytes() == before
+
+
+def test_tables_are_tidy_with_the_columns_of_the_design(run):
+    for name, table in read_tables(run).items():
+        if name in OVER_MODELS:
+            continue
+        assert "model" in table.columns
+        assert table["model"].nunique() == 1
+        if name in HOUSE:
+            assert {"method", "pooling", "layer", "depth"} <= set(table.columns)
+        if "depth" in table:
+            pd.testing.assert_series_equal(table["depth"], table["layer"] / 6, check_names=False, atol=1e-5)
+
+
+HOUSE = (
+    "separation",
+    "localisation",
+    "anisotropy",
+    "geometry",
+    "dose_response",
+    "verification",
+    "regimes",
+    "crosslingual",
+)
+OVER_MODELS = ("method_comparison_models",)
+
+
+def test_every_table_of_the_design_is_there(run):
+    wanted = {*HOUSE, "method_comparison", "factorial", "claims"}
+    assert wanted <= set(read_tables(run))
+
+
+def test_steered_texts_stand_beside_the_unsteered_on_the_page(run):
+    page, texts = (run / "report.html").read_text(), pd.read_csv(run / "texts" / "scenarios.csv", keep_default_na=False)
+    assert "Unsteered and steered texts" in page
+    assert "Calibrated strengths" in page
+    first = texts[texts["kind"] == "target"].iloc[0]
+    assert str(escape(first["prompt"])) in page
+    assert {"stories.csv", "steered.csv", "scenarios.csv"} <= {file.name for file in (run / "texts").iterdir()}
+
+
+def test_a_base_model_runs_through_without_stories(tiny_folder, tmp_path):
+    pipeline.run([str(tiny_folder("gpt2"))], tmp_path / "run", chosen="method_comparison,factorial", quick=True)
+    tables = read_tables(tmp_path / "run")
+    assert set(tables["factorial"]["author"]) == {"ours", "other"}
+    assert set(tables["factorial"]["frame"]) == {"plain"}
+    assert "method_comparison" not in tables
+    assert not (tmp_path / "run" / "texts" / "stories.csv").exists()
+    assert list((tmp_path / "run" / "figures").glob("method_by_layer-*.png"))
+    assert not list((tmp_path / "run" / "figures").glob("factorial_decomposition-*.png"))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(EmotraceError, match="holds no run"):
+        pipeline.report(tmp_path)

@@ -1,0 +1,284 @@
+"""A what-if shows the same two texts at strength 0, the right change otherwise, and never runs what it prints."""
+
+import re
+import time
+
+import joy_model
+import numpy as np
+import pytest
+from test_terminal_text import control_characters
+
+import emotrace
+from emotrace import activations, steering
+from emotrace.errors import EmotraceError
+from emotrace.instrument import corpus
+from emotrace.judges import regimes
+from emotrace.judges.calibration import Calibration
+from emotrace.whatif.compare import what_if
+from emotrace.whatif.slider import settings, window
+from emotrace.whatif.text_reading import cached_vectors
+from emotrace.whatif.token_reading import read_emotions
+
+PROMPT = "The door opened and"
+
+
+@pytest.fixture(scope="module")
+def llama(tiny):
+    return tiny("llama", n_layers=6)
+
+
+@pytest.fixture(scope="module")
+def vectors(llama):
+    return emotrace.extract(llama, pooling="mean")
+
+
+@pytest.fixture(scope="module")
+def joyful(tmp_path_factory):
+    """A model that a known direction makes speak of joy, its vectors, and the strength from which on it does."""
+    folder = tmp_path_factory.mktemp("joy")
+    joy = joy_model.plant_joy(folder)
+    model = emotrace.load(str(folder))
+    return model, joy_model.joy_vectors(model, joy), joy.flip
+
+
+JUDGE = joy_model.WordCounter()
+
+
+# -- texts and changes ------------------------------------------------------------------------------------------------
+
+
+def test_strength_zero_shows_two_equal_texts_and_no_change(llama, vectors):
+    result = what_if(llama, PROMPT, "happy", 0.0, vectors=vectors, max_new_tokens=8)
+    assert result.plain == result.steered
+    assert (result.changes["change"] == 0).all()
+    assert result.gaps == 0
+    plain, steered = result.sides
+    assert plain.perplexity_ratio == steered.perplexity_ratio == 1
+    assert plain.regime == steered.regime
+    np.testing.assert_array_equal(plain.reading.score, steered.reading.score)
+    assert (result.judged["change"] == 0).all()
+
+
+def test_the_texts_and_the_changes_are_those_of_steering_and_reading(llama, vectors):
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=8, judge=False)
+    table = steering.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], max_new_tokens=8)
+    assert [result.plain, result.steered] == list(table["text"])
+    assert result.plain != result.steered
+    activation = activations.read_activations(llama, [PROMPT + result.steered], layers=[4])["mean"][0, 0]
+    centred = activation - vectors.grand_mean[4]
+    vector = vectors["sad", 4]
+    expected = centred @ vector / np.linalg.norm(centred) / np.linalg.norm(vector)
+    row = result.to_frame().set_index("emotion").loc["sad"]
+    assert row["steered"] == pytest.approx(expected, abs=1e-5)
+    assert row["change"] == pytest.approx(row["steered"] - row["plain"], abs=1e-6)
+    assert result.gaps == pytest.approx(0.8 * activations.residual_norms(llama)[4] / np.linalg.norm(vector), rel=1e-4)
+    assert len(result.changes) == 20
+    assert result.changes["change"].is_monotonic_decreasing
+
+
+def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
+    options = {"vectors": vectors, "max_new_tokens": 6, "judge": False}
+    one = what_if(llama, PROMPT, "sad", 0.8, **options)
+    mixture = what_if(llama, PROMPT, {"sad": 2.0}, 0.8, **options)
+    assert one.steered == mixture.steered
+    assert mixture.emotion == "sad×2"
+    both = {"sad": 1.0, "angry": -0.5}
+    summed = emotrace.EmotionVectors(
+        (*vectors.emotions, "sum"), vectors.layers, np.concatenate([vectors.values, vectors.mix(both)[None]]),
+        vectors.neutral_mean, vectors.grand_mean, vectors.emotions_mean, vectors.provenance,
+    )  # fmt: skip
+    assert (
+        what_if(llama, PROMPT, both, 1.5, **options).steered
+        == what_if(llama, PROMPT, "sum", 1.5, **{**options, "vectors": summed}).steered
+        != one.steered
+    )
+
+
+def test_negative_strength_along_a_vector_is_positive_along_its_opposite(llama, vectors):
+    options = {"vectors": vectors, "max_new_tokens": 6, "judge": False}
+    away = what_if(llama, PROMPT, "sad", -1.2, **options)
+    opposite = what_if(llama, PROMPT, {"sad": -1.0}, 1.2, **options)
+    assert away.steered == opposite.steered != what_if(llama, PROMPT, "sad", 1.2, **options).steered
+    assert away.gaps < 0 < opposite.gaps
+
+
+def test_an_unknown_emotion_lists_the_known(llama, vectors):
+    for emotion in ("smug", {"happy": 1.0, "smug": 0.5}):
+        with pytest.raises(EmotraceError, match="unknown emotion 'smug': known are happy, sad"):
+            what_if(llama, "The door", emotion, vectors=vectors)
+
+
+# -- regime, judge, reading -------------------------------------------------------------------------------------------
+
+
+def test_a_known_model_turns_to_joy_and_the_judge_and_the_regime_say_so(joyful):
+    model, vectors, flip = joyful
+    below, above = (
+        what_if(model, "the table", "happy", factor * flip, vectors=vectors, layer=2, max_new_tokens=20, judge=JUDGE)
+        for factor in (0.9, 1.1)
+    )
+    assert below.steered == below.plain
+    assert above.steered.split() == ["joy"] * len(above.steered.split())
+    assert above.side("steered").regime == regimes.REPETITIVE
+    assert above.side("plain").regime == regimes.SURGICAL
+    assert above.judge == "word counter"
+    assert above.judged.set_index("label").loc["joy", ["plain", "steered", "change"]].tolist() == [0, 1, 1]
+    assert above.judged["label"].iloc[0] == "joy"
+
+
+def test_the_ratio_is_that_of_the_two_texts_under_the_unsteered_model(llama, vectors):
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=12, judge=False)
+    table = steering.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], max_new_tokens=12)
+    prompt = activations.encode(llama, [PROMPT])[0].ids
+    scored = [regimes.log_likelihoods(llama, [prompt], [tokens])[0] for tokens in table["tokens"]]
+    expected = np.exp(scored[0].mean() - scored[1].mean())
+    assert result.side("steered").perplexity_ratio == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - 1) > 0.05
+    assert result.to_frame().attrs["perplexity_ratio"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_text_is_read_again_without_the_edit(llama, vectors):
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=8, judge=False)
+    for side, text in (("plain", result.plain), ("steered", result.steered)):
+        again = read_emotions(llama, PROMPT + text, "sad", layer=4, vectors=vectors)
+        np.testing.assert_array_equal(result.side(side).reading.score, again.score)
+
+
+def test_without_a_judge_none_is_asked_and_its_absence_names_the_way_out(llama, vectors, monkeypatch):
+    from emotrace.judges import classifiers
+    from emotrace.whatif import compare as whatif
+
+    def missing():
+        raise EmotraceError("the encoder is not installed")
+
+    monkeypatch.setattr(classifiers, "load_classifier", missing)
+    whatif._default_judge.cache_clear()
+    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=3, judge=False)
+    assert result.judged is None
+    assert "judge" not in str(result)
+    assert "judge" not in result._repr_html_()
+    with pytest.raises(EmotraceError, match="not installed; without an outside judge: judge=False"):
+        what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=3)
+
+
+# -- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_shows_everything_within_80_columns(joyful):
+    model, vectors, flip = joyful
+    result = what_if(model, "the table", "happy", 1.1 * flip, vectors=vectors, layer=2, max_new_tokens=60, judge=JUDGE)
+    text = str(result)
+    assert max(map(len, text.splitlines())) <= 80
+    bars = re.findall(r"^[▸ ] +(\w+) ([+-]\d\.\d{3}) ", text, flags=re.MULTILINE)
+    shown = [(row.emotion, f"{row.change:+.3f}") for row in result.changes.itertuples()]
+    assert [(name, value) for name, value in bars] == shown
+    assert "▸          happy" in text
+    assert "[repetitive collapse; perplexity" in text
+    assert "60 tokens]" in text
+    assert "word counter" in text
+    assert "joy  0.00 → 1.00" in text
+
+
+def test_every_change_is_a_bar_of_its_length_and_side(llama, vectors):
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, max_new_tokens=8, judge=False)
+    bars = re.findall(r'class="(rise|fall)" style="width:([\d.]+)%"', result._repr_html_())
+    changes = result.changes["change"]
+    assert [side == "rise" for side, _ in bars] == list(changes > 0)
+    widths = np.array([float(width) for _, width in bars])
+    np.testing.assert_allclose(widths, 48 * changes.abs() / max(changes.abs().max(), 0.1), atol=0.01)
+
+
+def test_markup_in_a_prompt_shows_as_text(llama, vectors, tmp_path):
+    prompt = "<script>alert(1)</script> & \x1b[31m so"
+    result = what_if(llama, prompt, "sad", 0.1, vectors=vectors, max_new_tokens=4)
+    page = result.to_html(tmp_path / "page.html").read_text()
+    for html in (result._repr_html_(), page):
+        assert "<script" not in html
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; ␛[31m so" in without_spans(html)
+        assert not control_characters(html)
+    assert not control_characters(str(result))
+
+
+def without_spans(html: str) -> str:
+    """The text between the spans of tokens, without the marks for blanks."""
+    return re.sub(r"</?span[^>]*>", "", re.sub(r'<span class="t mark[^>]*>.</span>', "", html))
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_error(llama, vectors, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=2, judge=False)
+    with pytest.raises(EmotraceError, match="cannot be written"):
+        result.to_html(tmp_path / "file" / "page.html")
+
+
+# -- the slider -------------------------------------------------------------------------------------------------------
+
+
+def test_the_slider_runs_over_the_calibrated_window_with_zero_in_the_middle(vectors):
+    assert window(vectors, steps=2) == (-0.4, -0.2, 0.0, 0.2, 0.4)
+    calibrated = Calibration([4], (-0.3, 0.12), 0.9, 40, "generated", 0.7).onto(vectors)
+    assert window(calibrated, steps=2) == (-0.3, -0.15, 0.0, 0.06, 0.12)
+    half = Calibration([4], (None, 0.12), 0.9, 40, "generated", 0.7).onto(vectors)
+    assert window(half, steps=1) == (-0.4, 0.0, 0.12)
+
+
+def test_a_setting_is_written_once_and_is_the_what_if_of_it(llama, vectors):
+    options = {"max_new_tokens": 5, "judge": False}
+    found = settings(llama, PROMPT, vectors, **options)
+    first = found.at("sad", found.strengths[-1])
+    assert found.at("sad", found.strengths[-1]) is first
+    assert first.steered == what_if(llama, PROMPT, "sad", found.strengths[-1], vectors=vectors, **options).steered
+    assert found.at("sad", 0.0).plain == found.at("sad", 0.0).steered
+    assert len(found.made) == 2
+
+
+def test_moving_the_slider_and_the_menu_shows_another_what_if(llama, vectors):
+    pytest.importorskip("ipywidgets")
+    widget = emotrace.what_if_slider(llama, PROMPT, "sad", vectors=vectors, max_new_tokens=5, judge=False)
+    (menu, slider), shown = widget.children[0].children, widget.children[1]
+    assert "sad +0.4 ×" in shown.value
+    slider.value = 0.0
+    assert "sad +0 ×" in shown.value
+    menu.value = "calm"
+    assert "calm +0 ×" in shown.value
+    slider.value = slider.options[0][1]
+    assert "calm -0.4 ×" in shown.value
+    assert list(menu.options) == list(vectors.emotions)
+
+
+def test_the_slider_names_what_is_missing(llama, vectors, monkeypatch):
+    with pytest.raises(EmotraceError, match="unknown emotion 'smug'"):
+        emotrace.what_if_slider(llama, PROMPT, "smug", vectors=vectors)
+    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
+    with pytest.raises(EmotraceError, match="the slider needs ipywidgets: pip install ipywidgets"):
+        emotrace.what_if_slider(llama, PROMPT, vectors=vectors)
+
+
+# -- real models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_on_a_real_model_steering_raises_the_emotion_that_the_model_reads_in_its_own_text(packaged):
+    model = packaged("smollm2-135m-instruct")
+    vectors = emotrace.extract(model, pooling="mean")
+    changes, ranks = [], []
+    for name in ("afraid", "angry", "grateful"):
+        for prompt in ("I woke up this morning and", "When she opened the letter, she"):
+            result = what_if(model, prompt, name, 0.3, vectors=vectors, max_new_tokens=30, judge=False)
+            table = result.changes.set_index("emotion")
+            changes.append(table.loc[name, "change"])
+            ranks.append(list(table.index).index(name))
+    assert np.mean(changes) > 0.1
+    assert np.mean(ranks) < 5  # 9.5 by chance, of 20
+
+
+@pytest.mark.real
+def test_the_first_answer_on_the_embedded_model_comes_in_seconds(packaged):
+    model = packaged("smollm2-135m-instruct")
+    cached_vectors(model)  # extracted once for a machine, then kept
+    model.norms = None
+    start = time.process_time()  # of all cores, whatever else they do
+    result = what_if(model, "I woke up this morning and", "afraid")
+    seconds = time.process_time() - start
+    assert set(result.changes["emotion"]) == set(corpus.emotion_names())
+    assert seconds < 20  # 10 s on two cores
