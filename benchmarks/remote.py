@@ -22,10 +22,12 @@ import pandas as pd
 import torch
 
 import emotrace
-from emotrace import activations, steering
+from emotrace import activations, steered_texts
 from emotrace.hosts import cpu_matmul
+from emotrace.hosts.sources import DEFAULT_MODEL, resolve
 from emotrace.instrument import corpus
-from emotrace.models import DEFAULT_MODEL, Model, _resolve
+from emotrace.models import Model
+from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "ndif"))
@@ -41,11 +43,11 @@ def extraction(model: Model) -> np.ndarray:
 
 def sweep(vectors: emotrace.EmotionVectors) -> Callable[[Model], list[list[int]]]:
     rows = [
-        ("The door opened, and she", vectors, emotion, strength, 0)
+        steered_texts.Row("The door opened, and she", vectors, emotion, strength)
         for emotion in vectors.emotions
         for strength in (-0.2, 0.1, 0.2)
     ]
-    return lambda model: list(steering.write(model, rows, [15], max_new_tokens=24, temperature=0.7)["tokens"])
+    return lambda model: list(steered_texts.write(model, rows, [15], Writing(24, 0.7))["tokens"])
 
 
 def same(mine: Any, theirs: Any) -> bool:
@@ -75,7 +77,7 @@ def measure(job: str, run: Callable[[Model], Any], here: Model, there: Model) ->
 def main() -> None:
     import server as servers
 
-    folder = Path(_resolve(DEFAULT_MODEL, print)[0])
+    folder = Path(resolve(DEFAULT_MODEL, print)[0])
     hub_id = corpus.model_registry().loc[DEFAULT_MODEL, "hub_id"]
     here = emotrace.load(DEFAULT_MODEL)
     onednn = cpu_matmul.choose() == "oneDNN"

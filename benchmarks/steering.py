@@ -28,9 +28,9 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations, steering
-from emotrace import tokens as decoding
+from emotrace import activations, steered_texts, steering, tokens
 from emotrace.instrument import corpus
+from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 
 STRENGTHS, TOKENS, REPETITIONS = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3), 40, 3
@@ -48,25 +48,25 @@ class Sides:
         self.norms = activations.residual_norms(self.model)
         prompts = corpus.prompts("dose")
         self.rows = [
-            (prompt, self.vectors, emotion, strength, 0)
+            steered_texts.Row(prompt, self.vectors, emotion, strength)
             for prompt, emotion, strength in itertools.product(prompts, self.vectors.emotions, strengths)
         ]
-        self.ids = {prompt: list(activations.encode(self.model, [prompt])[0].ids) for prompt in prompts}
-        ends = decoding.end_tokens(self.model)
+        self.ids = {prompt: list(tokens.encode(self.model, [prompt])[0].ids) for prompt in prompts}
+        ends = tokens.end_tokens(self.model)
         self.settings = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0]}
         self.ends = ends
 
     def emotrace(self, rows: list) -> list[list[int]]:
-        return list(steering.write(self.model, rows, [self.layer], max_new_tokens=TOKENS)["tokens"])
+        return list(steered_texts.write(self.model, rows, [self.layer], Writing(TOKENS))["tokens"])
 
     def unsteered(self, rows: list) -> list[list[int]]:
         written = []
         ordered = sorted(rows, key=lambda row: -len(self.ids[row[0]]))
-        for start in range(0, len(ordered), steering.BATCH_ROWS):
-            ids, mask = decoding.pad_left([self.ids[row[0]] for row in ordered[start : start + steering.BATCH_ROWS]])
+        for start in range(0, len(ordered), steered_texts.BATCH_ROWS):
+            ids, mask = tokens.pad_left([self.ids[row[0]] for row in ordered[start : start + steered_texts.BATCH_ROWS]])
             with torch.no_grad():
                 texts = self.module.generate(input_ids=ids, attention_mask=mask, **self.settings)
-            written += [decoding.until_end(text[ids.shape[1] :].tolist(), self.ends) for text in texts]
+            written += [tokens.until_end(text[ids.shape[1] :].tolist(), self.ends) for text in texts]
         return written
 
     def unsteered_as_it_comes(self, rows: list) -> list[list[int]]:
@@ -100,7 +100,7 @@ class Sides:
     def _generate(self, prompt: list[int]) -> list[int]:
         ids = torch.tensor([prompt])
         text = self.module.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **self.settings)[0]
-        return decoding.until_end(text[len(prompt) :].tolist(), self.ends)
+        return tokens.until_end(text[len(prompt) :].tolist(), self.ends)
 
     def _step_by_step(self, prompt: list[int]) -> list[int]:
         ids = list(prompt)
@@ -108,7 +108,7 @@ class Sides:
             ids.append(int(self.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
             if ids[-1] in self.ends:
                 break
-        return decoding.until_end(ids[len(prompt) :], self.ends)
+        return tokens.until_end(ids[len(prompt) :], self.ends)
 
 
 def agree(sides: Sides, sample: int) -> tuple[int, int]:

@@ -25,8 +25,9 @@ import timing
 import torch
 
 import emotrace
+from emotrace.tokens import Writing
 from emotrace import activations, steering, stories
-from emotrace import tokens as decoding
+from emotrace import tokens
 from emotrace.instrument import corpus
 from emotrace.models import Model
 
@@ -36,29 +37,29 @@ RESULTS = Path(__file__).parent / "results"
 
 def prompts(model: Model) -> list[tuple[int, ...]]:
     cells = [(topic, emotion) for topic in corpus.topics().index for emotion in corpus.emotion_names()]
-    return [stories.prompt_ids(model, *cell) for cell in cells[:: len(cells) // ROWS][:ROWS]]
+    return [stories.request_ids(model, *cell) for cell in cells[:: len(cells) // ROWS][:ROWS]]
 
 
 def ours(model: Model, ids: list[tuple[int, ...]]) -> int:
     seeds = range(len(ids))
-    rows = steering.generate(model, ids, None, max_new_tokens=STEPS, temperature=TEMPERATURE, seeds=seeds)
+    rows = steering.generate(model, ids, None, Writing(STEPS, TEMPERATURE), seeds)
     return sum(map(len, rows))
 
 
 def plain(model: Model, ids: list[tuple[int, ...]]) -> int:
-    padded, mask = decoding.pad_left(ids)
+    padded, mask = tokens.pad_left(ids)
     torch.manual_seed(0)
     with torch.no_grad(), timing.as_it_comes(model):
         written = model.nn._module.generate(
             padded, attention_mask=mask, max_new_tokens=STEPS, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
-            eos_token_id=decoding.end_tokens(model), pad_token_id=decoding.end_tokens(model)[0],
+            eos_token_id=tokens.end_tokens(model), pad_token_id=tokens.end_tokens(model)[0],
         )  # fmt: skip
-    return sum(len(decoding.until_end(row[padded.shape[1] :].tolist(), decoding.end_tokens(model))) for row in written)
+    return sum(len(tokens.until_end(row[padded.shape[1] :].tolist(), tokens.end_tokens(model))) for row in written)
 
 
 def while_writing(model: Model, ids: list[tuple[int, ...]]) -> int:
     seeds = list(range(len(ids)))
-    rows = activations.read_while_writing(model, ids, max_new_tokens=STEPS, temperature=TEMPERATURE, seeds=seeds)
+    rows = activations.read_while_writing(model, ids, Writing(STEPS, TEMPERATURE), seeds)
     return sum(len(row.ids) for row in rows)
 
 

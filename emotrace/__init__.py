@@ -6,13 +6,18 @@ The public names below are loaded at first use, so that ``import emotrace`` cost
 from importlib import import_module
 from typing import Any
 
+from emotrace.hosts.threads import wait_passively
+
+wait_passively()  # before anything loads torch
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "load": "models",
     "extract": "extraction",
     "EmotionVectors": "vectors",
-    "steer": "steering",
+    "steer": "steered_texts",
+    "Writing": "tokens",
     "what_if": "whatif.compare",
     "what_if_slider": "whatif.slider",
     "read_emotions": "whatif.token_reading",

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from emotrace import stories as writing
-from emotrace.activations import POOLINGS, Cache, Tokens, encode, read_activations, read_while_writing
+from emotrace.activations import POOLINGS, read_activations, read_while_writing
 from emotrace.errors import EmotraceError, unknown
+from emotrace.files import Cache
 from emotrace.instrument import corpus
-from emotrace.vectors import EmotionVectors, neutral_components
+from emotrace.measures.geometry import neutral_components
+from emotrace.stories import kept, request_ids, write_stories
+from emotrace.tokens import Tokens, Writing, encode
+from emotrace.vectors import EmotionVectors
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -84,26 +87,35 @@ def class_means(pooled: np.ndarray, labels: Sequence[str], names: Sequence[str])
     return np.stack([pooled[labels == name].mean(axis=0, dtype=np.float64) for name in names])
 
 
-def read_passages(
+def read_texts(
     model: Model,
-    passages: pd.DataFrame,
+    texts: pd.DataFrame,
+    frame: str = "plain",
     *,
-    layers: list[int] | str | None = None,
+    author: str | None = None,
+    continuation: bool = False,
+    layers: Sequence[int] | str | None = None,
     poolings: Sequence[str] = POOLINGS,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
-    """Comprehension: the model reads the passages (table of :func:`corpus.passages`)."""
+    """The model reads texts (columns ``emotion``, ``text``; in a frame also ``topic``): comprehension, if not its own.
+
+    Args:
+        model: the model that reads.
+        texts: one row a text.
+        frame: what stands before each text (:func:`frame_tokens`).
+        author: who wrote them, for the provenance: ``self``, or a name; default: passages, whose whole table is named.
+        continuation: the beginning of a page instead of a chat.
+        layers: layer indices; default all.
+        poolings: of ``activations.POOLINGS``.
+        cache: keeps finished batches.
+        progress: called with the number of texts just read.
+    """
     layers = model.check_layers(layers)
-    texts = list(passages["text"])
-    pooled = read_activations(model, texts, layers=layers, poolings=poolings, cache=cache, progress=progress)
-    provenance = {
-        **model.provenance,
-        "model": model.name,
-        "method": "comprehension",
-        "texts": corpus.fingerprint(passages),
-    }
-    return Reading(passages.reset_index(drop=True), pooled, layers, provenance)
+    tokens = frame_tokens(model, texts, frame, continuation=continuation)
+    activations = read_activations(model, tokens, layers=layers, poolings=poolings, cache=cache, progress=progress)
+    return Reading(texts.reset_index(drop=True), activations, layers, _provenance(model, texts, author, frame))
 
 
 def frame_tokens(model: Model, texts: pd.DataFrame, frame: str, *, continuation: bool = False) -> list[Tokens]:
@@ -124,43 +136,22 @@ def frame_tokens(model: Model, texts: pd.DataFrame, frame: str, *, continuation:
     if frame == "plain":
         return alone
     framed = []
-    for number, (row, item) in enumerate(zip(texts.itertuples(), alone, strict=True), 1):
-        before = writing.prompt_ids(model, row.topic, row.emotion, named=frame == "chat", continuation=continuation)
-        ids = before + item.ids[item.start : item.stop]
+    for number, (row, text) in enumerate(zip(texts.itertuples(), alone, strict=True), 1):
+        before = request_ids(model, row.topic, row.emotion, named=frame == "chat", continuation=continuation)
+        ids = before + text.ids[text.start : text.stop]
         if len(ids) > model.context:
             raise EmotraceError(f"text {number} is too long ({len(ids)} tokens): {model.name} takes {model.context}")
         framed.append(Tokens(ids, len(before), len(ids)))
     return framed
 
 
-def read_framed(
-    model: Model,
-    texts: pd.DataFrame,
-    frame: str,
-    *,
-    author: str,
-    continuation: bool = False,
-    layers: list[int] | str | None = None,
-    poolings: Sequence[str] = POOLINGS,
-    cache: Cache | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Reading:
-    """The model reads texts in a frame (see :func:`frame_tokens`); ``author`` says in the provenance who wrote them."""
-    layers = model.check_layers(layers)
-    tokens = frame_tokens(model, texts, frame, continuation=continuation)
-    pooled = read_activations(model, tokens, layers=layers, poolings=poolings, cache=cache, progress=progress)
-    return Reading(texts.reset_index(drop=True), pooled, layers, _provenance(model, texts, author=author, frame=frame))
-
-
 def read_stories(
     model: Model,
     stories: pd.DataFrame,
     *,
-    while_writing: bool = False,
+    while_writing: Writing | None = None,
     continuation: bool = False,
-    max_new_tokens: int = 80,
-    temperature: float = 0.8,
-    layers: list[int] | str | None = None,
+    layers: Sequence[int] | str | None = None,
     poolings: Sequence[str] = POOLINGS,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
@@ -168,66 +159,73 @@ def read_stories(
     """Generation: the residual stream at the stories that the model itself wrote, after the request for each (C3).
 
     By default each story is read again, in one forward pass over request and story, which is faster and gives the same
-    activations as reading while it is written. ``while_writing`` has the model write each story once more with its seed
-    and captures the stream as it does (:func:`~emotrace.activations.read_while_writing`); ``max_new_tokens`` and
-    ``temperature`` are then those of the writing.
+    activations as reading while it is written.
 
     Args:
         model: the author.
         stories: kept rows of :func:`emotrace.stories.write_stories`, written with the same ``continuation``.
+        while_writing: how the stories were written: the model then writes each once more with its seed, and its stream
+            is read as it does (:func:`~emotrace.activations.read_while_writing`), as in the paper.
+        continuation: the requests were beginnings of a page.
+        layers: layer indices; default all.
+        poolings: of ``activations.POOLINGS``.
+        cache: keeps finished batches.
+        progress: called with the number of stories just read.
 
     Raises:
         EmotraceError: no stories; a story that the model does not write again from its seed.
     """
     if stories.empty:
         raise EmotraceError("no stories to read: none passed the check")
-    provenance = {"author": "self", "frame": "chat", "method": "generation"}
-    if not while_writing:
-        reading = read_framed(
-            model, stories, "chat", author="self", continuation=continuation,
-            layers=layers, poolings=poolings, cache=cache, progress=progress,
-        )  # fmt: skip
-        reading.provenance |= provenance | {"read": "again"}
+    if while_writing is None:
+        reading = read_texts(
+            model,
+            stories,
+            "chat",
+            author="self",
+            continuation=continuation,
+            layers=layers,
+            poolings=poolings,
+            cache=cache,
+            progress=progress,
+        )
+        reading.provenance["read"] = "again"
         return reading
     layers = model.check_layers(layers)
-    pooled = {pooling: np.empty((len(stories), len(layers), model.d_model), np.float32) for pooling in poolings}
+    pooled: dict[str, list[np.ndarray]] = {pooling: [] for pooling in poolings}
     for start in range(0, len(stories), WRITING_ROWS):
         batch = stories.iloc[start : start + WRITING_ROWS]
-        written = read_while_writing(
-            model,
-            [
-                writing.prompt_ids(model, row.topic, row.emotion, continuation=continuation)
-                for row in batch.itertuples()
-            ],
-            max_new_tokens=max_new_tokens, temperature=temperature, seeds=[int(seed) for seed in batch["seed"]],
-            layers=layers,
-        )  # fmt: skip
-        for place, (row, item) in enumerate(zip(batch.itertuples(), written, strict=True), start):
-            text = model.tokenizer.decode(item.ids[: row.kept_tokens], skip_special_tokens=True)
-            if not text.strip().startswith(row.text):
-                raise EmotraceError(
-                    f"the story {row.topic} × {row.emotion} is not what {model.name} writes from seed {row.seed} at "
-                    f"temperature {temperature} in {max_new_tokens} tokens"
-                )
+        requests = [request_ids(model, row.topic, row.emotion, continuation=continuation) for row in batch.itertuples()]
+        written = read_while_writing(model, requests, while_writing, list(batch["seed"]), layers=layers)
+        for row, text in zip(batch.itertuples(), written, strict=True):
+            _check_same(model, row, text.ids, while_writing)
+            stream = text.stream[: row.kept_tokens]  # pooled as activations.read_activations does
             for pooling in poolings:
-                pooled[pooling][place] = _pool(item.stream[: row.kept_tokens], pooling)
+                mean = stream[-1] if pooling == "last" else stream[1:].mean(axis=0, dtype=np.float64)
+                pooled[pooling].append(mean.astype(np.float32))
         if progress:
             progress(len(batch))
-    return Reading(
-        stories.reset_index(drop=True), pooled, layers,
-        _provenance(model, stories, **provenance, read="while writing"),
-    )  # fmt: skip
+    provenance = _provenance(model, stories, "self", "chat") | {"read": "while writing"}
+    arrays = {pooling: np.stack(rows) for pooling, rows in pooled.items()}
+    return Reading(stories.reset_index(drop=True), arrays, layers, provenance)
 
 
-def _pool(stream: np.ndarray, pooling: str) -> np.ndarray:
-    """One story's stream ``[token, layer, d_model]``, pooled as ``activations.read_activations`` does."""
-    return stream[-1] if pooling == "last" else stream[1:].mean(axis=0, dtype=np.float64)
+def _check_same(model: Model, story: Any, ids: Sequence[int], writing: Writing) -> None:
+    text = model.tokenizer.decode(ids[: story.kept_tokens], skip_special_tokens=True)
+    if not text.strip().startswith(story.text):
+        raise EmotraceError(
+            f"the story {story.topic} × {story.emotion} is not what {model.name} writes from seed {story.seed} at "
+            f"temperature {writing.temperature} in {writing.max_new_tokens} tokens"
+        )
 
 
-def _provenance(model: Model, texts: pd.DataFrame, **how: str) -> dict[str, str]:
-    method = "generation" if how["author"] == "self" else "comprehension"
+def _provenance(model: Model, texts: pd.DataFrame, author: str | None, frame: str) -> dict[str, str]:
+    method = "generation" if author == "self" else "comprehension"
+    provenance = {**model.provenance, "model": model.name, "method": method}
+    if author is None:
+        return {**provenance, "texts": corpus.fingerprint(texts)}
     fingerprint = corpus.fingerprint(texts[["topic", "emotion", "text"]])
-    return {**model.provenance, "model": model.name, "method": method, "texts": fingerprint, **how}
+    return {**provenance, "texts": fingerprint, "author": author, "frame": frame}
 
 
 def extract(
@@ -248,8 +246,8 @@ def extract(
 
     Args:
         model: from :func:`emotrace.load`.
-        method: ``comprehension``, from ``data/passages.csv`` or passages of one's own; ``generation``, from stories that
-            the model writes first (an instruct model; minutes on a CPU).
+        method: ``comprehension``, from ``data/passages.csv`` or passages of one's own; ``generation``, from stories
+            that the model writes first (an instruct model; minutes on a CPU).
         pooling: ``last`` (the paper's for comprehension) or ``mean``.
         layers: layer indices; default all.
         emotions: which of the 20; default all.
@@ -276,12 +274,16 @@ def extract(
     if emotions:
         corpus.check_emotions(list(emotions))
     layers = model.check_layers(layers)
-    how = {"layers": layers, "poolings": (pooling,), "progress": progress}
     if method == "comprehension":
-        reading = read_passages(model, corpus.passages() if passages is None else passages, **how)
+        table = corpus.passages() if passages is None else passages
+        reading = read_texts(model, table, layers=layers, poolings=(pooling,), progress=progress)
     else:
-        passed = _stories(model, stories, seed, continuation, progress)
-        reading = read_stories(model, passed, continuation=continuation, **how)
+        if stories is None:
+            stories = write_stories(model, seed=seed, continuation=continuation, progress=progress)
+        table = _complete(model, kept(stories))
+        reading = read_stories(
+            model, table, continuation=continuation, layers=layers, poolings=(pooling,), progress=progress
+        )
     vectors = reading.vectors(pooling, emotions)
     if remove_neutral is None:
         return vectors
@@ -291,16 +293,9 @@ def extract(
     return vectors.without(neutral_components(neutral, remove_neutral), what)
 
 
-def _stories(
-    model: Model, stories: pd.DataFrame | None, seed: int, continuation: bool, progress: Callable[[int], None] | None
-) -> pd.DataFrame:
-    """The stories that passed, at least one of every class."""
-    if stories is None:
-        written = writing.write_stories(model, seed=seed, continuation=continuation, progress=progress)
-    else:
-        written = stories
-    passed = writing.kept(written)
-    lacking = [name for name in corpus.emotions().index if name not in set(passed["emotion"])]
+def _complete(model: Model, stories: pd.DataFrame) -> pd.DataFrame:
+    """The stories unchanged, if there is one of every class."""
+    lacking = [name for name in corpus.emotions().index if name not in set(stories["emotion"])]
     if lacking:
         raise EmotraceError(f"{model.name} wrote no story of {', '.join(lacking)} that passed: ask for more attempts")
-    return passed
+    return stories

@@ -1,53 +1,84 @@
 """What runs inside a trace, next to the model: torch alone, so that it also runs on a server that has no emotrace.
 
 A remote trace travels as source, with the variables that its block names. Functions and classes of this module go with
-it by value (``nnsight.register``, see :mod:`emotrace.hosts.remote`); whatever else a block names is a tensor, a number or one of
-nnsight's envoys. So nothing may be imported here but what every server has: torch and transformers.
+it by value (``nnsight.register``, see :mod:`emotrace.hosts.remote`). Whatever else a block names is a tensor, a number
+or one of nnsight's envoys. So nothing may be imported here but what every server has: torch and transformers.
+
+What travels is the block without its comments, each statement on one line. nnsight 0.8.1 finds nested blocks by their
+line (``invoke`` within ``generate``, ``trace`` within ``session``): write such blocks without comments and line breaks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor
 
 
+def residual(layers: Sequence[Any], index: int) -> torch.Tensor:
+    """The residual stream at a layer index, ``[row, token, d_model]``: 0 is the embedding output, i the output of
+    decoder layer i. ``layers`` are the envoys of the decoder layers."""
+    hidden: torch.Tensor = layers[0].input if index == 0 else layers[index - 1].output
+    return hidden
+
+
+class RemoteHandle:
+    """What :class:`emotrace.models.Model` is within a trace that travels: its envoys, and the contexts of a session."""
+
+    nn: Any
+
+    @property
+    def trace(self) -> Any:
+        return self.nn.trace
+
+    @property
+    def generate(self) -> Any:
+        return self.nn.generate
+
+
 def edited(
     hidden: torch.Tensor,
     direction: torch.Tensor,
-    mask: torch.Tensor,
+    where: torch.Tensor | None = None,
+    averaged: torch.Tensor | None = None,
     *,
     ablate: bool = False,
     on_the_fly: bool = False,
-    positions: str = "generated",
 ) -> torch.Tensor:
     """A layer's output with one row's own vector added to each row (see :class:`emotrace.steering.Edit`).
 
     Args:
         hidden: the residual stream, ``[row, token, d_model]``.
         direction: float32 ``[row, d_model]``.
-        mask: ``[row, token]``, 0 on padding.
+        where: ``[row, token]``, 1 at the tokens that are edited; default: all.
+        averaged: ``[row, token]``, 1 at the tokens whose mean norm is the unit of each of them; default: none.
         ablate: project the (unit) direction out instead of adding it.
-        on_the_fly: the direction is in units of the mean norm of the row's own activations.
-        positions: ``all`` tokens, or ``generated``: the last one of the prompt, then each that is written.
+        on_the_fly: the direction is in units of each token's own norm, or of the mean over ``averaged``.
     """
-    if positions == "generated" and hidden.shape[1] > 1:
-        last = edited(hidden[:, -1:], direction, mask[:, -1:], ablate=ablate, on_the_fly=on_the_fly)
-        return torch.cat([hidden[:, :-1], last], dim=1)
-    added = direction.to(hidden.device, hidden.dtype)[:, None, :]
+    change = direction.to(hidden.device, hidden.dtype)[:, None, :]
     if ablate:
-        return hidden - (hidden * added).sum(dim=-1, keepdim=True) * added
-    if not on_the_fly:
-        return hidden + added
-    weights = mask.to(hidden.device, torch.float32)
-    norms = (hidden.float().norm(dim=-1) * weights).sum(dim=-1) / weights.sum(dim=-1)
-    return hidden + norms.to(hidden.dtype)[:, None, None] * added
+        change = -(hidden * change).sum(dim=-1, keepdim=True) * change
+    elif on_the_fly:
+        norms = hidden.float().norm(dim=-1)
+        if averaged is not None:
+            weights = averaged.to(norms)
+            mean = (norms * weights).sum(dim=-1, keepdim=True) / weights.sum(dim=-1, keepdim=True)
+            norms = torch.where(weights > 0, mean, norms)
+        change = norms.to(hidden.dtype)[:, :, None] * change
+    return hidden + (change if where is None else where.to(hidden)[:, :, None] * change)
 
 
-def masked_add(hidden: torch.Tensor, edits: torch.Tensor | None, where: torch.Tensor) -> torch.Tensor:
-    """``edits [row, d_model]`` added to the residual stream at the tokens where ``where [row, token]`` is 1."""
-    if edits is None:
-        return hidden
-    return hidden + (where[:, :, None] * edits[:, None]).to(hidden.device, hidden.dtype)
+def make_input_contiguous(module: Any) -> None:
+    """The last tokens of several rows are no contiguous tensor: torch would then go through a whole unembedding once a
+    row instead of once a batch."""
+    module.input = module.input.contiguous()
+
+
+def one_copy_a_row(cache: Any, owner: torch.Tensor) -> None:
+    """Keys and values of different prompts, copied to the rows: row i has those of prompt ``owner[i]``."""
+    cache.batch_select_indices(owner.to(cache.layers[0].keys.device))
 
 
 def pooled(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -57,14 +88,23 @@ def pooled(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def chosen_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The log-probability of each target: logits ``[row, token, vocabulary]``, targets ``[row, token]`` → ``[row, token]``."""
+    """The log-probability of each target.
+
+    Args:
+        logits: ``[row, token, vocabulary]``.
+        targets: ``[row, token]``.
+
+    Returns:
+        float32 ``[row, token]``.
+    """
     logits = logits.float()
     chosen = logits.gather(-1, targets.to(logits.device)[..., None])[..., 0]
     return (chosen - logits.logsumexp(dim=-1)).cpu()
 
 
 def group_masses(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """The probability of each group of tokens: logits ``[…, vocabulary]``, membership ``[vocabulary, group]`` → ``[…, group]``."""
+    """The probability of each group of tokens, float64 ``[…, group]``, from logits ``[…, vocabulary]`` and the
+    membership ``[vocabulary, group]``."""
     return (logits.float().softmax(dim=-1) @ groups.to(logits.device)).double().cpu()
 
 
@@ -81,15 +121,16 @@ class SeededSampling(LogitsProcessor):
     One uniform number a row and step picks the token at which the cumulated softmax of logits / temperature passes it.
     """
 
-    def __init__(self, seeds: list[int], temperature: float) -> None:
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
         self.seeds = [int(seed) for seed in seeds]
         self.temperature = temperature
-        self.generators: list[torch.Generator] | None = None  # made where the text is written: seeds travel, they don't
+        # Made where the text is written: seeds travel, generators do not.
+        self.generators: list[torch.Generator] | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.generators is None:
             self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        uniform = torch.cat([torch.rand(1, generator=each) for each in self.generators])[:, None].to(scores.device)
+        uniform = torch.cat([torch.rand(1, generator=row) for row in self.generators])[:, None].to(scores.device)
         # In place, a vocabulary of 262,144 being most of a step's work; dividing by the sum is left out, as the last
         # entry of the cumulated weights holds it.
         weights = scores.float()

@@ -1,21 +1,21 @@
-"""``load(name)``: a registry name, hub id, local folder or GGUF file → one handle. The only place that knows families."""
+"""``load(name)``: a registry name, hub id, folder or GGUF file → one handle. The only place that knows families."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emotrace.errors import EmotraceError, unknown
-from emotrace.hosts import gguf as gguf_weights
 from emotrace.hosts import remote as servers
+from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
+from emotrace.hosts.sources import folder_digest, load_failure, resolve
 from emotrace.instrument import corpus
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from emotrace.hosts.remote import Remote
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -60,11 +59,14 @@ ARCHITECTURES = {
 class Model:
     """A language model that emotrace can read and edit.
 
+    ``with model.trace("…"): hidden = model.layers[11].output.save()`` works in this process and on a server alike:
+    within a trace that travels, the handle stands for nnsight's envoys alone.
+
     Attributes:
         name: the name it was loaded by.
-        nn: nnsight's wrapper around the transformers model; ``nn.trace(...)`` opens a tracing context.
+        nn: nnsight's wrapper around the transformers model.
         architecture: where the model keeps its parts.
-        layers: the decoder layers as nnsight envoys, first to last (layer index i of this project is ``layers[i - 1]``).
+        layers: the decoder layers as nnsight envoys, first to last: layer index i of this project is ``layers[i - 1]``.
         n_layers: number of decoder layers L; a depth is a layer index divided by L.
         d_model: width of the residual stream.
         context: longest input, in tokens.
@@ -88,9 +90,49 @@ class Model:
     remote: Remote | None = None
     parts: int = 1
 
+    # nnsight reads the source of the frame that calls it: no function of ours may stand between. Hence properties.
+
+    @property
+    def trace(self) -> Callable[..., Any]:
+        """``with model.trace(input, …) as tracer``: nnsight's context around one forward pass, where the model runs."""
+        return partial(self.nn.trace, backend=self.backend())
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """``with model.generate(input, max_new_tokens=…) as tracer``: nnsight's context around a generation."""
+        return partial(self.nn.generate, backend=self.backend())
+
+    @property
+    def session(self) -> Callable[..., Any]:
+        """``with model.session()``: several traces that share what they made, in one request."""
+        return partial(self.nn.session, backend=self.backend())
+
     def backend(self) -> Any:
-        """What every trace of this model is given: where to run (None: in this process)."""
+        """What every context of this model is given: where to run (None: in this process)."""
         return self.remote.backend(self.nn) if self.remote else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What travels with a remote trace that names the handle: its envoys."""
+        from emotrace.in_trace import RemoteHandle
+
+        envoys = {"nn": self.nn, "layers": self.layers, "n_layers": self.n_layers, "d_model": self.d_model}
+        envoys |= {"embedding": self.embedding, "final_norm": self.final_norm, "unembedding": self.unembedding}
+        return RemoteHandle, (), envoys
+
+    @property
+    def embedding(self) -> Any:
+        """The envoy of the token embedding."""
+        return _follow(self.nn, self.architecture.embedding)
+
+    @property
+    def final_norm(self) -> Any:
+        """The envoy of the norm after the last decoder layer."""
+        return _follow(self.nn, self.architecture.final_norm)
+
+    @property
+    def unembedding(self) -> Any:
+        """The envoy of the unembedding."""
+        return _follow(self.nn, self.architecture.unembedding)
 
     @property
     def tokenizer(self) -> Any:
@@ -105,25 +147,20 @@ class Model:
         """What tells this model's weights from any other's: its source and its revision or sha256."""
         return f"{self.provenance['source']}@{self.provenance['weights_id']}"
 
-    def part(self, name: str) -> Any:
-        """The envoy of ``embedding``, ``final_norm`` or ``unembedding``."""
-        return _follow(self.nn, getattr(self.architecture, name))
-
-    def check_layers(self, layers: list[int] | str | None) -> list[int]:
+    def check_layers(self, layers: Sequence[int] | str | None) -> list[int]:
         """Layer indices 0 … L in ascending order; ``None`` and ``"all"`` mean every one.
 
         Raises:
             EmotraceError: an index out of range, or none at all.
         """
+        known = f"{self.name} has layers 0 (embeddings) to {self.n_layers}"
         if layers is None or layers == "all":
             return list(range(self.n_layers + 1))
-        if not layers:
-            raise EmotraceError(f"no layer is asked for: {self.name} has layers 0 (embeddings) to {self.n_layers}")
+        if isinstance(layers, str) or not len(layers):
+            raise EmotraceError(f"no layer is asked for: {known}")
         for layer in layers:
             if not 0 <= layer <= self.n_layers:
-                raise EmotraceError(
-                    f"layer {layer} is out of range: {self.name} has layers 0 (embeddings) to {self.n_layers}"
-                )
+                raise EmotraceError(f"layer {layer} is out of range: {known}")
         return sorted(set(layers))
 
 
@@ -149,7 +186,7 @@ def load(
     Raises:
         EmotraceError: unknown name, package not installed and hub out of reach, damaged weights, unknown architecture.
     """
-    source, details = _resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
+    source, details = resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
     if remote and (where := servers.address(remote)) != "local":
         return _on_server(name, source, details["source"], where)
     nn = _load_nnsight(name, source, dtype, device)
@@ -170,60 +207,24 @@ def _on_server(name: str, source: str, hub_id: str, where: str) -> Model:
     if "/" not in hub_id:
         raise EmotraceError(f"{name} is a model of this machine: a server knows models by their hub id (org/name)")
     deployed = servers.deployment(where, hub_id)
-    _quiet()
+    quiet()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         nn = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     except Exception as error:  # transformers and the hub client raise a dozen types here
-        raise EmotraceError(_load_failure(name, source, error)) from error
-    with contextlib.suppress(OSError):  # not every model has such a file; then the configuration says how a text ends
+        raise EmotraceError(load_failure(name, source, error)) from error
+    with contextlib.suppress(OSError):  # not every model has such a file: then the configuration says how a text ends
         nn._module.generation_config = transformers.GenerationConfig.from_pretrained(source)
-    provenance = {
-        "source": hub_id, "weights_id": f"revision:{deployed.revision}", "quantisation": "none", "dtype": deployed.dtype,
-        "class": type(nn._module).__name__, "server": where, "versions": _versions(),
-    }  # fmt: skip
+    provenance = {"source": hub_id, "weights_id": f"revision:{deployed.revision}", "quantisation": "none"}
+    provenance |= {"dtype": deployed.dtype, "class": type(nn._module).__name__, "server": where}
+    provenance["versions"] = _versions()
     model = _handle(name, nn, nn._module.config, provenance)
     model.remote = servers.Remote(where, deployed.key)
     return model
 
 
-def _resolve(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, str]]:
-    """Where to load ``name`` from (a local folder or a hub id), and what of its provenance is known already."""
-    registry = corpus.model_registry()
-    if name in registry.index:
-        row = registry.loc[name]
-        files = gguf_weights.package_files(row["files"]) if row["source"] == "packaged" else None
-        if files:
-            folder = gguf_weights.converted(files, row["sha256"], name, say)
-            return str(folder), _gguf_details(row["hub_id"], row["weights"], row["sha256"])
-        return row["hub_id"], {"source": row["hub_id"]}
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise EmotraceError(f"no file {path}")
-        folder = gguf_weights.converted([path], None, path.stem, say)
-        digest = gguf_weights.sha256(path)
-        return str(folder), _gguf_details(path.name, path.stem, digest)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise EmotraceError(f"{path} holds no model: there is no config.json in it")
-        return str(path), {"source": path.resolve().name}
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name, {"source": name}
-    raise EmotraceError(
-        f"unknown model {name!r}: neither a folder, nor a hub id (org/name), nor one of {', '.join(registry.index)}"
-    )
-
-
-def _gguf_details(source: str, weights: str, digest: str) -> dict[str, str]:
-    return {
-        "source": source,
-        "weights_id": f"sha256:{digest}",
-        "quantisation": f"GGUF {weights}, dequantised to float32",
-    }
-
-
-def _quiet() -> None:
+def quiet() -> None:
+    """Keeps transformers and the hub's client from reporting on each load."""
     import transformers
 
     for noisy in ("transformers", "accelerate", "huggingface_hub"):
@@ -235,43 +236,28 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
     import torch
     from nnsight.modeling.transformers import TransformersModel
 
-    from emotrace.hosts import cpu_attention, cpu_matmul
+    from emotrace.hosts import cpu_attention, cpu_matmul, threads
 
-    _quiet()
+    quiet()
 
     gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
     if dtype == "auto" and not gpu:
         dtype = "float32"
     if not gpu:
         cpu_matmul.choose()
+        threads.fit_to_quota()
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     placement = device if device != "auto" else ("auto" if gpu else "cpu")
     try:
         nn = TransformersModel(source, task="text-generation", device_map=placement, dtype=dtype, dispatch=True)
     except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
-        raise EmotraceError(_load_failure(name, source, error)) from error
+        raise EmotraceError(load_failure(name, source, error)) from error
     nn._module.requires_grad_(False)
     nn._module.eval()
     if not gpu:
         cpu_attention.choose(nn._module)
     return nn
-
-
-def _load_failure(name: str, source: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if Path(source).is_dir():
-        return f"{name} cannot be loaded as a language model: {reason}"
-    registry = corpus.model_registry()
-    if name in registry.index and registry.loc[name, "source"] == "packaged":
-        return f"{name} is not installed and the hub is out of reach: {install_command(name)} installs it"
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"{source} cannot be loaded from the hub{offline}: {reason}"
-
-
-def install_command(name: str) -> str:
-    """The one command that installs a packaged model."""
-    return "make setup" if name == DEFAULT_MODEL else "make models"
 
 
 def _follow(root: Any, path: str) -> Any:
@@ -284,8 +270,8 @@ def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str,
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
         raise EmotraceError(
-            f"{name} is a {config.model_type!r} ({type(nn._module).__name__}), whose decoder layers emotrace does not know: "
-            f"it looks for one of {', '.join(ARCHITECTURES)}"
+            f"{name} is a {config.model_type!r} ({type(nn._module).__name__}), whose decoder layers emotrace does not "
+            f"know: it looks for one of {', '.join(ARCHITECTURES)}"
         )
     for part, path in architecture._asdict().items():
         try:
@@ -321,7 +307,7 @@ def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, 
     if "weights_id" not in known:
         folder = Path(source)
         revision = f"revision:{getattr(config, '_commit_hash', None) or 'unknown'}"
-        described["weights_id"] = f"sha256:{_folder_digest(folder)}" if folder.is_dir() else revision
+        described["weights_id"] = f"sha256:{folder_digest(folder)}" if folder.is_dir() else revision
         described["quantisation"] = "none"
     return described
 
@@ -330,21 +316,3 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "nnsight"))
 
 
-def _folder_digest(folder: Path) -> str:
-    """One sha256 over the weight files of a local model (about a second for each gigabyte)."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
-        gguf_weights.sha256(path, digest)
-    return digest.hexdigest()
-
-
-def availability(name: str) -> str:
-    """Whether a registry model can be loaded here and now, in a few words."""
-    row = corpus.model_registry().loc[name]
-    if row["source"] == "packaged" and gguf_weights.package_files(row["files"]):
-        return "ready" if gguf_weights._folder(name, row["sha256"]).exists() else "ready (converted at first use)"
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(row["hub_id"], "config.json"), str):
-        return "ready (in the hub's cache)"
-    return f"install: {install_command(name)}" if row["source"] == "packaged" else "fetched from the hub at first use"

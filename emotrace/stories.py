@@ -1,8 +1,8 @@
 """The model writes: a prompt that asks for a feeling without its word → stories, sampled, judged, kept (C3).
 
-The paper's prompts are not public; these are ours. All 21 classes share one frame, so that only the feeling differs:
-*neutral* is asked to feel nothing in particular. A story is rejected and asked for again, with the next seed, where it
-names its own feeling (a kin word of ``data/emotions.csv``), talks about being an assistant, or is next to nothing.
+A story is rejected and asked for again, with the next seed, where it names its own feeling (a kin word of
+``data/emotions.csv``), talks about being an assistant, or is next to nothing. The requests are in
+:mod:`emotrace.instrument.stories`.
 
 A story's seed comes from (seed, topic, emotion, story, attempt) alone, so that neither the batch, nor an interruption,
 nor which other stories are asked for changes its text. (Batches of other sizes round the last bits of the logits
@@ -12,58 +12,36 @@ differently; a draw that falls within them, about one in a hundred thousand toke
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from emotrace.activations import encode
-from emotrace.errors import EmotraceError, unknown
+from emotrace.errors import EmotraceError
+from emotrace.files import Cache
 from emotrace.instrument import corpus
-from emotrace.measures.statistics import wilson
+from emotrace.instrument.stories import request
+from emotrace.measures.randomness import seed_from
+from emotrace.steering import generate
+from emotrace.tokens import Writing, chat_ids, encode
 
 if TYPE_CHECKING:
     from emotrace.models import Model
-
-_SCENE = "Write a very short story, about 50 words, about this everyday scene: {scene}."
-PROMPT = _SCENE + (
-    " The main character feels {emotion}. Show it by what they do and by what happens around them."
-    ' Do not use the word "{emotion}" or any word like it.'
-)
-NEUTRAL_PROMPT = _SCENE + (
-    " The main character feels nothing in particular. Tell plainly what they do and what happens around them."
-    " Do not use any word for a feeling."
-)
-UNNAMED_PROMPT = _SCENE
-"""The same request without its feeling: the frame of a chat without the label in it (see :mod:`emotrace.study.methods.factorial`)."""
-
-_OPENING = "Here is a very short story, about 50 words, about this everyday scene: {scene}."
-CONTINUATION = _OPENING + (
-    " The main character feels {emotion}, which shows only in what they do and in what happens around them.\n\n"
-)
-NEUTRAL_CONTINUATION = _OPENING + (
-    " The main character feels nothing in particular; it tells plainly what they do and what happens around them.\n\n"
-)
 
 STATUSES = ("kept", "leaks", "empty", "refusal")
 # Below this a text is a remark, not a story.
 MIN_WORDS = 12
 BATCH_ROWS = 64
+STORY = Writing(max_new_tokens=80, temperature=0.8)
 
 _REFUSAL = re.compile(
     r"\b(as an? (ai|artificial|language model|digital)|i'?m an? (\w+ )?(ai|artificial|language model|digital)"
     r"|an ai (language model|assistant)|i am an? (\w+ )?(ai|artificial|language model|digital)"
-    r"|i('?m| am) sorry,? (but )?(i|as)\b|i (can'?t|cannot|am unable to|'m unable to) (write|assist|help|fulfil|provide|create))",
+    r"|i('?m| am) sorry,? (but )?(i|as)\b"
+    r"|i (can'?t|cannot|am unable to|'m unable to) (write|assist|help|fulfil|provide|create))",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)*\]]*(?=\s|$)")
-
-
-class RowCache(Protocol):
-    """Keeps finished batches by content (``runs.RunFolder`` is one)."""
-
-    def rows(self, key: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]: ...
 
 
 class Cell(NamedTuple):
@@ -74,52 +52,19 @@ class Cell(NamedTuple):
     story: int
 
 
-def request(topic: str, emotion: str, *, named: bool = True, continuation: bool = False) -> str:
-    """What the model is asked.
-
-    Args:
-        topic: of ``data/topics.csv``.
-        emotion: one of the 21 classes.
-        named: with the feeling in it; otherwise the bare scene, the same for every class.
-        continuation: the beginning of a page that a base model would go on with, instead of a request.
-
-    Raises:
-        EmotraceError: an unknown topic or class.
-    """
-    for kind, name, known in (("topic", topic, corpus.topics().index), ("emotion", emotion, corpus.emotions().index)):
-        if name not in known:
-            raise unknown(kind, name, known)
-    description = corpus.topics().loc[topic, "description"]
-    scene = description[0].lower() + description[1:]
-    if not named:
-        return (_OPENING + "\n\n" if continuation else UNNAMED_PROMPT).format(scene=scene)
-    if emotion == corpus.NEUTRAL:
-        return (NEUTRAL_CONTINUATION if continuation else NEUTRAL_PROMPT).format(scene=scene)
-    return (CONTINUATION if continuation else PROMPT).format(scene=scene, emotion=emotion)
-
-
-def prompt_ids(
+def request_ids(
     model: Model, topic: str, emotion: str, *, named: bool = True, continuation: bool = False
 ) -> tuple[int, ...]:
     """The token ids of :func:`request`, in the model's chat template unless it is a continuation.
 
     Raises:
-        EmotraceError: the model has no chat template; an unknown topic or class.
+        EmotraceError: the model is a base model; an unknown topic or class.
     """
     text = request(topic, emotion, named=named, continuation=continuation)
     if continuation:
         return encode(model, [text])[0].ids
     check_instruct(model)
-    # Some templates write today's date, or open a scratchpad to think in: a fixed date, and no thinking.
-    return tuple(
-        model.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            return_dict=False,
-            date_string="1 January 2026",
-            enable_thinking=False,
-        )
-    )
+    return chat_ids(model, text)
 
 
 def check_instruct(model: Model) -> None:
@@ -133,7 +78,7 @@ def check_instruct(model: Model) -> None:
 
 def seed_of(seed: int, cell: Cell, attempt: int) -> int:
     """The seed of one attempt, which depends on nothing else."""
-    return zlib.crc32(repr((seed, *cell, attempt)).encode())
+    return seed_from(seed, *cell, attempt)
 
 
 def write_stories(
@@ -143,12 +88,11 @@ def write_stories(
     emotions: Sequence[str] | None = None,
     per_cell: int = 1,
     seed: int = 0,
-    max_new_tokens: int = 80,
-    temperature: float = 0.8,
+    writing: Writing = STORY,
     attempts: int = 8,
     continuation: bool = False,
     batch_rows: int = BATCH_ROWS,
-    cache: RowCache | None = None,
+    cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Has the model write ``per_cell`` stories for each topic and class, and judges them.
@@ -163,12 +107,11 @@ def write_stories(
         emotions: of the 21 classes; default all.
         per_cell: stories wanted for each topic and class.
         seed: of everything.
-        max_new_tokens: tokens a story may take.
-        temperature: above 0, since every attempt at 0 is the same.
+        writing: length and temperature, which is above 0, since every attempt at 0 is the same.
         attempts: at most, for each story.
         continuation: ask by the beginning of a page, without a chat template (for base models).
         batch_rows: stories written together.
-        cache: keeps finished batches; see :class:`RowCache`.
+        cache: keeps finished batches by content.
         progress: called with the number of stories just settled (kept, or given up).
 
     Returns:
@@ -182,74 +125,66 @@ def write_stories(
     """
     topics = list(corpus.topics().index if topics is None else topics)
     emotions = list(corpus.emotions().index if emotions is None else emotions)
-    _check(per_cell=per_cell, max_new_tokens=max_new_tokens, attempts=attempts, batch_rows=batch_rows)
-    if not 0 < temperature < float("inf"):
-        raise EmotraceError(f"stories are sampled at a temperature above 0, not {temperature}")
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "continuation": continuation}
-    prompts = {(t, e): prompt_ids(model, t, e, continuation=continuation) for t in topics for e in emotions}
+    for name, size in (("per_cell", per_cell), ("attempts", attempts), ("batch_rows", batch_rows)):
+        if size < 1:
+            raise EmotraceError(f"{name} is 1 or more, not {size}")
+    if writing.temperature == 0:
+        raise EmotraceError(f"stories are sampled at a temperature above 0, not {writing.temperature}")
+    prompts = {(t, e): request_ids(model, t, e, continuation=continuation) for t in topics for e in emotions}
     longest = max(map(len, prompts.values()), default=0)
-    if longest + max_new_tokens > model.context:
-        raise EmotraceError(f"{longest} tokens of prompt and {max_new_tokens} of story exceed what {model.name} takes")
+    if longest + writing.max_new_tokens > model.context:
+        raise EmotraceError(
+            f"{longest} tokens of prompt and {writing.max_new_tokens} of story exceed what {model.name} takes"
+        )
     cells = [Cell(topic, emotion, story + 1) for topic in topics for emotion in emotions for story in range(per_cell)]
+    order = {cell: index for index, cell in enumerate(cells)}
     rows: list[dict[str, Any]] = []
-    open_cells = cells
+    unsettled = cells
     for attempt in range(1, attempts + 1):
-        failed = []
         # Prompts of like length share a batch.
-        ordered = sorted(open_cells, key=lambda cell: (-len(prompts[cell.topic, cell.emotion]), cells.index(cell)))
-        for start in range(0, len(ordered), batch_rows):
-            batch = ordered[start : start + batch_rows]
-            seeds = [seed_of(seed, cell, attempt) for cell in batch]
-            ids = [prompts[cell.topic, cell.emotion] for cell in batch]
-            written = _batch(model, batch, ids, seeds, attempt, settings, cache)
-            rows += written
-            unkept = [cell for cell, row in zip(batch, written, strict=True) if row["status"] != "kept"]
-            failed += unkept
+        unsettled = sorted(unsettled, key=lambda cell: (-len(prompts[cell.topic, cell.emotion]), order[cell]))
+        failed: list[Cell] = []
+        for start in range(0, len(unsettled), batch_rows):
+            batch = unsettled[start : start + batch_rows]
+            ids, seeds = [prompts[cell[:2]] for cell in batch], [seed_of(seed, cell, attempt) for cell in batch]
+            stories = _write_batch(model, batch, ids, seeds, attempt, writing, continuation, cache)
+            rows += stories
+            rejected = [cell for cell, row in zip(batch, stories, strict=True) if row["status"] != "kept"]
+            failed += rejected
             if progress:
-                progress(len(batch) - (len(unkept) if attempt < attempts else 0))
-        open_cells = failed
+                progress(len(batch) - (len(rejected) if attempt < attempts else 0))
+        unsettled = failed
         if not failed:
             break
-    order = {cell: place for place, cell in enumerate(cells)}
     rows.sort(key=lambda row: (order[Cell(row["topic"], row["emotion"], row["story"])], row["attempt"]))
     return pd.DataFrame(rows)
 
 
-def _check(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise EmotraceError(f"{name} is 1 or more, not {size}")
-
-
-def _batch(
+def _write_batch(
     model: Model,
-    batch: list[Cell],
-    ids: list[tuple[int, ...]],
+    cells: list[Cell],
+    prompts: list[tuple[int, ...]],
     seeds: list[int],
     attempt: int,
-    settings: dict[str, Any],
-    cache: RowCache | None,
+    writing: Writing,
+    continuation: bool,
+    cache: Cache | None,
 ) -> list[dict[str, Any]]:
-    from emotrace.steering import generate
+    """One story a cell, judged; from the cache if they are there."""
+    limit = writing.max_new_tokens
 
     def compute() -> list[dict[str, Any]]:
-        written = generate(
-            model, ids, None,
-            max_new_tokens=settings["max_new_tokens"], temperature=settings["temperature"], seeds=seeds,
-        )  # fmt: skip
-        return [
-            {
-                **cell._asdict(), "attempt": attempt, "seed": seed,
-                "prompt": request(cell.topic, cell.emotion, continuation=settings["continuation"]),
-                **judge(model, tokens, cell.emotion, settings["max_new_tokens"]),
-            }
-            for cell, seed, tokens in zip(batch, seeds, written, strict=True)
-        ]  # fmt: skip
+        rows = []
+        for cell, seed, tokens in zip(cells, seeds, generate(model, prompts, None, writing, seeds), strict=True):
+            asked = {"attempt": attempt, "seed": seed, "prompt": request(*cell[:2], continuation=continuation)}
+            rows.append({**cell._asdict(), **asked, **judge(model, tokens, cell.emotion, limit)})
+        return rows
 
     if cache is None:
         return compute()
-    key = {"what": "stories", "model": model.identity, "dtype": model.provenance["dtype"], **settings}
-    return cache.rows({**key, "cells": batch, "prompts": ids, "seeds": seeds, "attempt": attempt}, compute)
+    key: dict[str, Any] = {"what": "stories", "model": model.identity, "dtype": model.provenance["dtype"]}
+    key |= {"max_new_tokens": limit, "temperature": writing.temperature, "continuation": continuation}
+    return cache.rows({**key, "cells": cells, "prompts": prompts, "seeds": seeds, "attempt": attempt}, compute)
 
 
 def judge(model: Model, tokens: list[int], emotion: str, limit: int) -> dict[str, Any]:
@@ -258,11 +193,10 @@ def judge(model: Model, tokens: list[int], emotion: str, limit: int) -> dict[str
     ended = len(tokens) < limit
     text = (whole if ended else until_sentence_end(whole)).strip()
     own = corpus.leaks(text, [emotion])
-    return {
-        "text": text, "n_tokens": len(tokens), "kept_tokens": _tokens_of(model, tokens, text), "ended": ended,
-        "cut": not ended and text != whole.strip(), "leaks": "|".join(own),
-        "other_leaks": "|".join(sorted(set(corpus.leaks(text)) - set(own))), "status": _status(text, bool(own)),
-    }  # fmt: skip
+    others, cut = sorted(set(corpus.leaks(text)) - set(own)), not ended and text != whole.strip()
+    size = {"n_tokens": len(tokens), "kept_tokens": _tokens_of(model, tokens, text), "ended": ended, "cut": cut}
+    leaks = {"leaks": "|".join(own), "other_leaks": "|".join(others)}
+    return {"text": text, **size, **leaks, "status": _status(text, bool(own))}
 
 
 def _status(text: str, leaks: bool) -> str:
@@ -292,43 +226,3 @@ def _tokens_of(model: Model, tokens: list[int], text: str) -> int:
 def kept(stories: pd.DataFrame) -> pd.DataFrame:
     """The stories that passed, one row a story."""
     return stories[stories["status"] == "kept"].reset_index(drop=True)
-
-
-def rates(stories: pd.DataFrame) -> pd.DataFrame:
-    """How often what happened: one row a class (and ``all``) and metric, with Wilson's 95% interval.
-
-    Metrics over attempts: each of ``STATUSES``, ``leaks_any`` (a kin word of any class), ``ended`` (by end-of-text),
-    ``cut``. Over stories asked for: ``filled``, those that were kept in the end.
-    """
-    rows = []
-    for emotion, part in [("all", stories), *stories.groupby("emotion", sort=False)]:
-        events = {status: part["status"] == status for status in STATUSES}
-        events["leaks_any"] = (part["leaks"] != "") | (part["other_leaks"] != "")
-        events |= {"ended": part["ended"], "cut": part["cut"]}
-        events["filled"] = events["kept"].groupby([part["topic"], part["emotion"], part["story"]]).any()
-        for metric, event in events.items():
-            interval = wilson(int(event.sum()), len(event))
-            rows.append({"emotion": emotion, "metric": metric, **interval._asdict(), "n": len(event)})
-    return pd.DataFrame(rows)
-
-
-# -- stories that are kept with the project -----------------------------------------------------------------------------
-
-STORED = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
-STORED_COLUMNS = ["topic", "emotion", "story", "attempt", "seed", "base_seed", "max_new_tokens", "temperature", "text"]
-
-
-def stored(author: str) -> pd.DataFrame:
-    """The stories of ``data/stories/AUTHOR.csv``: one a topic and class, fewer where none passed.
-
-    Raises:
-        EmotraceError: an unknown author.
-    """
-    if author not in STORED:
-        raise unknown("author of stories", author, STORED)
-    return corpus.read_table(corpus.data_dir() / "stories" / f"{author}.csv", STORED_COLUMNS)
-
-
-def other_author(model_name: str) -> str:
-    """Whose stored stories are another's to this model: the first of ``STORED`` that is not the model itself."""
-    return next(author for author in STORED if author != model_name)

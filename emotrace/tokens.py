@@ -1,30 +1,159 @@
-"""How text is written, steered or not: padding on the left, one seed a row, an end that is never forced."""
+"""Text → token ids, spans and batches; how a text is written. The only place that applies a chat template."""
 
 from __future__ import annotations
 
+import datetime
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts.faults import TooLarge
 from emotrace.in_trace import SeededSampling
 
 if TYPE_CHECKING:
     from emotrace.models import Model
 
+T = TypeVar("T")
+Rows = TypeVar("Rows", bound=Sequence[Any])
 
-def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generation writes to the right of every row, so rows are padded on the left; the mask tells padding apart."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids, mask
+POSITIONS = ("all", "generated")
+# Some chat templates write today's date: a text must not depend on the day.
+TEMPLATE_DATE = datetime.date(2026, 1, 1)
+
+
+class Tokens(NamedTuple):
+    """A text as token ids, and the half-open span to be pooled: its first token that is not special to its last."""
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a text is written.
+
+    Attributes:
+        max_new_tokens: at most; a text that ends is never forced on.
+        temperature: 0 is greedy; otherwise each row is sampled with a seed of its own, whatever its batch.
+        positions: where an edit acts: on ``all`` tokens, or ``generated``: from the last token of the prompt on, the
+            first whose prediction is written.
+        chat: put each prompt into the model's chat template as the user's words.
+        seeds: one text for each.
+    """
+
+    max_new_tokens: int = 40
+    temperature: float = 0.0
+    positions: str = "generated"
+    chat: bool = False
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise EmotraceError(f"max_new_tokens is 1 or more, not {self.max_new_tokens}")
+        if not np.isfinite(self.temperature) or self.temperature < 0:
+            raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {self.temperature}")
+        if self.positions not in POSITIONS:
+            raise unknown("positions", self.positions, POSITIONS)
+        if not self.seeds:
+            raise EmotraceError("no seed is given: a text is written for each")
+
+    def settings(self, model: Model, seeds: Sequence[int], one_more: bool = False) -> dict[str, Any]:
+        """What ``generate`` of nnsight takes to write greedily, or sampled with one seed a row; ``one_more`` token."""
+        ends, longest = end_tokens(model), self.max_new_tokens + one_more
+        config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        sampling = [SeededSampling(seeds, self.temperature)] if self.temperature > 0 else []
+        return {"generation_config": config, "logits_processor": LogitsProcessorList(sampling)}
+
+
+# -- text to ids ------------------------------------------------------------------------------------------------------
+
+
+def encode(model: Model, texts: Sequence[str | Tokens]) -> list[Tokens]:
+    """Tokenises each text once, with the special tokens that the model's tokenizer adds.
+
+    Raises:
+        EmotraceError: a text that is empty, has no token beside special ones, or is longer than the model's context.
+    """
+    return [text if isinstance(text, Tokens) else _encode(model, number, text) for number, text in enumerate(texts, 1)]
+
+
+def _encode(model: Model, number: int, text: str) -> Tokens:
+    if not text.strip():
+        raise EmotraceError(f"text {number} is empty")
+    # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
+    if len(text) > 40 * model.context:
+        raise _too_long(model, number, f"{len(text)} characters")
+    ids = model.tokenizer(text)["input_ids"]
+    bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
+    if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
+        ids = ids[1:]
+    # By id, so that a special token counts as one whether the tokenizer added it or the text spelt it out.
+    ordinary = [index for index, token in enumerate(ids) if token not in special]
+    if not ordinary:
+        raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
+    if len(ids) > model.context:
+        raise _too_long(model, number, f"{len(ids)} tokens")
+    return Tokens(tuple(ids), ordinary[0], ordinary[-1] + 1)
+
+
+def _too_long(model: Model, number: int, size: str) -> EmotraceError:
+    return EmotraceError(f"text {number} is too long ({size}): {model.name} takes up to {model.context} tokens")
+
+
+def chat_ids(model: Model, message: str) -> tuple[int, ...]:
+    """The ids of a user's message in the model's chat template, up to where the answer begins.
+
+    Templates that write today's date get a fixed one, those that open a scratchpad to think in are told not to.
+
+    Raises:
+        EmotraceError: the model has no chat template.
+    """
+    if model.tokenizer.chat_template is None:
+        raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
+    ids = model.tokenizer.apply_chat_template(
+        [{"role": "user", "content": message}],
+        add_generation_prompt=True,
+        return_dict=False,
+        enable_thinking=False,
+        date_string=f"{TEMPLATE_DATE.day} {TEMPLATE_DATE:%B %Y}",
+        strftime_now=TEMPLATE_DATE.strftime,
+    )
+    return tuple(ids)
+
+
+def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> dict[str, tuple[int, ...]]:
+    """Each different prompt's token ids, tokenised once, in a chat or as they are.
+
+    Args:
+        model: the model.
+        prompts: what to continue.
+        chat: in the chat template, as the user's words.
+        room: tokens that are to be written after it.
+
+    Raises:
+        EmotraceError: a prompt that is empty or leaves no room; a chat asked of a model without a template.
+    """
+    ids = {}
+    for number, prompt in enumerate(dict.fromkeys(prompts), 1):
+        if chat and not prompt.strip():
+            raise EmotraceError(f"prompt {number} is empty")
+        ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt])[0].ids
+        if len(ids[prompt]) + room > model.context:
+            raise EmotraceError(
+                f"prompt {number} ({len(ids[prompt])} tokens) and {room} new ones exceed the {model.context} of "
+                f"{model.name}"
+            )
+    return ids
+
+
+# -- where a text ends ------------------------------------------------------------------------------------------------
 
 
 def end_tokens(model: Model) -> list[int]:
@@ -36,19 +165,59 @@ def end_tokens(model: Model) -> list[int]:
     return sorted(ends)
 
 
-def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+def until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """The tokens before the first that ends a text."""
     return list(itertools.takewhile(lambda token: token not in ends, tokens))
 
 
-def generation_settings(
-    model: Model, max_new_tokens: int, temperature: float, seeds: Sequence[int] | None
-) -> dict[str, GenerationConfig | LogitsProcessorList]:
-    """What ``generate`` of nnsight takes to write greedily (temperature 0), or sampled with one seed a row."""
-    ends = end_tokens(model)
-    return {
-        "generation_config": GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
-        ),
-        "logits_processor": LogitsProcessorList([SeededSampling(seeds, temperature)] if temperature > 0 else []),
-    }
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Row numbers, longest first, in groups whose count × longest stays within ``batch_tokens`` (one row at least)."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= batch_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Ids ``[row, token]`` to be read: in a causal model no token attends to padding on its right."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids ``[row, token]`` to be continued, since text is written to the right; a mask that is 0 on padding."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
+        mask[row, longest - len(tokens) :] = 1
+    return ids, mask
+
+
+def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:
+    """``compute`` over the rows in as few parts as the server, or the GPU, takes.
+
+    A part that is refused for its size is halved, and all later batches of the model are split alike.
+    """
+    results: list[T] = []
+    start = 0
+    while start < len(rows):
+        part = rows[start : start + max(1, -(-len(rows) // model.parts))]
+        try:
+            results.append(compute(part))  # type: ignore[arg-type]  # a slice of rows is rows
+        except (TooLarge, torch.cuda.OutOfMemoryError) as error:
+            if len(part) == 1:
+                raise EmotraceError(f"one row alone is too large: {error}") from error
+            model.parts *= 2
+            continue
+        start += len(part)
+    return results

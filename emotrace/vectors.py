@@ -6,19 +6,20 @@ names of the emotions, the layer indices, the layer convention and the provenanc
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from emotrace.errors import EmotraceError, WriteError, unknown
+from emotrace.errors import EmotraceError, first_line, unknown
+from emotrace.files import safetensors_content, write_file
+from emotrace.hosts import control_vectors
+from emotrace.measures.geometry import project_out
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 FORMAT = "emotrace-vectors-1"
 LAYER_CONVENTION = "0 = embedding output, i = output of decoder layer i"
 CENTRINGS = ("grand", "emotions", "neutral", "none")
+_TENSORS = ("values", "neutral_mean", "grand_mean", "emotions_mean")
+
+
+Emotion = str | Mapping[str, float]
+"""An emotion's name, or a mixture: name → weight."""
+
+
+def mixture_name(emotion: Emotion) -> str:
+    """``happy``, or ``happy×0.5 + calm×0.5`` for a mixture."""
+    if isinstance(emotion, str):
+        return emotion
+    return " + ".join(f"{name}×{weight:g}" for name, weight in emotion.items())
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class EmotionVectors:
 
     @property
     def d_model(self) -> int:
+        """The width of the residual stream."""
         return self.values.shape[2]
 
     def __getitem__(self, key: str | tuple[str, int]) -> np.ndarray:
@@ -72,17 +86,37 @@ class EmotionVectors:
         if emotion not in self.emotions:
             raise unknown("emotion", emotion, self.emotions)
         row = self.values[self.emotions.index(emotion)]
-        return row if layer is None else row[self.place(layer)]
+        return row if layer is None else row[self.index(layer)]
 
-    def place(self, layer: int) -> int:
-        """The position of a layer index along the layer axis."""
+    def index(self, layer: int) -> int:
+        """Where a layer stands along the second axis of ``values``."""
         if layer not in self.layers:
             raise unknown("layer", layer, self.layers)
         return self.layers.index(layer)
 
     def at(self, layer: int) -> np.ndarray:
         """All emotions at one layer: ``[emotion, d_model]``."""
-        return self.values[:, self.place(layer)]
+        return self.values[:, self.index(layer)]
+
+    def direction(self, emotion: Emotion, layer: int) -> np.ndarray:
+        """The unit vector of an emotion or a mixture at a layer: float64 ``[d_model]``.
+
+        Raises:
+            EmotraceError: an unknown emotion or layer, or a vector that is zero.
+        """
+        values = self[emotion] if isinstance(emotion, str) else self.mix(emotion)
+        vector = values[self.index(layer)].astype(np.float64)
+        norm = np.linalg.norm(vector)
+        if norm == 0:
+            raise EmotraceError(f"the vector of {emotion} at layer {layer} is zero and has no direction")
+        unit: np.ndarray = vector / norm
+        return unit
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Layers, window and strength that ``judges.calibration`` stored with the vectors; empty if it never ran."""
+        stored: dict[str, Any] = json.loads(self.provenance.get("calibration", "{}"))
+        return stored
 
     def to_frame(self) -> pd.DataFrame:
         """A table with one row an emotion and layer, and one column a dimension."""
@@ -105,10 +139,10 @@ class EmotionVectors:
         return other
 
     def _same_weights(self, name: str, identity: str) -> None:
-        mine = _identity(self.provenance)
-        if mine != identity:
+        own = _identity(self.provenance)
+        if own != identity:
             raise EmotraceError(
-                f"these vectors belong to {self.provenance.get('model', '?')} ({mine}), not to {name} ({identity})"
+                f"these vectors belong to {self.provenance.get('model', '?')} ({own}), not to {name} ({identity})"
             )
 
     def __add__(self, other: EmotionVectors) -> EmotionVectors:
@@ -160,10 +194,8 @@ class EmotionVectors:
             raise EmotraceError("vectors whose provenance names no centring cannot be centred anew")
         if "steps" in self.provenance:
             raise EmotraceError(f"vectors changed by ({self.provenance['steps']}) cannot be centred anew")
-        centres = {
-            "grand": self.grand_mean, "emotions": self.emotions_mean, "neutral": self.neutral_mean,
-            "none": np.zeros_like(self.grand_mean),
-        }  # fmt: skip
+        centres = {"grand": self.grand_mean, "emotions": self.emotions_mean, "neutral": self.neutral_mean}
+        centres["none"] = np.zeros_like(self.grand_mean)
         shift = centres[self.provenance["centring"]].astype(np.float64) - centres[centring]
         values = (self.values + shift).astype(np.float32)
         return replace(self, values=values, provenance={**self.provenance, "centring": centring})
@@ -172,8 +204,7 @@ class EmotionVectors:
         """The vectors with some directions projected out at each layer; their centres are left as they were.
 
         Args:
-            components: for each of ``layers`` orthonormal rows ``[component, d_model]``
-                (:func:`neutral_components`, whose result this takes as it is).
+            components: orthonormal rows ``[component, d_model]`` for each layer, of ``geometry.neutral_components``.
             what: what they are, for the provenance.
 
         Raises:
@@ -183,11 +214,9 @@ class EmotionVectors:
             raise EmotraceError(
                 f"components to remove: one array a layer is needed ({len(self.layers)}), each of width {self.d_model}"
             )
-        values = np.stack([project_out(self.values[:, place], basis) for place, basis in enumerate(components)], axis=1)
+        values = np.stack([project_out(self.values[:, index], basis) for index, basis in enumerate(components)], axis=1)
         counts = "|".join(str(len(basis)) for basis in components)
         return self._with(values, f"removed {what} (components a layer: {counts})")
-
-    # -- belonging ----------------------------------------------------------------------------------------------
 
     def check(self, model: Model) -> EmotionVectors:
         """The vectors unchanged if they were extracted from this model's very weights.
@@ -201,25 +230,21 @@ class EmotionVectors:
     # -- files --------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Writes the vectors to a safetensors file, whole or not at all."""
-        from safetensors.numpy import save_file
+        """Writes the vectors to a safetensors file, whole or not at all; the same vectors give the same bytes.
 
-        path = Path(path)
-        header = {
-            "format": FORMAT, "layer_convention": LAYER_CONVENTION, "emotions": json.dumps(self.emotions),
-            "layers": json.dumps(self.layers), "provenance": json.dumps(self.provenance, sort_keys=True),
-        }  # fmt: skip
+        Raises:
+            WriteError: it cannot be written.
+        """
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        header["sha256"] = _checksum(tensors)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, scratch, metadata=header)
-            scratch.chmod(0o644)  # save_file makes it private
-            os.replace(scratch, path)
-        except Exception as error:  # safetensors wraps the system's errors in a type of its own
-            _discard(scratch)
-            raise WriteError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        header = {
+            "format": FORMAT,
+            "layer_convention": LAYER_CONVENTION,
+            "emotions": json.dumps(self.emotions),
+            "layers": json.dumps(self.layers),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+            "sha256": _checksum(tensors),
+        }
+        write_file(Path(path), safetensors_content(tensors, header))
 
     @classmethod
     def load(cls, path: str | Path) -> EmotionVectors:
@@ -250,93 +275,23 @@ class EmotionVectors:
         except EmotraceError:
             raise
         except Exception as error:  # SafetensorError, KeyError, JSONDecodeError …: all mean a damaged file
-            reason = str(error).strip().splitlines()[0]
-            raise EmotraceError(f"{path} is damaged or no vector file ({reason})") from None
+            raise EmotraceError(f"{path} is damaged or no vector file ({first_line(error)})") from None
 
-    def export_gguf(self, path: str | Path, emotion: str, layers: list[int] | None = None) -> None:
+    def export_gguf(self, path: str | Path, emotion: str, layers: Sequence[int] | None = None) -> None:
         """Writes one emotion as a llama.cpp control vector (``--control-vector FILE``).
 
-        llama.cpp counts decoder layers from 0 and adds ``direction.N`` to the output of layer N, for N ≥ 1: our layer
-        i becomes ``direction.(i - 1)``. The embedding (0) and the first decoder layer (1) cannot be expressed there:
-        by default they are left out.
+        Args:
+            path: of the GGUF file.
+            emotion: whose vector it is.
+            layers: layer indices from 2 on; default all of them. See :mod:`emotrace.hosts.control_vectors`.
 
         Raises:
-            EmotraceError: an unknown emotion or layer, one that llama.cpp cannot take, or a file that cannot be written.
+            EmotraceError: an unknown emotion or layer, or one that llama.cpp cannot take; the file cannot be written.
         """
-        import gguf
-
-        chosen = [layer for layer in self.layers if layer >= 2] if layers is None else sorted(set(layers))
-        for layer in chosen:
-            self.place(layer)
-            if layer < 2:
-                raise EmotraceError(f"layer {layer} cannot be exported: llama.cpp control vectors start at our layer 2")
-        if not chosen:
-            raise EmotraceError("no layer to export: llama.cpp control vectors start at our layer 2")
-        vector = self[emotion]
-        path = Path(path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer = gguf.GGUFWriter(scratch, "controlvector")
-            writer.add_string("controlvector.model_hint", self.provenance.get("class", "unknown"))
-            writer.add_uint32("controlvector.layer_count", len(chosen))
-            writer.add_string("general.description", f"emotrace: {emotion}")
-            writer.add_string("emotrace.provenance", json.dumps(self.provenance, sort_keys=True))
-            for layer in chosen:
-                writer.add_tensor(f"direction.{layer - 1}", np.ascontiguousarray(vector[self.place(layer)]))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            os.replace(scratch, path)
-        except OSError as error:
-            _discard(scratch)
-            raise EmotraceError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def neutral_components(neutral: np.ndarray, share: float = 0.5) -> list[np.ndarray]:
-    """The leading principal components of neutral texts: what moves there moves without any feeling.
-
-    Removing them from emotion vectors follows Sofroniew et al. 2026 (arXiv:2604.07729); the share is ours.
-
-    Args:
-        neutral: activations of neutral or unrelated texts ``[text, layer, d_model]``.
-        share: as few components a layer as hold at least this share of the texts' variance there.
-
-    Returns:
-        For each layer orthonormal rows ``[component, d_model]``, float64; none where the texts do not vary (the last
-        token of every text is the same full stop at the embeddings).
-
-    Raises:
-        EmotraceError: fewer than two texts, or a share outside 0 … 1.
-    """
-    if len(neutral) < 2:
-        raise EmotraceError(f"principal components need two neutral texts or more, not {len(neutral)}")
-    if not 0 < share < 1:
-        raise EmotraceError(f"a share of variance lies between 0 and 1, not at {share}")
-    return [_leading(neutral[:, place].astype(np.float64), share) for place in range(neutral.shape[1])]
-
-
-def _leading(texts: np.ndarray, share: float) -> np.ndarray:
-    centred = texts - texts.mean(axis=0)
-    if np.abs(centred).max() <= 1e-6 * np.abs(texts).max():
-        return np.zeros((0, texts.shape[1]))
-    _, scale, rows = np.linalg.svd(centred, full_matrices=False)
-    held = np.cumsum(scale**2) / (scale**2).sum()
-    return rows[: int(np.searchsorted(held, share)) + 1]
-
-
-def project_out(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """``vectors [..., d_model]`` without their parts along orthonormal rows ``basis [component, d_model]``."""
-    return vectors - (vectors @ basis.T) @ basis
-
-
-_TENSORS = ("values", "neutral_mean", "grand_mean", "emotions_mean")
-
-
-def _discard(scratch: Path) -> None:
-    with contextlib.suppress(OSError):  # the error under way is the one to tell
-        scratch.unlink(missing_ok=True)
+        if layers is None:
+            layers = [layer for layer in self.layers if layer >= control_vectors.FIRST_LAYER]
+        directions = {layer: self[emotion, layer] for layer in sorted(set(layers))}
+        control_vectors.write(Path(path), directions, name=emotion, provenance=self.provenance)
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:

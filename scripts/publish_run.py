@@ -20,11 +20,10 @@ import pandas as pd
 from emotrace.errors import EmotraceError
 from emotrace.study import guidelines
 from emotrace.study.across import measure as across_models
-from emotrace.study.across.claims import MODEL as ALL
-from emotrace.study.across.figures import FIGURES as ACROSS_FIGURES
+from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
 from emotrace.study.methods import measure as method_experiments
-from emotrace.study.verdicts import format_interval, format_number
+from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
@@ -90,7 +89,7 @@ def claims_table(claims: pd.DataFrame) -> str:
 
 def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
     """One row a claim, one column a model: measured value, interval, and a mark for the verdict."""
-    claims = claims[claims["model"] != ALL]
+    claims = claims[claims["model"] != ALL_MODELS]
     marks = {"reproduced": "✓", "not reproduced": "✗", "not testable on this model": "–"}
     models = list(dict.fromkeys(claims["model"]))
     rows = [
@@ -113,7 +112,7 @@ def rules_table(tables: dict[str, pd.DataFrame]) -> str:
     rows = ["| rule | measured | borne out? | table |", "|---|---|---|---|"]
     for rule in guidelines.rules(tables):
         measured = "<br>".join(
-            ("" if found["model"] == ALL else f"**{found['model']}** ({found['verdict']}): ") + found["measured"]
+            ("" if found["model"] == ALL_MODELS else f"**{found['model']}** ({found['verdict']}): ") + found["measured"]
             for found in rule["findings"]
         )
         path = f"results/tables/{rule['table']}.csv"
@@ -166,12 +165,12 @@ def main() -> None:
     for name, run in itertools.product(FIGURES, runs):
         for figure in (run / "figures").glob(f"{name}-*.png"):
             shutil.copy(figure, results / "figures")
-    for name, run in itertools.product(ACROSS_FIGURES, runs):
+    for name, run in itertools.product([picture.name for picture in OVER_MODELS], runs):
         if (run / "figures" / f"{name}.png").exists():
             shutil.copy(run / "figures" / f"{name}.png", results / "figures")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
-    replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL)))
+    replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
     replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"

@@ -31,9 +31,11 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from emotrace.errors import EmotraceError
+from emotrace.files import write_file
 from emotrace.hosts import gguf as gguf_weights
 from emotrace.instrument import corpus
 from emotrace.judges import classifiers
+from emotrace.judges.encoder import ENCODER_TOKENS, POOLING, Head, SentenceEncoder, load_encoder
 from emotrace.measures import statistics
 
 SPLITS = ("train", "dev", "test")
@@ -105,7 +107,7 @@ def read_split(folder: Path, name: str, n_labels: int) -> Split:
 # -- embeddings -------------------------------------------------------------------------------------------------------
 
 
-def embed(encoder: classifiers.SentenceEncoder, texts: list[str], done: Callable[[int], None]) -> np.ndarray:
+def embed(encoder: SentenceEncoder, texts: list[str], done: Callable[[int], None]) -> np.ndarray:
     """Unit vectors, float32 ``[text, d]``, block by block from the cache or into it."""
     rows = []
     for start in range(0, len(texts), _BLOCK):
@@ -116,14 +118,14 @@ def embed(encoder: classifiers.SentenceEncoder, texts: list[str], done: Callable
             found = encoder.embed(block)
             content = io.BytesIO()
             np.savez(content, embeddings=found)
-            classifiers.write_file(path, content.getvalue())
+            write_file(path, content.getvalue())
         rows.append(found)
         done(len(block))
     return np.concatenate(rows)
 
 
-def _cache_file(encoder: classifiers.SentenceEncoder, texts: list[str]) -> Path:
-    what = [encoder.sha256, classifiers.POOLING, classifiers.ENCODER_TOKENS, transformers.__version__, texts]
+def _cache_file(encoder: SentenceEncoder, texts: list[str]) -> Path:
+    what = [encoder.sha256, POOLING, ENCODER_TOKENS, transformers.__version__, texts]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     return gguf_weights.cache_dir() / "embeddings" / f"{digest[:24]}.npz"
 
@@ -138,7 +140,7 @@ def _cached(path: Path, n: int) -> np.ndarray | None:
     return found if len(found) == n else None
 
 
-def embed_splits(encoder: classifiers.SentenceEncoder, splits: dict[str, Split]) -> dict[str, np.ndarray]:
+def embed_splits(encoder: SentenceEncoder, splits: dict[str, Split]) -> dict[str, np.ndarray]:
     if os.getloadavg()[0] > 2:  # others are at work on this machine
         torch.set_num_threads(1)
     with Progress() as progress:
@@ -166,13 +168,13 @@ def fit(embeddings: np.ndarray, positive: np.ndarray, c: float) -> tuple[np.ndar
     return weight, np.concatenate([model.intercept_ for model in models]).astype(np.float32)
 
 
-def choose(embedded: dict[str, np.ndarray], splits: dict[str, Split]) -> tuple[dict[float, float], classifiers.Head]:
+def choose(embedded: dict[str, np.ndarray], splits: dict[str, Split]) -> tuple[dict[float, float], Head]:
     """The macro AUC on dev of each candidate C, and the head of the best."""
     heads, dev = {}, {}
     embeddings = embedded["train"].astype(np.float64)
     with Progress() as progress:
         for c in progress.track(CANDIDATES, description="fitting"):
-            heads[c] = classifiers.Head(*fit(embeddings, splits["train"].positive, c), header={})
+            heads[c] = Head(*fit(embeddings, splits["train"].positive, c), header={})
             scores = heads[c].probabilities(embedded["dev"])
             dev[c] = float(label_auc(scores, splits["dev"].positive).mean())
     return dev, heads[max(dev, key=dev.__getitem__)]
@@ -234,7 +236,7 @@ def evaluate(scores: np.ndarray, splits: dict[str, Split], labels: list[str]) ->
     }
 
 
-def evaluate_passages(encoder: classifiers.SentenceEncoder, head: classifiers.Head) -> dict[str, object]:
+def evaluate_passages(encoder: SentenceEncoder, head: Head) -> dict[str, object]:
     """How well each emotion's score tells its own passages from all others: a register that GoEmotions lacks.
 
     The passages show an emotion without naming it. The interval resamples their topics.
@@ -347,7 +349,7 @@ Data: GoEmotions, Apache-2.0 (none of its texts is here). Encoder: Apache-2.0. T
 """
 
 
-def card(head: classifiers.Head, out: Path) -> str:
+def card(head: Head, out: Path) -> str:
     """The card's text: all its figures come from the head's header."""
     header, training, passages = head.header, head.header["training"], head.header["passages"]
     low, high = passages["macro_auc_95"]
@@ -373,29 +375,29 @@ def card(head: classifiers.Head, out: Path) -> str:
     )
 
 
-def train(folder: Path, out: Path) -> classifiers.Head:
+def train(folder: Path, out: Path) -> Head:
     """Trains, evaluates and writes the head and the card beside it."""
     labels = read_labels(folder)
     splits = {name: read_split(folder, name, len(labels)) for name in SPLITS}
-    encoder = classifiers.load_encoder(device="cpu")
+    encoder = load_encoder(device="cpu")
     embedded = embed_splits(encoder, splits)
     dev, best = choose(embedded, splits)
     header = {
         "labels": labels,
         "encoder": {
-            "name": encoder.name, "sha256": encoder.sha256, "pooling": classifiers.POOLING,
-            "tokens": classifiers.ENCODER_TOKENS,
+            "name": encoder.name, "sha256": encoder.sha256, "pooling": POOLING,
+            "tokens": ENCODER_TOKENS,
         },
         "training": training_header(splits, labels),
         "C": max(dev, key=dev.__getitem__),
         "dev_macro_auc": {f"{c:g}": round(area, 4) for c, area in dev.items()},
         **evaluate(best.probabilities(embedded["test"]), splits, labels),
-        "passages": evaluate_passages(encoder, classifiers.Head(best.weight, best.bias, {"labels": labels})),
+        "passages": evaluate_passages(encoder, Head(best.weight, best.bias, {"labels": labels})),
         "versions": f"scikit-learn {sklearn.__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }  # fmt: skip
-    head = classifiers.Head(best.weight, best.bias, header)
+    head = Head(best.weight, best.bias, header)
     head.save(out)
-    classifiers.write_file(out.with_name("README.md"), card(head, out).encode())
+    write_file(out.with_name("README.md"), card(head, out).encode())
     return head
 
 

@@ -11,8 +11,10 @@ import torch
 
 import emotrace
 from emotrace import EmotraceError
-from emotrace.activations import POOLINGS, Tokens, batches, encode, read_activations, read_tokens
+from emotrace.activations import POOLINGS, read_activations
+from emotrace.activations import read_tokens as read_tokens_of
 from emotrace.instrument import corpus
+from emotrace.tokens import Tokens, batches, encode
 
 # Lengths from two tokens to more than a hundred in the tiny tokenizers, two of them equal.
 TEXTS = [
@@ -43,6 +45,10 @@ def plain_forward(model, ids, **more):
     handle.remove()
     output = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
     return SimpleNamespace(states=states, stream=torch.stack([*states[:-1], output], dim=2), normed=states[-1])
+
+
+def read_tokens(model, text, **settings):
+    return read_tokens_of(model, [text], **settings)[0]
 
 
 def pool(stream, start):
@@ -299,6 +305,14 @@ def test_progress_counts_every_text_once(tiny):
     read_activations(tiny("gpt2"), TEXTS, batch_tokens=60, progress=seen.append)
     assert len(seen) > 1
     assert sum(seen) == len(TEXTS)
+
+
+def test_tokens_of_a_batch_are_those_of_each_text_alone_in_the_callers_order(model):
+    seen = []
+    together = read_tokens_of(model, TEXTS, layers=[0, 2], progress=seen.append)
+    assert sum(seen) == len(TEXTS)
+    for stream, text in zip(together, TEXTS, strict=True):
+        assert_same(stream, plain_forward(model, [hand_ids(model, text)[0]]).stream[0][:, [0, 2]])
 
 
 # -- cache ----------------------------------------------------------------------------------------------------------

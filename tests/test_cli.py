@@ -117,7 +117,7 @@ def test_damaged_cache_names_the_folder_to_remove(emotrace, tmp_path, tiny, monk
     monkeypatch.setenv("EMOTRACE_CACHE", str(tmp_path))
     source = tmp_path / "model.gguf"
     source.write_bytes(b"weights")
-    folder = gguf_weights._folder("model", gguf_weights.sha256(source))
+    folder = gguf_weights.converted_folder("model", gguf_weights.sha256(source))
     tiny_models.build("llama", folder)
     gguf_weights._stamp(folder, "0")
     weights = folder / "model.safetensors"
@@ -149,7 +149,7 @@ ROWS = "a,t1,neutral,first,unmarked,past,One text here.\nb,t1,happy,first,unmark
         (HEADER, "has no rows"),
         ("", "cannot be read as CSV"),
     ],
-)  # fmt: skip
+)
 def test_a_passages_file_with_a_fault(emotrace, tiny, tmp_path, content, words):
     file = tmp_path / "passages.csv"
     file.write_text(content)
@@ -197,9 +197,15 @@ def test_models_lists_the_registry(emotrace):
 
 
 def test_help_is_quick_and_needs_no_torch():
-    script = "import sys; sys.argv = ['emotrace', '--help']\nfrom emotrace import cli\ntry: cli.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    lines = (
+        "import sys; sys.argv = ['emotrace', '--help']",
+        "from emotrace import cli",
+        "try: cli.main()",
+        "except SystemExit: pass",
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules",
+    )
     start = time.perf_counter()
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "localise" in result.stdout or "extract" in result.stdout
     assert time.perf_counter() - start < 5  # 0.3 s on an idle machine

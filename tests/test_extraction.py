@@ -9,7 +9,7 @@ from tiny_models import PLANTED, planted_passages
 
 import emotrace
 from emotrace import EmotraceError
-from emotrace.extraction import class_means, read_passages
+from emotrace.extraction import class_means, read_texts
 from emotrace.instrument import corpus
 
 STRENGTH = 20.0
@@ -26,7 +26,7 @@ def planted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reading(planted):
-    return read_passages(planted[0], planted_passages())
+    return read_texts(planted[0], planted_passages())
 
 
 def cosines(vectors, directions):
@@ -98,7 +98,7 @@ def test_the_centre_is_the_mean_of_class_means_whatever_the_class_sizes(planted)
     table = planted_passages()
     # Only the first of ten passages is left of half the emotions.
     few = table[~table["emotion"].isin(PLANTED[:4]) | (table["topic"] == table["topic"][0])].reset_index(drop=True)
-    reading = read_passages(planted[0], few, poolings=["mean"])
+    reading = read_texts(planted[0], few, poolings=["mean"])
     vectors = reading.vectors("mean")
     pooled, labels = reading.pooled["mean"].astype(np.float64), few["emotion"].to_numpy()
     means = {name: pooled[labels == name].mean(axis=0) for name in set(labels)}

@@ -1,4 +1,4 @@
-"""Results on disk: the same numbers as in memory, a whole file or none, and a clear word when it cannot be."""
+"""Files: whole or not at all; results on disk with the same numbers as in memory; one clear error otherwise."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 
 from emotrace import EmotraceError
 from emotrace.activations import POOLINGS, read_activations
-from emotrace.files import ArrayFile
+from emotrace.errors import WriteError
+from emotrace.files import ArrayFile, write_file, write_with
 
 TEXTS = [
     "Rain fell on the roof.",
@@ -20,17 +21,57 @@ TEXTS = [
 ]
 
 
+def test_a_file_is_written_with_its_folder_and_replaces_an_older_one(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    for content in (b"first", b"", b"second \x00"):
+        write_file(path, content)
+        assert path.read_bytes() == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(28, "No space left on device"), WriteError, "a.txt cannot be written: No space left on device"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+)
+def test_a_writer_that_fails_leaves_the_older_file_and_nothing_beside(tmp_path, error, raised, message):
+    path = tmp_path / "a.txt"
+    write_file(path, b"older")
+
+    def fail(scratch: Path) -> None:
+        scratch.write_bytes(b"half")
+        assert path.read_bytes() == b"older"
+        raise error
+
+    with pytest.raises(raised, match=message):
+        write_with(path, fail)
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_below_a_file_or_onto_a_folder_is_one_clear_error(tmp_path):
+    write_file(tmp_path / "taken", b"kept")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "taken" / "a", tmp_path / "folder"):
+        with pytest.raises(WriteError, match=r"cannot be written: (Not a directory|File exists|Is a directory)"):
+            write_file(path, b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
+    assert (tmp_path / "taken").read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
 def test_a_result_on_disk_equals_the_one_in_memory(tiny, tmp_path, batch_tokens):
     model = tiny("llama")
-    kept = read_activations(model, TEXTS, batch_tokens=batch_tokens)
+    in_memory = read_activations(model, TEXTS, batch_tokens=batch_tokens)
     mapped = read_activations(model, TEXTS, batch_tokens=batch_tokens, out=tmp_path / "new" / "folder")
     assert list(mapped) == list(POOLINGS)
     for pooling in POOLINGS:
-        assert np.array_equal(mapped[pooling], kept[pooling])
+        assert np.array_equal(mapped[pooling], in_memory[pooling])
         assert isinstance(mapped[pooling], np.memmap)
         assert not mapped[pooling].flags.writeable
-        assert np.array_equal(np.load(tmp_path / "new" / "folder" / f"{pooling}.npy"), kept[pooling])
+        assert np.array_equal(np.load(tmp_path / "new" / "folder" / f"{pooling}.npy"), in_memory[pooling])
 
 
 def test_one_pooling_and_some_layers_on_disk(tiny, tmp_path):
@@ -92,6 +133,6 @@ try:
 except EmotraceError as error:
     print(error)
 """
-    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ)
-    assert told.stdout == f"{tmp_path / 'a.npy'} cannot be written: File too large\n"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ)
+    assert result.stdout == f"{tmp_path / 'a.npy'} cannot be written: File too large\n"
     assert list(Path(tmp_path).iterdir()) == []

@@ -14,6 +14,7 @@ import transformers
 import emotrace
 from emotrace import EmotraceError, models
 from emotrace.hosts import gguf as gguf_weights
+from emotrace.hosts import sources
 from emotrace.instrument import corpus
 
 SMOL = "smollm2-135m-instruct"
@@ -58,10 +59,10 @@ def test_a_folder_becomes_a_handle_that_knows_its_family(name, tiny_folder):
     assert all(
         layer._module is module.get_submodule(model.architecture.layers)[i] for i, layer in enumerate(model.layers)
     )
-    assert type(model.part("final_norm")._module).__name__ == norm
-    assert isinstance(model.part("unembedding")._module, torch.nn.Linear)
-    assert model.part("unembedding")._module is module.get_output_embeddings()
-    assert model.part("embedding")._module is module.get_input_embeddings()
+    assert type(model.final_norm._module).__name__ == norm
+    assert isinstance(model.unembedding._module, torch.nn.Linear)
+    assert model.unembedding._module is module.get_output_embeddings()
+    assert model.embedding._module is module.get_input_embeddings()
     assert not module.training
     assert not any(weight.requires_grad for weight in module.parameters())
 
@@ -384,7 +385,7 @@ def test_a_second_load_converts_nothing_and_is_quick(packaged):
     assert time.perf_counter() - begin < 15
     assert said == []
     assert second.identity == first.identity
-    assert emotrace.models.availability(SMOL) == "ready"
+    assert sources.availability(SMOL) == "ready"
 
 
 @pytest.mark.real

@@ -12,8 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from emotrace.study import figures
-from emotrace.study.separation import figures as plots
+from emotrace.study import experiments
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -91,7 +90,7 @@ def test_every_cell_was_run_in_order_and_shows_no_fault(notebook, runner):
 
 def test_figures_are_those_of_the_report_and_real_pictures(notebook, runner):
     asked = notebook.metadata["emotrace"]["figures"]
-    assert set(asked) <= {*figures.TABLE_FIGURES, *plots.VECTOR_FIGURES}
+    assert set(asked) <= set(experiments.PICTURES)
     assert runner.figures(notebook) == set(asked)
     for output in runner.outputs(notebook):
         if "image/png" in output.get("data", {}):
@@ -130,6 +129,15 @@ def test_cells_are_load_call_show(notebook):
             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
         ]
         assert {name.split(".")[0] for name in imported} <= LIBRARIES
+
+
+def test_claims_and_tables_are_asked_for_by_names_that_exist(notebook):
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    for method, id in re.findall(r"""lab\.(claims?)\(f?["']([^"'{]+)["']""", source):
+        known = [known for known in experiments.CLAIMS if f"{known}.".startswith(f"{id}.")]
+        assert known == [id] if method == "claim" else known
+    for table in re.findall(r"""lab\.(?:table|row)\(["']([^"']+)["']""", source):
+        assert table in experiments.TABLES
 
 
 def test_links_between_files_lead_somewhere(notebook, path):
@@ -171,9 +179,8 @@ def executed(runner, tmp_path_factory):
 def test_an_unchanged_notebook_has_no_fault(runner, executed):
     notebook = executed(CELL % 0.6)
     assert runner.figures(notebook) == {"localisation"}
-    assert runner.headlines(notebook)["depth"] == {
-        "name": "depth", "value": 0.6, "low": None, "high": None, "n": 6, "tolerance": 0.05,
-    }  # fmt: skip
+    depth = {"name": "depth", "value": 0.6, "low": None, "high": None, "n": 6, "tolerance": 0.05}
+    assert runner.headlines(notebook)["depth"] == depth
     assert runner.faults(notebook, notebook) == []
 
 

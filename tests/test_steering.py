@@ -1,4 +1,4 @@
-"""An edit does exactly what it says: nothing at strength 0, nothing before its layer, one row's own vector to one row."""
+"""An edit does what it says: nothing at strength 0, nothing before its layer, one row's own vector to one row."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import emotrace
-from emotrace import activations, steering
-from emotrace import tokens as decoding
+from emotrace import activations, in_trace, scoring, steered_texts, steering, tokens
 from emotrace.errors import EmotraceError
+from emotrace.tokens import Writing
 
 PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "Monday"]
 
@@ -25,7 +25,7 @@ def vectors(llama):
 
 def plain(model, prompt: str, n: int) -> list[int]:
     """What transformers itself writes, greedily, with no nnsight around it."""
-    ids = torch.tensor([activations.encode(model, [prompt])[0].ids])
+    ids = torch.tensor([tokens.encode(model, [prompt])[0].ids])
     settings = {"max_new_tokens": n, "do_sample": False, "pad_token_id": 0}
     return model.nn._module.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, ids.shape[1] :].tolist()
 
@@ -44,25 +44,25 @@ def hooked(model, prompt: str, layer: int, edit: torch.Tensor, n: int) -> list[i
 @pytest.mark.parametrize("family", ["gpt2", "gemma", "qwen", "llama", "mistral"])
 def test_strength_zero_gives_the_unsteered_tokens_in_a_batch_of_mixed_lengths(tiny, family):
     model = tiny(family)
-    ids = [activations.encode(model, [prompt])[0].ids for prompt in PROMPTS]
+    ids = [tokens.encode(model, [prompt])[0].ids for prompt in PROMPTS]
     zero = steering.Edit({2: torch.zeros(3, model.d_model)})
-    written = steering.generate(model, ids, zero, max_new_tokens=8)
-    assert written == steering.generate(model, ids, None, max_new_tokens=8)
-    ends = decoding.end_tokens(model)
-    assert written == [decoding.until_end(plain(model, prompt, 8), ends) for prompt in PROMPTS]
+    written = steering.generate(model, ids, zero, writing=Writing(8))
+    assert written == steering.generate(model, ids, None, writing=Writing(8))
+    ends = tokens.end_tokens(model)
+    assert written == [tokens.until_end(plain(model, prompt, 8), ends) for prompt in PROMPTS]
 
 
 def test_each_row_of_a_mixed_batch_equals_a_plain_hook_on_that_row_alone(llama, vectors):
     norms = activations.residual_norms(llama)
     rows = [("happy", 0.5), ("sad", -0.7), ("calm", 0.0)]
     edits = steering.directions(vectors, rows, [3], norms)
-    ids = [activations.encode(llama, [prompt])[0].ids for prompt in PROMPTS]
-    together = steering.generate(llama, ids, steering.Edit(edits, positions="all"), max_new_tokens=10)
-    ends = decoding.end_tokens(llama)
+    ids = [tokens.encode(llama, [prompt])[0].ids for prompt in PROMPTS]
+    together = steering.generate(llama, ids, steering.Edit(edits, positions="all"), writing=Writing(10))
+    ends = tokens.end_tokens(llama)
     for row, prompt in enumerate(PROMPTS):
         reference = hooked(llama, prompt, 3, edits[3][row], 10)
-        assert together[row] == decoding.until_end(reference, ends)
-    unsteered = [decoding.until_end(plain(llama, prompt, 10), ends) for prompt in PROMPTS]
+        assert together[row] == tokens.until_end(reference, ends)
+    unsteered = [tokens.until_end(plain(llama, prompt, 10), ends) for prompt in PROMPTS]
     assert together[0] != unsteered[0]
     assert together[2] == unsteered[2]
 
@@ -75,25 +75,25 @@ def test_a_prompt_shared_by_many_rows_is_read_once_and_each_row_is_as_if_alone(t
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     edits = torch.randn(9, model.d_model, generator=generator) * 0.6 * float(activations.residual_norms(model)[3]) / 6
     edits[::3] = 0
-    ids = [activations.encode(model, [prompt])[0].ids for prompt in prompts]
+    ids = [tokens.encode(model, [prompt])[0].ids for prompt in prompts]
     calls = []
     handle = model.nn._module.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    together = steering.generate(model, ids, steering.Edit({3: edits}), max_new_tokens=12)
+    together = steering.generate(model, ids, steering.Edit({3: edits}), writing=Writing(12))
     handle.remove()
     longest = max(map(len, ids))
     assert calls[0] == (3, longest - 1)  # each different prompt, but its last token, once
     assert calls[1] == (9, 1)
     for row, own in enumerate(ids):
-        alone = steering.generate(model, [own], steering.Edit({3: edits[row : row + 1]}), max_new_tokens=12)
+        alone = steering.generate(model, [own], steering.Edit({3: edits[row : row + 1]}), writing=Writing(12))
         assert together[row] == alone[0]
     assert len({tuple(text) for text in together}) > 3
 
 
 def test_an_edit_of_generated_positions_equals_a_hook_from_the_prompts_last_token_on(llama, vectors):
     edits = steering.directions(vectors, [("happy", 0.6)], [3], activations.residual_norms(llama))
-    ids = [activations.encode(llama, [PROMPTS[1]])[0].ids]
+    ids = [tokens.encode(llama, [PROMPTS[1]])[0].ids]
 
     def last(module, inputs, output):
         output = output.clone()
@@ -101,11 +101,11 @@ def test_an_edit_of_generated_positions_equals_a_hook_from_the_prompts_last_toke
         return output
 
     handle = llama.nn._module.model.layers[2].register_forward_hook(last)
-    reference = decoding.until_end(plain(llama, PROMPTS[1], 10), decoding.end_tokens(llama))
+    reference = tokens.until_end(plain(llama, PROMPTS[1], 10), tokens.end_tokens(llama))
     handle.remove()
     for copies in (1, 3):
         edit = steering.Edit({3: edits[3].repeat(copies, 1)})
-        assert steering.generate(llama, ids * copies, edit, max_new_tokens=10) == [reference] * copies
+        assert steering.generate(llama, ids * copies, edit, writing=Writing(10)) == [reference] * copies
 
 
 def test_the_norm_on_the_fly_is_the_mean_over_the_rows_own_tokens(llama, vectors):
@@ -119,14 +119,14 @@ def test_the_norm_on_the_fly_is_the_mean_over_the_rows_own_tokens(llama, vectors
         return output + norm * unit
 
     handle = llama.nn._module.model.layers[2].register_forward_hook(hook)
-    reference = decoding.until_end(plain(llama, PROMPTS[0], 10), decoding.end_tokens(llama))
+    reference = tokens.until_end(plain(llama, PROMPTS[0], 10), tokens.end_tokens(llama))
     handle.remove()
     assert steps[0] > 1
     assert steps[1] == 1
-    settings = {"emotions": ["happy"], "max_new_tokens": 10, "positions": "all", "on_the_fly": True}
-    table = steering.steer(llama, [PROMPTS[1], PROMPTS[0]], vectors, 0.5, layers=[3], **settings)
+    settings = {"emotions": ["happy"], "writing": Writing(10, positions="all"), "on_the_fly": True}
+    table = steered_texts.steer(llama, [PROMPTS[1], PROMPTS[0]], vectors, 0.5, layers=[3], **settings)
     assert table["tokens"][1] == reference
-    assert table["tokens"][1] != steering.steer(llama, PROMPTS[0], vectors, 0.0, layers=[3], **settings)["tokens"][0]
+    assert table["tokens"][1] != steered_texts.steer(llama, PROMPTS[0], vectors, 0.0, layers=[3], **settings)["tokens"][0]
 
 
 def test_the_added_vector_is_unit_times_strength_times_that_layers_norm(llama, vectors):
@@ -141,17 +141,19 @@ def test_the_added_vector_is_unit_times_strength_times_that_layers_norm(llama, v
 def test_the_norm_is_the_mean_over_tokens_without_the_first(llama):
     texts = ["The rain fell on the roof all night.", "A short one."]
     norms = activations.residual_norms(llama, texts)
-    tokens = activations.encode(llama, texts)
+    encoded = tokens.encode(llama, texts)
+    streams = activations.read_tokens(llama, encoded)
     by_hand = [
-        np.linalg.norm(activations.read_tokens(llama, item)[item.start + 1 : item.stop], axis=-1) for item in tokens
+        np.linalg.norm(stream[text.start + 1 : text.stop], axis=-1)
+        for stream, text in zip(streams, encoded, strict=True)
     ]
     np.testing.assert_allclose(norms, np.concatenate(by_hand).mean(axis=0), rtol=1e-5)
 
 
 def test_an_edit_changes_nothing_before_its_layer_and_exactly_itself_at_it(llama, vectors):
     edits = steering.directions(vectors, [("proud", 0.4)] * 3, [4], activations.residual_norms(llama))
-    before = steering.score(llama, PROMPTS, None)["stream"]
-    after = steering.score(llama, PROMPTS, steering.Edit(edits, positions="all"))["stream"]
+    before = scoring.score(llama, PROMPTS, None)["stream"]
+    after = scoring.score(llama, PROMPTS, steering.Edit(edits, positions="all"))["stream"]
     np.testing.assert_array_equal(after[:, :4], before[:, :4])
     np.testing.assert_allclose(after[:, 4] - before[:, 4], edits[4].numpy(), atol=1e-5)
     assert (np.abs(after[:, 5:] - before[:, 5:]).max(axis=-1) > 1e-4).all()
@@ -160,17 +162,17 @@ def test_an_edit_changes_nothing_before_its_layer_and_exactly_itself_at_it(llama
 def test_opposite_strengths_mirror_each_other_in_the_projection(llama, vectors):
     norms = activations.residual_norms(llama)
     unit = vectors["sad", 3] / np.linalg.norm(vectors["sad", 3])
-    base = steering.score(llama, PROMPTS[:1], None, read_layers=[3])["stream"][0, 0] @ unit
+    base = scoring.score(llama, PROMPTS[:1], None, read_layers=[3])["stream"][0, 0] @ unit
     for strength in (0.3, -0.3):
         edit = steering.Edit(steering.directions(vectors, [("sad", strength)], [3], norms))
-        moved = steering.score(llama, PROMPTS[:1], edit, read_layers=[3])["stream"][0, 0] @ unit
+        moved = scoring.score(llama, PROMPTS[:1], edit, read_layers=[3])["stream"][0, 0] @ unit
         assert moved - base == pytest.approx(strength * norms[3], rel=1e-4)
 
 
 def test_next_token_probabilities_under_no_edit_are_the_models_own(llama):
-    ours = steering.score(llama, PROMPTS, None)["log_probabilities"]
+    ours = scoring.score(llama, PROMPTS, None)["log_probabilities"]
     for row, prompt in enumerate(PROMPTS):
-        ids = torch.tensor([activations.encode(llama, [prompt])[0].ids])
+        ids = torch.tensor([tokens.encode(llama, [prompt])[0].ids])
         logits = llama.nn._module(ids).logits[0, -1]
         np.testing.assert_allclose(ours[row], logits.log_softmax(-1), atol=1e-5)
 
@@ -180,9 +182,9 @@ def test_scoring_a_prompt_read_once_for_all_its_rows_equals_scoring_each_row_alo
     prompts = [PROMPTS[place] for place in (0, 1, 0, 2, 1, 0)]
     rows = torch.randn(6, model.d_model, generator=torch.Generator().manual_seed(0))
     edit = None if how is None else steering.Edit({1: rows / rows.norm(dim=1, keepdim=True)}, **how)
-    together = steering.score(model, prompts, edit)
+    together = scoring.score(model, prompts, edit)
     for row, prompt in enumerate(prompts):
-        alone = steering.score(model, [prompt], edit and edit.rows([row]))
+        alone = scoring.score(model, [prompt], edit and edit.rows([row]))
         for what, values in alone.items():
             np.testing.assert_allclose(together[what][row], values[0], atol=1e-5 * np.abs(values).max())
 
@@ -191,18 +193,18 @@ def test_scoring_reads_a_shared_prompt_once(llama):
     def operations(positions):
         edit = steering.Edit({2: torch.ones(20, llama.d_model)}, positions=positions)
         with FlopCounterMode(display=False) as counter:
-            steering.score(llama, PROMPTS[1:2] * 20, edit, groups=[[1]])
+            scoring.score(llama, PROMPTS[1:2] * 20, edit, groups=[[1]])
         return counter.get_total_flops()
 
-    tokens = len(activations.encode(llama, PROMPTS[1:2])[0].ids)
+    n = len(tokens.encode(llama, PROMPTS[1:2])[0].ids)
     # 20 rows of one prompt: its tokens but the last once, the last 20 times; the unembedding 20 times on both sides.
-    assert operations("generated") < operations("all") * (tokens + 20) / (20 * tokens) + 2.1 * 20 * llama.d_model * 600
+    assert operations("generated") < operations("all") * (n + 20) / (20 * n) + 2.1 * 20 * llama.d_model * 600
 
 
 def test_ablation_leaves_no_projection(llama, vectors):
     layers = list(range(1, 7))
     edit = steering.ablation(vectors, ["happy", "sad", "calm"], layers)
-    stream = steering.score(llama, PROMPTS, edit, read_layers=layers)["stream"]
+    stream = scoring.score(llama, PROMPTS, edit, read_layers=layers)["stream"]
     for row in range(3):
         for place, layer in enumerate(layers):
             direction = edit.directions[layer][row].numpy()
@@ -211,18 +213,38 @@ def test_ablation_leaves_no_projection(llama, vectors):
 
 def test_generated_positions_leave_the_prompt_before_its_last_token_alone(llama, vectors):
     edits = steering.directions(vectors, [("happy", 0.6)], [3], activations.residual_norms(llama))
-    everywhere = steering.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="all"))["log_probabilities"]
-    last = steering.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="generated"))["log_probabilities"]
-    none = steering.score(llama, PROMPTS[1:2], None)["log_probabilities"]
+    everywhere = scoring.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="all"))["log_probabilities"]
+    last = scoring.score(llama, PROMPTS[1:2], steering.Edit(edits, positions="generated"))["log_probabilities"]
+    none = scoring.score(llama, PROMPTS[1:2], None)["log_probabilities"]
     assert np.abs(everywhere - last).max() > 1e-4
     assert np.abs(last - none).max() > 1e-4
     # A prompt of one token has nothing before its last.
-    ids = [[activations.encode(llama, ["Monday"])[0].ids[-1]]]
+    ids = [[tokens.encode(llama, ["Monday"])[0].ids[-1]]]
     texts = [
-        steering.generate(llama, ids, steering.Edit(edits, positions=where), max_new_tokens=6)
-        for where in steering.POSITIONS
+        steering.generate(llama, ids, steering.Edit(edits, positions=where), writing=Writing(6))
+        for where in tokens.POSITIONS
     ]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"positions": "all"}, {"on_the_fly": True}, {"positions": "all", "on_the_fly": True}]
+)
+def test_a_text_is_read_again_under_the_very_edit_that_it_was_written_under(tiny_model, kind):
+    """Greedy text under an edit of two layers: at every step the token written is the most probable when read again."""
+    model = tiny_model
+    rows = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(1))
+    size = 0.3 if kind.get("on_the_fly") else 0.3 * float(activations.residual_norms(model)[1])
+    unit_rows = rows / rows.norm(dim=1, keepdim=True)
+    edit = steering.Edit({1: size * unit_rows, 3: size * unit_rows.flip(0)}, **kind)
+    ids = [text.ids for text in tokens.encode(model, PROMPTS)]
+    texts = steering.generate(model, ids, edit, Writing(8))
+    vocabulary = model.nn._module.config.get_text_config().vocab_size
+    again = scoring.reread(model, ids, texts, edit, np.eye(vocabulary, dtype=np.float32))
+    for text, steps in zip(texts, again, strict=True):
+        assert list(steps.argmax(axis=1)[: len(text)]) == text
+    plain_steps = scoring.reread(model, ids, texts, None, np.eye(vocabulary, dtype=np.float32))
+    assert any(list(steps.argmax(axis=1)[: len(text)]) != text for text, steps in zip(texts, plain_steps, strict=True))
 
 
 def test_a_mixture_is_the_weighted_sum(llama, vectors):
@@ -233,10 +255,13 @@ def test_a_mixture_is_the_weighted_sum(llama, vectors):
 
 
 def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(llama, vectors):
-    settings = {"emotions": ["happy"], "max_new_tokens": 8, "temperature": 1.0}
-    together = steering.steer(llama, PROMPTS, vectors, [0.0, 0.4], seeds=[1, 2], **settings)
+    def write(prompts, strengths, *seeds):
+        writing = Writing(8, temperature=1.0, seeds=seeds)
+        return steered_texts.steer(llama, prompts, vectors, strengths, emotions=["happy"], writing=writing)
+
+    together = write(PROMPTS, [0.0, 0.4], 1, 2)
     for row in together.itertuples():
-        alone = steering.steer(llama, row.prompt, vectors, row.strength, seeds=[row.seed], **settings)
+        alone = write(row.prompt, row.strength, row.seed)
         assert alone.iloc[0]["text"] == row.text
     by_seed = together.groupby(["prompt", "strength"])["text"].nunique()
     assert (by_seed == 2).mean() > 0.5
@@ -244,14 +269,14 @@ def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(llama, vectors):
 
 def test_seeded_sampling_draws_from_the_softmax(llama):
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    processor = decoding.SeededSampling([5], temperature=0.7)
+    processor = in_trace.SeededSampling([5], temperature=0.7)
     counts = np.bincount([int(processor(None, logits.clone()).argmax()) for _ in range(20_000)], minlength=4) / 20_000
     np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(-1), atol=0.012)
 
 
 def test_the_sweep_has_a_row_for_everything_in_the_callers_order(llama, vectors):
-    table = steering.steer(
-        llama, PROMPTS, vectors, [-0.2, 0.0, 0.2], emotions=["sad", "calm"], max_new_tokens=3, batch_rows=5
+    table = steered_texts.steer(
+        llama, PROMPTS, vectors, [-0.2, 0.0, 0.2], emotions=["sad", "calm"], writing=Writing(3), batch_rows=5
     )
     assert len(table) == 3 * 2 * 3
     assert list(table["prompt"].drop_duplicates()) == PROMPTS
@@ -282,23 +307,30 @@ def test_random_directions_have_the_emotions_mean_norm_and_point_elsewhere(vecto
         ({"emotions": ["smug"]}, "unknown emotion 'smug'"),
         ({"positions": "prompt"}, "unknown positions 'prompt'"),
         ({"temperature": -1.0}, "temperature"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 1 or more"),
         ({"emotions": [{"happy": 0.0}]}, "zero"),
     ],
 )
 def test_bad_input_is_one_clear_line(llama, vectors, change, words):
-    settings = {"prompts": "The door", "strengths": 0.1, "max_new_tokens": 3} | change
+    how = {name: change.pop(name) for name in ("max_new_tokens", "positions", "temperature") if name in change}
+    settings = {"prompts": "The door", "strengths": 0.1} | change
+    prompts, strengths = settings.pop("prompts"), settings.pop("strengths")
+
+    def steer():
+        steered_texts.steer(llama, prompts, vectors, strengths, writing=Writing(**{"max_new_tokens": 3} | how), **settings)
+
     with pytest.raises(EmotraceError) as raised:
-        steering.steer(llama, settings.pop("prompts"), vectors, settings.pop("strengths"), **settings)
+        steer()
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_vectors_of_another_model_and_a_chat_without_template_are_refused(tiny, vectors):
     with pytest.raises(EmotraceError, match="these vectors belong to"):
-        steering.steer(tiny("llama", seed=4, n_layers=6), "The door", vectors, 0.1)
+        steered_texts.steer(tiny("llama", seed=4, n_layers=6), "The door", vectors, 0.1)
     model = tiny("gpt2")
     with pytest.raises(EmotraceError, match="has no chat template"):
-        steering.steer(model, "The door", emotrace.extract(model), 0.1, chat=True)
+        steered_texts.steer(model, "The door", emotrace.extract(model), 0.1, writing=Writing(chat=True))
 
 
 @pytest.mark.real
@@ -311,15 +343,15 @@ def test_a_real_emotion_vector_raises_its_own_word_beyond_random_directions_and_
         model.n_layers // 2,
     )
     prompts = ["When she thinks about it, she feels very", "He told me that today he is", "I woke up and felt so"]
-    base = steering.score(model, prompts, None, read_layers=[1])["log_probabilities"]
+    base = scoring.score(model, prompts, None, read_layers=[1])["log_probabilities"]
     named = [name for name in vectors.emotions if len(model.tokenizer(f" {name}")["input_ids"]) == 1]
-    tokens = [model.tokenizer(f" {name}")["input_ids"][0] for name in named]
+    ids = [model.tokenizer(f" {name}")["input_ids"][0] for name in named]
 
     def shifts(source, name: str) -> np.ndarray:
         rows = steering.directions(source, [(name, 0.2)] * len(prompts), [layer], norms)
         edit = steering.Edit(rows, positions="all")
-        after = steering.score(model, prompts, edit, read_layers=[1])["log_probabilities"]
-        return (after - base).mean(axis=0)[tokens]
+        after = scoring.score(model, prompts, edit, read_layers=[1])["log_probabilities"]
+        return (after - base).mean(axis=0)[ids]
 
     ours = np.stack([shifts(vectors, name) for name in named])
     control = steering.random_like(vectors, 8, seed=0)
@@ -336,7 +368,7 @@ def test_a_real_emotion_vector_raises_its_own_word_beyond_random_directions_and_
 def test_strength_zero_on_a_real_model_is_plain_generate(packaged):
     model = packaged("smollm2-135m-instruct")
     vectors = emotrace.extract(model, pooling="mean", layers=[15])
-    table = steering.steer(model, PROMPTS, vectors, 0.0, emotions=["happy", "sad"], max_new_tokens=12)
+    table = steered_texts.steer(model, PROMPTS, vectors, 0.0, emotions=["happy", "sad"], writing=Writing(12))
     for prompt, texts in table.groupby("prompt")["text"]:
-        tokens = decoding.until_end(plain(model, prompt, 12), decoding.end_tokens(model))
-        assert set(texts) == {model.tokenizer.decode(tokens, skip_special_tokens=True)}
+        ids = tokens.until_end(plain(model, prompt, 12), tokens.end_tokens(model))
+        assert set(texts) == {model.tokenizer.decode(ids, skip_special_tokens=True)}

@@ -10,9 +10,13 @@ from scipy import stats
 import emotrace
 from emotrace import EmotraceError, activations, extraction, steering, stories
 from emotrace.instrument import corpus
+from emotrace.instrument import stories as stored_stories
 from emotrace.study.folder import RunFolder
+from emotrace.study.methods.story_rates import story_rates
+from emotrace.tokens import Tokens, Writing
 
 SOME = {"topics": ["cooking", "pet"], "emotions": ["happy", "sad", "neutral"]}
+LONG = Writing(100, temperature=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def llama(tiny):
 @pytest.fixture(scope="module")
 def written(llama):
     """Two stories a cell of a model that writes random words, so that most fail and are asked for again."""
-    return stories.write_stories(llama, **SOME, per_cell=2, max_new_tokens=100, attempts=3)
+    return stories.write_stories(llama, **SOME, per_cell=2, writing=LONG, attempts=3)
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------
@@ -48,9 +52,9 @@ def test_only_a_named_request_names_a_feeling_and_only_its_own(continuation):
 
 
 def test_a_prompt_is_the_chat_template_around_the_request(llama):
-    ids = stories.prompt_ids(llama, "pet", "sad")
+    ids = stories.request_ids(llama, "pet", "sad")
     assert llama.tokenizer.decode(ids).endswith(f"<user>\n{stories.request('pet', 'sad')}</user>\n<assistant>\n")
-    continued = stories.prompt_ids(llama, "pet", "sad", continuation=True)
+    continued = stories.request_ids(llama, "pet", "sad", continuation=True)
     assert llama.tokenizer.decode(continued, skip_special_tokens=True) == stories.request(
         "pet", "sad", continuation=True
     )
@@ -128,17 +132,17 @@ def test_only_what_failed_is_asked_again_and_with_the_next_seed(written):
 
 def test_a_story_is_what_its_seed_writes_alone(llama, written):
     for row in written.iloc[[0, 7, -1]].itertuples():
-        ids = [stories.prompt_ids(llama, row.topic, row.emotion)]
-        alone = steering.generate(llama, ids, None, max_new_tokens=100, temperature=0.8, seeds=[row.seed])[0]
+        ids = [stories.request_ids(llama, row.topic, row.emotion)]
+        alone = steering.generate(llama, ids, None, LONG, [row.seed])[0]
         assert stories.judge(llama, alone, row.emotion, 100)["text"] == row.text
         assert len(alone) == row.n_tokens
 
 
 def test_neither_the_batch_nor_what_else_is_asked_for_changes_a_story(llama, written):
-    small = stories.write_stories(llama, **SOME, per_cell=2, max_new_tokens=100, attempts=3, batch_rows=5)
+    small = stories.write_stories(llama, **SOME, per_cell=2, writing=LONG, attempts=3, batch_rows=5)
     pd.testing.assert_frame_equal(small, written)
     one = stories.write_stories(
-        llama, topics=["pet"], emotions=["neutral", "sad"], per_cell=1, max_new_tokens=100, attempts=3
+        llama, topics=["pet"], emotions=["neutral", "sad"], per_cell=1, writing=LONG, attempts=3
     )
     same = written[(written["topic"] == "pet") & (written["emotion"] == "sad") & (written["story"] == 1)]
     again = one[one["emotion"] == "sad"]
@@ -146,12 +150,12 @@ def test_neither_the_batch_nor_what_else_is_asked_for_changes_a_story(llama, wri
 
 
 def test_another_seed_writes_other_stories(llama, written):
-    other = stories.write_stories(llama, **SOME, per_cell=2, max_new_tokens=100, attempts=1, seed=1)
+    other = stories.write_stories(llama, **SOME, per_cell=2, writing=LONG, attempts=1, seed=1)
     assert not set(other["text"]) & set(written["text"]) - {""}
 
 
 def test_an_interrupted_writing_goes_on_without_writing_anything_twice(llama, written, tmp_path):
-    settings = {**SOME, "per_cell": 2, "max_new_tokens": 100, "attempts": 3, "batch_rows": 5}
+    settings = {**SOME, "per_cell": 2, "writing": LONG, "attempts": 3, "batch_rows": 5}
 
     def interrupt(done: int) -> None:
         raise KeyboardInterrupt
@@ -170,7 +174,7 @@ def test_an_interrupted_writing_goes_on_without_writing_anything_twice(llama, wr
 
 
 def test_rates_count_attempts_and_stories(written):
-    table = stories.rates(written).set_index(["emotion", "metric"])
+    table = story_rates(written).set_index(["emotion", "metric"])
     for status in stories.STATUSES:
         assert table.loc[("all", status), "value"] == (written["status"] == status).mean()
     whole = table.loc[("all", "filled")]
@@ -186,7 +190,7 @@ def test_a_base_model_is_told_of_the_option_and_writes_with_it(tiny):
     gpt2 = tiny("gpt2")
     with pytest.raises(EmotraceError, match="needs an instruct model, or continuation=True"):
         stories.write_stories(gpt2, **SOME)
-    table = stories.write_stories(gpt2, **SOME, continuation=True, max_new_tokens=12, attempts=1)
+    table = stories.write_stories(gpt2, **SOME, continuation=True, writing=Writing(12, 0.8), attempts=1)
     assert len(table) == 6
     assert table["prompt"].str.startswith("Here is a very short story").all()
 
@@ -195,8 +199,8 @@ def test_a_base_model_is_told_of_the_option_and_writes_with_it(tiny):
     ("wrong", "message"),
     [
         ({"topics": ["tax"]}, "unknown topic 'tax'"), ({"emotions": ["joyful"]}, "unknown emotion 'joyful'"),
-        ({"temperature": 0.0}, "temperature above 0"), ({"per_cell": 0}, "per_cell is 1 or more"),
-        ({"attempts": 0}, "attempts is 1 or more"), ({"max_new_tokens": 5000}, "exceed"),
+        ({"writing": Writing(80, 0.0)}, "temperature above 0"), ({"per_cell": 0}, "per_cell is 1 or more"),
+        ({"attempts": 0}, "attempts is 1 or more"), ({"writing": Writing(5000, 0.8)}, "exceed"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_for_is_refused(llama, wrong, message):
@@ -218,14 +222,14 @@ def test_the_stream_while_writing_is_that_of_reading_again(tiny_model, temperatu
     ids = [
         activations.encode(tiny_model, [text])[0].ids for text in ("The door opened and", "Monday", "After all that")
     ]
-    settings = {"max_new_tokens": 9, "temperature": temperature, "seeds": [3, 4, 5]}
-    rows = activations.read_while_writing(tiny_model, ids, **settings)
-    assert [row.ids for row in rows] == steering.generate(tiny_model, ids, None, **settings)
+    settings = Writing(9, temperature), [3, 4, 5]
+    rows = activations.read_while_writing(tiny_model, ids, *settings)
+    assert [row.ids for row in rows] == steering.generate(tiny_model, ids, None, *settings)
     assert max(len(row.ids) for row in rows) == 9  # the last token at the limit is read as well
     for prompt, row in zip(ids, rows, strict=True):
         if row.ids:
-            whole = activations.Tokens((*prompt, *row.ids), 0, len(prompt) + len(row.ids))
-            again = activations.read_tokens(tiny_model, whole)[len(prompt) :]
+            whole = Tokens((*prompt, *row.ids), 0, len(prompt) + len(row.ids))
+            again = activations.read_tokens(tiny_model, [whole])[0][len(prompt) :]
             assert row.stream.shape == (len(row.ids), tiny_model.n_layers + 1, tiny_model.d_model)
             assert gap(row.stream, again) < 1e-4
 
@@ -233,11 +237,11 @@ def test_the_stream_while_writing_is_that_of_reading_again(tiny_model, temperatu
 def test_a_text_that_ends_is_read_up_to_its_end(tiny):
     model = tiny("gpt2")
     ids = [activations.encode(model, ["The door opened and"])[0].ids] * 40
-    rows = activations.read_while_writing(model, ids, max_new_tokens=60, temperature=1.5, seeds=list(range(40)))
+    rows = activations.read_while_writing(model, ids, Writing(60, 1.5), list(range(40)))
     short = [row for row in rows if len(row.ids) < 60]
     assert short  # some draw the end of the text
     for row in short:
-        again = activations.read_tokens(model, activations.Tokens((*ids[0], *row.ids), 0, 0))[len(ids[0]) :]
+        again = activations.read_tokens(model, [Tokens((*ids[0], *row.ids), 0, 0)])[0][len(ids[0]) :]
         assert len(row.stream) == len(row.ids)
         assert gap(row.stream, again) < 1e-4 if row.ids else True
 
@@ -245,8 +249,8 @@ def test_a_text_that_ends_is_read_up_to_its_end(tiny):
 def test_layers_are_read_as_asked(tiny):
     model = tiny("qwen")
     ids = [activations.encode(model, ["The door opened and"])[0].ids]
-    every = activations.read_while_writing(model, ids, max_new_tokens=5)[0].stream
-    some = activations.read_while_writing(model, ids, max_new_tokens=5, layers=[0, 3])[0].stream
+    every = activations.read_while_writing(model, ids, Writing(5), [0])[0].stream
+    some = activations.read_while_writing(model, ids, Writing(5), [0], layers=[0, 3])[0].stream
     np.testing.assert_array_equal(some, every[:, [0, 3]])
 
 
@@ -264,16 +268,16 @@ def test_a_frame_puts_the_request_before_the_very_tokens_of_the_text(llama, pass
         assert item.ids[item.start : item.stop] == plain.ids[plain.start : plain.stop]
         if frame == "plain":
             continue
-        before = stories.prompt_ids(llama, row.topic, row.emotion, named=frame == "chat")
+        before = stories.request_ids(llama, row.topic, row.emotion, named=frame == "chat")
         assert item.ids[: item.start] == before
         said = llama.tokenizer.decode(before)
         assert (f"feels {row.emotion}." in said) == (frame == "chat" and row.emotion != corpus.NEUTRAL)
 
 
 def test_pooling_in_a_frame_takes_the_texts_own_tokens_without_the_first(llama, passages):
-    reading = extraction.read_framed(llama, passages[:3], "chat", author="ours")
+    reading = extraction.read_texts(llama, passages[:3], "chat", author="ours")
     for place, item in enumerate(extraction.frame_tokens(llama, passages[:3], "chat")):
-        stream = activations.read_tokens(llama, item)
+        stream = activations.read_tokens(llama, [item])[0]
         np.testing.assert_allclose(reading.pooled["last"][place], stream[-1], atol=1e-4)
         np.testing.assert_allclose(reading.pooled["mean"][place], stream[item.start + 1 :].mean(axis=0), atol=1e-4)
 
@@ -294,7 +298,7 @@ def test_generation_vectors_are_the_class_means_of_the_stories_after_their_reque
     vectors = emotrace.extract(
         llama, method="generation", pooling="mean", stories=pd.concat([told, extra], ignore_index=True)
     )
-    pooled = extraction.read_framed(llama, passages, "chat", author="self").pooled["mean"].astype(np.float64)
+    pooled = extraction.read_texts(llama, passages, "chat", author="self").pooled["mean"].astype(np.float64)
     means = {name: pooled[passages["emotion"] == name].mean(axis=0) for name in corpus.emotions().index}
     grand = np.mean(list(means.values()), axis=0)
     np.testing.assert_allclose(vectors["proud"], means["proud"] - grand, atol=1e-5)
@@ -345,9 +349,9 @@ def test_a_share_that_is_none_is_refused(llama, passages, share):
 # -- the stories that are kept with the project -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("author", stories.STORED)
+@pytest.mark.parametrize("author", stored_stories.STORED)
 def test_the_stored_stories_hold_what_is_promised_of_them(author):
-    table = stories.stored(author)
+    table = stored_stories.stored(author)
     assert not table.duplicated(["topic", "emotion"]).any()
     assert table["emotion"].value_counts().reindex(corpus.emotions().index).min() >= 10
     for row in table.itertuples():
@@ -355,18 +359,18 @@ def test_the_stored_stories_hold_what_is_promised_of_them(author):
         assert len(corpus.words(row.text)) >= stories.MIN_WORDS
         cell = stories.Cell(row.topic, row.emotion, int(row.story))
         assert int(row.seed) == stories.seed_of(int(row.base_seed), cell, int(row.attempt))
-    assert stories.other_author(author) != author
+    assert stored_stories.other_author(author) != author
 
 
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("author", "emotions"), [(stories.STORED[0], ["sad", "grateful"]), (stories.STORED[1], ["sad"])]
+    ("author", "emotions"), [(stored_stories.STORED[0], ["sad", "grateful"]), (stored_stories.STORED[1], ["sad"])]
 )
 def test_a_stored_story_is_written_again_from_its_seed(packaged, author, emotions):
     model = packaged(author)
     table = stories.kept(stories.write_stories(model, topics=["garden", "clinic"], emotions=emotions, attempts=12))
-    same = stories.stored(author).merge(table, on=["topic", "emotion"], suffixes=("", "_again"))
+    same = stored_stories.stored(author).merge(table, on=["topic", "emotion"], suffixes=("", "_again"))
     assert len(same) == 2 * len(emotions)
     assert list(same["text"]) == list(same["text_again"])
 
@@ -375,23 +379,22 @@ def test_a_stored_story_is_written_again_from_its_seed(packaged, author, emotion
 @pytest.mark.slow
 def test_on_a_real_model_both_ways_of_reading_agree(packaged):
     model = packaged("smollm2-135m-instruct")
-    table = stories.stored(model.name).query("topic == 'train'")[:3]
-    ids = [stories.prompt_ids(model, row.topic, row.emotion) for row in table.itertuples()]
-    settings = {"max_new_tokens": 80, "temperature": 0.8, "seeds": [int(seed) for seed in table["seed"]]}
-    written = activations.read_while_writing(model, ids, **settings)
+    table = stored_stories.stored(model.name).query("topic == 'train'")[:3]
+    ids = [stories.request_ids(model, row.topic, row.emotion) for row in table.itertuples()]
+    written = activations.read_while_writing(model, ids, stories.STORY, list(table["seed"]))
     for prompt, row in zip(ids, written, strict=True):
-        whole = activations.Tokens((*prompt, *row.ids), 0, len(prompt) + len(row.ids))
-        assert gap(row.stream, activations.read_tokens(model, whole)[len(prompt) :]) < 1e-3
+        whole = Tokens((*prompt, *row.ids), 0, len(prompt) + len(row.ids))
+        assert gap(row.stream, activations.read_tokens(model, [whole])[0][len(prompt) :]) < 1e-3
     counted = table.assign(
         kept_tokens=[
             stories.judge(model, row.ids, emotion, 80)["kept_tokens"]
             for row, emotion in zip(written, table["emotion"], strict=True)
         ]
     )
-    again, live = (extraction.read_stories(model, counted, while_writing=way) for way in (False, True))
+    again, live = (extraction.read_stories(model, counted, while_writing=way) for way in (None, stories.STORY))
     for pooling in again.pooled:
         assert gap(live.pooled[pooling], again.pooled[pooling]) < 1e-3
     assert (again.provenance["read"], live.provenance["read"]) == ("again", "while writing")
     wrong = counted.assign(seed=1)
     with pytest.raises(EmotraceError, match="is not what smollm2-135m-instruct writes from seed 1"):
-        extraction.read_stories(model, wrong[:1], while_writing=True)
+        extraction.read_stories(model, wrong[:1], while_writing=stories.STORY)

@@ -125,7 +125,7 @@ def test_unknown_emotions_and_layers_are_refused_with_the_known():
     vectors = reading().vectors(emotions=["sad", "calm"])
     assert refused(lambda: vectors["happy"]) == "unknown emotion 'happy': known are sad, calm"
     assert refused(lambda: vectors["happy", 5]) == "unknown emotion 'happy': known are sad, calm"
-    for look in (lambda: vectors["sad", 3], lambda: vectors.at(3), lambda: vectors.place(3)):
+    for look in (lambda: vectors["sad", 3], lambda: vectors.at(3), lambda: vectors.index(3)):
         assert refused(look) == "unknown layer '3': known are 0, 1, 2, 5"
 
 
@@ -247,6 +247,26 @@ def test_saving_and_loading_returns_every_bit_and_leaves_nothing_beside(tmp_path
         assert same(vectors, loaded)
         assert loaded.values.tobytes() == vectors.values.tobytes()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["v.safetensors"]
+
+
+def test_the_same_vectors_give_the_same_bytes(tmp_path):
+    contents = set()
+    for number in range(8):
+        reading().vectors().save(tmp_path / f"{number}")
+        contents.add((tmp_path / f"{number}").read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_file_with_its_header_in_another_order_loads(tmp_path):
+    """As versions before this one wrote it."""
+    v = reading().vectors()
+    v.save(tmp_path / "v.safetensors")
+    with safe_open(tmp_path / "v.safetensors", framework="numpy") as file:
+        header = file.metadata()
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(load_file(tmp_path / "v.safetensors"), path, metadata=header)
+        assert same(v, EmotionVectors.load(path))
 
 
 def test_the_header_tells_the_layer_convention_and_the_provenance(tmp_path):

@@ -1,13 +1,13 @@
 """Attention on a CPU: torch's flash kernel, or plain batched products where they are quicker.
 
-The flash kernel goes through the keys in blocks and never holds all scores, which pays for long texts. For the single
-query a row that every step of writing has, and for texts of up to some 256 tokens, it is slower than a product, a
-softmax and a product, above all where rows are padded. Here, heads that share keys and values are queries of one
-product, so that neither is ever copied for them. Measurements: docs/performance.md. Both compute the same to the last bits
-of float32.
+The flash kernel goes through the keys in blocks and never holds all scores, which pays for long texts. It is slower
+than a product, a softmax and a product for texts of up to some 256 tokens and for the single query a row that every
+step of writing has, above all where rows are padded. Here, heads that share keys and values are queries of one product,
+so that neither is ever copied for them. Both compute the same to the last bits of float32. Measurements:
+docs/performance.md.
 
 The choice goes by the number of queries of a call, never by a timing, so that a resumed run computes as it did before.
-It belongs to the model that it is given, not to the process; remote models and GPUs keep their own.
+It belongs to the model that it is given, not to the process. Remote models and GPUs keep their own attention.
 """
 
 from __future__ import annotations
@@ -57,21 +57,20 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    **more: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """In place of transformers' ``sdpa_attention_forward``: ``query [row, head, token, d]`` → ``[row, token, head, d]``."""
-    plain = (
-        query.shape[-2] <= LONGEST and query.dtype == torch.float32 and query.device.type == "cpu" and not dropout
-        and (mask is None or mask.dtype == torch.bool) and all(more.get(each) is None for each in _OTHER_KINDS)
-    )  # fmt: skip
-    if not plain:
-        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, is_causal, **more)
-    if (
-        mask is None
-        and query.shape[-2] > 1
-        and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    ):
-        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()[None, None]
+    """In place of transformers' ``sdpa_attention_forward``.
+
+    Takes the query as ``[row, head, token, d]`` and returns ``[row, token, head, d]``.
+    """
+    queries, tokens = query.shape[-2], key.shape[-2]
+    simple = (mask is None or mask.dtype == torch.bool) and all(options.get(kind) is None for kind in _OTHER_KINDS)
+    on_a_cpu = query.dtype == torch.float32 and query.device.type == "cpu"
+    if queries > LONGEST or dropout or not simple or not on_a_cpu:
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, is_causal, **options)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if mask is None and queries > 1 and causal:
+        mask = torch.ones(queries, tokens, dtype=torch.bool).tril()[None, None]
     return by_products(query, key, value, mask, scaling or query.shape[-1] ** -0.5).transpose(1, 2), None
 
 
@@ -95,6 +94,6 @@ def by_products(
     packed = (query * scaling).reshape(rows, groups, heads // groups * queries, width)
     scores = packed @ key.transpose(-1, -2)
     if mask is not None:
-        apart = scores.view(rows, groups, heads // groups, queries, tokens)
-        apart.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
+        by_head = scores.view(rows, groups, heads // groups, queries, tokens)
+        by_head.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
     return (scores.softmax(dim=-1) @ value).reshape(query.shape)

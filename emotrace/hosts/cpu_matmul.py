@@ -1,9 +1,9 @@
 """Which library multiplies float32 matrices on this CPU: Intel's MKL, torch's default, or oneDNN.
 
-MKL keeps off AVX-512 on processors that are not Intel's; oneDNN uses it, at the same precision, and is 2.2 times as fast
-on an AMD EPYC. torch hands float32 products to oneDNN only where bfloat16 is allowed inside them (``fp32_precision =
-"bf16"``). What oneDNN makes of that depends on the processor; without AMX it multiplies in full float32. So nothing is
-believed: the setting stays only if a product is as exact as float32 can be.
+MKL keeps off AVX-512 on processors that are not Intel's. oneDNN uses it, at the same precision, and is 2.2 times as
+fast on an AMD EPYC. torch hands float32 products to oneDNN only where bfloat16 is allowed inside them
+(``fp32_precision = "bf16"``). What oneDNN makes of that depends on the processor; without AMX it multiplies in full
+float32. So nothing is believed: the setting stays only if a product is as exact as float32 can be.
 
 The choice depends on the processor alone, never on a timing, so that a resumed run computes as it did before.
 """
@@ -15,6 +15,7 @@ import platform
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,22 +25,22 @@ EXACT = 1e-6
 
 @cache
 def choose() -> str:
-    """Switches this process to the quicker library, once, and returns its name: ``oneDNN``, or ``MKL`` for torch's default."""
-    matmul = getattr(torch.backends.mkldnn, "matmul", None)
-    usual = getattr(matmul, "fp32_precision", None)
-    if usual is None or not torch.backends.mkldnn.is_available() or not _amd_with_avx512():
+    """Switches this process to the quicker library, once. Its name: ``oneDNN``, or ``MKL`` for torch's default."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    default = getattr(matmul, "fp32_precision", None)
+    if default is None or not torch.backends.mkldnn.is_available() or not _amd_with_avx512():
         return "MKL"
     matmul.fp32_precision = "bf16"
     if error() <= EXACT:
         return "oneDNN"
-    matmul.fp32_precision = usual
+    matmul.fp32_precision = default
     return "MKL"
 
 
 @contextlib.contextmanager
 def torchs_own() -> Iterator[None]:
     """Within, products are computed as torch does by itself: for comparisons with code that knows nothing of this."""
-    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if not hasattr(matmul, "fp32_precision"):
         yield
         return

@@ -1,10 +1,10 @@
-"""What can go wrong with a request to a server: whether it may pass, and what to tell."""
+"""What can go wrong with a request to a server: whether it may pass, and what to say of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, first_line
 
 
 class TooLarge(EmotraceError):
@@ -16,23 +16,23 @@ class Fault:
     """One failed attempt.
 
     Attributes:
-        what: one line, without the API key.
-        passing: whether another attempt is worth it.
-        smaller: whether a smaller request is.
-        wait: seconds that the server asked to wait, if it did.
+        reason: one line, without the API key.
+        transient: whether another attempt is worth it.
+        too_large: whether a smaller request is.
+        retry_after: seconds that the server asked to wait, if it did.
     """
 
-    what: str
-    passing: bool
-    smaller: bool = False
-    wait: float | None = None
+    reason: str
+    transient: bool = False
+    too_large: bool = False
+    retry_after: float | None = None
 
     def error(self) -> EmotraceError:
-        return TooLarge(self.what) if self.smaller else EmotraceError(self.what)
+        return TooLarge(self.reason) if self.too_large else EmotraceError(self.reason)
 
 
 # Parts of what ndif 0.1.2 says of a job that failed through no fault of its own.
-_PASSING = (
+_TRANSIENT = (
     "critical server error",
     "error starting model",
     "error provisioning model",
@@ -43,7 +43,7 @@ _PASSING = (
     "temporarily unavailable",
 )
 _TOO_LARGE = ("execution timeout", "out of memory", "outofmemory", "endpointconnectionerror", "too large")
-_PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 def diagnose(error: BaseException, host: str, key: str = "") -> Fault:
@@ -55,11 +55,7 @@ def diagnose(error: BaseException, host: str, key: str = "") -> Fault:
         key: the API key, which some servers repeat in what they say; it is blotted out.
     """
     fault = _diagnose(error, host)
-    return Fault(_without(fault.what, key), fault.passing, fault.smaller, fault.wait) if key else fault
-
-
-def _without(text: str, key: str) -> str:
-    return text.replace(key, "…")
+    return replace(fault, reason=fault.reason.replace(key, "…")) if key else fault
 
 
 def _diagnose(error: BaseException, host: str) -> Fault:
@@ -69,67 +65,48 @@ def _diagnose(error: BaseException, host: str) -> Fault:
 
     cause = error.__cause__
     if isinstance(error, websocket.WebSocketBadStatusException):
-        return _by_status(error.status_code, _first_line(error), host, (error.resp_headers or {}).get("retry-after"))
-    response = error if isinstance(error, httpx.HTTPStatusError) else cause
-    if isinstance(response, httpx.HTTPStatusError):
-        answer = response.response
-        return _by_status(answer.status_code, _first_line(error), host, answer.headers.get("retry-after"))
+        return _by_status(error.status_code, first_line(error), host, (error.resp_headers or {}).get("retry-after"))
+    status_error = error if isinstance(error, httpx.HTTPStatusError) else cause
+    if isinstance(status_error, httpx.HTTPStatusError):
+        response = status_error.response
+        return _by_status(response.status_code, first_line(error), host, response.headers.get("retry-after"))
     if isinstance(error, RemoteError) and not isinstance(cause, httpx.HTTPError):
         return _by_description(str(error), host)
-    if isinstance(error, (ConnectionRefusedError, httpx.ConnectError)) or isinstance(cause, httpx.ConnectError):
-        return Fault(f"the server at {host} cannot be reached", passing=True)
+    if isinstance(error, ConnectionRefusedError | httpx.ConnectError) or isinstance(cause, httpx.ConnectError):
+        return Fault(f"the server at {host} cannot be reached", transient=True)
     # A broken frame or answer is the network's doing, as a cut connection is.
-    if isinstance(
-        error,
-        (
-            OSError,
-            EOFError,
-            websocket.WebSocketException,
-            httpx.HTTPError,
-            RemoteError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-        ),
-    ):
-        return Fault(f"the connection to {host} was lost ({_first_line(error)})", passing=True)
-    return Fault(f"the request to {host} failed: {_first_line(error)}", passing=False)
+    of_the_network = (OSError, EOFError, websocket.WebSocketException, httpx.HTTPError, RemoteError)
+    of_an_answer = (ValueError, KeyError, RuntimeError)
+    if isinstance(error, of_the_network + of_an_answer):
+        return Fault(f"the connection to {host} was lost ({first_line(error)})", transient=True)
+    return Fault(f"the request to {host} failed: {first_line(error)}")
 
 
-def _by_status(status: int, said: str, host: str, retry_after: str | None) -> Fault:
-    if status in (401, 403) or "api key" in said.lower():
-        return Fault(
-            f"{host} rejects the API key ({_short(said)}): set NDIF_API_KEY, or run `emotrace doctor`", passing=False
-        )
+def _by_status(status: int, message: str, host: str, retry_after: str | None) -> Fault:
+    """What an HTTP status means."""
+    if status in (401, 403) or "api key" in message.lower():
+        return Fault(f"{host} rejects the API key ({_short(message)}): set NDIF_API_KEY, or run `emotrace doctor`")
     if status == 413:
-        return Fault(f"{host} refuses a request of this size", passing=False, smaller=True)
-    if status in _PASSING_STATUS:
-        wait = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
-        what = "is busy" if status == 429 else f"answers with {status}"
-        return Fault(f"{host} {what}", passing=True, wait=wait)
-    return Fault(f"{host} refuses the request ({status}): {_short(said)}; see `emotrace doctor`", passing=False)
+        return Fault(f"{host} refuses a request of this size", too_large=True)
+    if status in _TRANSIENT_STATUS:
+        seconds = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
+        reason = f"{host} is busy" if status == 429 else f"{host} answers with {status}"
+        return Fault(reason, transient=True, retry_after=seconds)
+    return Fault(f"{host} refuses the request ({status}): {_short(message)}; see `emotrace doctor`")
 
 
 def _by_description(text: str, host: str) -> Fault:
     """What a job's own error says."""
-    lower = text.lower()
+    lower, last = text.lower(), _last_line(text)
     if any(part in lower for part in _TOO_LARGE):
-        return Fault(f"{host} could not hold a request of this size: {_last_line(text)}", False, smaller=True)
-    if any(part in lower for part in _PASSING):
-        return Fault(f"{host}: {_last_line(text)}", passing=True)
+        return Fault(f"{host} could not hold a request of this size: {last}", too_large=True)
+    if any(part in lower for part in _TRANSIENT):
+        return Fault(f"{host}: {last}", transient=True)
     if "could not deploy" in lower or "not deployed" in lower:
-        return Fault(
-            f"the model is not deployed on {host}: {_last_line(text)}; `emotrace doctor` lists what is", passing=False
-        )
+        return Fault(f"the model is not deployed on {host}: {last}; `emotrace doctor` lists what is")
     if "doesn't match the one" in lower or "could not be read" in lower or "minimum supported" in lower:
-        return Fault(
-            f"client and server do not fit: {_last_line(text)}; `emotrace doctor` compares the versions", passing=False
-        )
-    return Fault(f"the job failed on {host}: {_last_line(text)}", passing=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return Fault(f"client and server do not fit: {last}; `emotrace doctor` compares the versions")
+    return Fault(f"the job failed on {host}: {last}")
 
 
 def _last_line(text: str) -> str:

@@ -15,8 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, first_line
+from emotrace.files import write_file
 
 _STAMP = "emotrace.json"
 _BLOCK = 1 << 22
@@ -29,24 +31,25 @@ def cache_dir() -> Path:
     return Path(os.environ.get("EMOTRACE_CACHE") or platformdirs.user_cache_dir("emotrace"))
 
 
-def package_files(files: Iterable[str]) -> list[Path] | None:
-    """The installed files of ``package/path`` entries, or None where one of the packages is not installed."""
-    found = []
-    for entry in files:
+def package_files(entries: Iterable[str]) -> list[Path] | None:
+    """The installed files of ``package/path`` entries, or None where one of them is not installed."""
+    paths = []
+    for entry in entries:
         package, _, inside = entry.partition("/")
         spec = importlib.util.find_spec(package)  # looks the package up without importing it
         if spec is None or not spec.submodule_search_locations:
             return None
-        found.append(Path(next(iter(spec.submodule_search_locations))) / inside)
-    return found if found and all(path.is_file() for path in found) else None
+        paths.append(Path(next(iter(spec.submodule_search_locations))) / inside)
+    return paths if paths and all(path.is_file() for path in paths) else None
 
 
-def sha256(path: Path, into: object | None = None) -> str:
-    """The sha256 of a file in hex digits; ``into`` continues a digest over several files."""
-    digest = into or hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+def sha256(*paths: Path) -> str:
+    """The sha256, in hex digits, of a file, or of several as if they were joined."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -63,21 +66,16 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
         EmotraceError: the weights are not those expected, cannot be read as GGUF, or the cache cannot be written
             or is damaged.
     """
-    if expected:  # the cache may be trusted by the name: it was filled only after the weights agreed
-        folder = _folder(name, expected)
-        if folder.exists():
-            return checked(folder)
+    if expected and (folder := converted_folder(name, expected)).exists():
+        return checked(folder)  # trusted by its name: it was filled only after the weights agreed
     say(f"checking the weights of {name}")
-    digest = hashlib.sha256()
-    for part in parts:
-        sha256(part, digest)
-    actual = digest.hexdigest()
+    actual = sha256(*parts)
     if expected and actual != expected:
         raise EmotraceError(
-            f"the weights of {name} are damaged or not the pinned ones (sha256 {actual[:12]}…, expected {expected[:12]}…): "
-            "install the package again"
+            f"the weights of {name} are damaged or not the pinned ones (sha256 {actual[:12]}…, "
+            f"expected {expected[:12]}…): install the package again"
         )
-    folder = _folder(name, actual)
+    folder = converted_folder(name, actual)
     if folder.exists():
         return checked(folder)
     say(f"converting {name} from GGUF, once (about a minute)")
@@ -85,7 +83,8 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
     return folder
 
 
-def _folder(name: str, digest: str) -> Path:
+def converted_folder(name: str, digest: str) -> Path:
+    """Where the converted model lies, or will, by its weights' sha256."""
     return cache_dir() / f"{name}-{digest[:12]}"
 
 
@@ -101,16 +100,14 @@ def checked(folder: Path) -> Path:
     try:
         stamp = json.loads((folder / _STAMP).read_text())
         for name, known in stamp["files"].items():
-            status = (folder / name).stat()
-            same = status.st_size == known["size"] and (
-                status.st_mtime_ns == known["mtime_ns"] or sha256(folder / name) == known["sha256"]
-            )
-            if not same:
+            path = folder / name
+            status = path.stat()
+            same_time = status.st_mtime_ns == known["mtime_ns"]
+            if status.st_size != known["size"] or not (same_time or sha256(path) == known["sha256"]):
                 raise ValueError(f"{name} has changed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
         raise EmotraceError(
-            f"the cached model in {folder} is damaged ({reason}): remove that folder and run again"
+            f"the cached model in {folder} is damaged ({first_line(error)}): remove that folder and run again"
         ) from None
     return folder
 
@@ -125,14 +122,7 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
             f"the cache {folder.parent} cannot be written ({error.strerror}): set EMOTRACE_CACHE"
         ) from None
     try:
-        source = parts[0]
-        if len(parts) > 1:
-            source = scratch / "joined.gguf"
-            with source.open("wb") as joined:
-                for part in parts:
-                    with part.open("rb") as piece:
-                        shutil.copyfileobj(piece, joined, _BLOCK)
-        _dequantise(source, scratch / "model", name)
+        _dequantise(_joined(parts, scratch / "joined.gguf"), scratch / "model")
         _stamp(scratch / "model", digest)
         try:
             os.rename(scratch / "model", folder)
@@ -142,25 +132,36 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
     except EmotraceError:
         raise
     except Exception as error:  # a full disk is an OSError here and a SafetensorError inside save_pretrained
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise EmotraceError(f"{name} cannot be converted into {folder.parent}: {reason}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _dequantise(source: Path, target: Path, name: str) -> None:
+def _joined(parts: list[Path], path: Path) -> Path:
+    """One file of all parts: the only part itself, or ``path``, written."""
+    if len(parts) == 1:
+        return parts[0]
+    with path.open("wb") as joined:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, joined, _BLOCK)
+    return path
+
+
+def _dequantise(source: Path, target: Path) -> None:
+    """Reads a GGUF file and writes model and tokenizer, in float32, as ``save_pretrained`` does."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    folder, file = str(source.parent), source.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        module = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        module: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     except Exception as error:  # the GGUF reader raises whatever a damaged header leads it to
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EmotraceError(f"{source.name} cannot be read as a GGUF model ({reason})") from None
+        raise EmotraceError(f"{source.name} cannot be read as a GGUF model ({first_line(error)})") from None
     # The weights are plain float32 now; with these two left, save_pretrained refuses them as quantised.
     module.hf_quantizer = None
     if hasattr(module.config, "quantization_config"):
@@ -174,4 +175,5 @@ def _stamp(folder: Path, digest: str) -> None:
     for path in sorted(folder.iterdir()):
         status = path.stat()
         files[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}
-    (folder / _STAMP).write_text(json.dumps({"source_sha256": digest, "files": files}, indent=1))
+    stamp = json.dumps({"source_sha256": digest, "files": files}, indent=1)
+    write_file(folder / _STAMP, stamp.encode())

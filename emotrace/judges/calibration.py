@@ -7,28 +7,33 @@ texts of the calibration come from prompts of their own; no other experiment use
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from emotrace import steering
+from emotrace import steered_texts
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.measures import statistics
+from emotrace.steered_texts import Row
+from emotrace.tokens import Writing
 
 if TYPE_CHECKING:
+    from emotrace.files import Cache
     from emotrace.models import Model
     from emotrace.vectors import EmotionVectors
 
 TARGET = 0.9
 # Strengths are sought in this range, up to this factor; a window wider than the range ends at its limit.
 LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.2
-TEMPERATURE = 0.7
+WRITING = Writing(max_new_tokens=32, temperature=0.7)
 FIRST = {"one": 0.3, "many": 0.03}
+PLAIN_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Calibration:
             None where not even the smallest strength tried is.
         target: that share.
         n: texts at each strength tried.
-        positions: see :class:`~emotrace.steering.Edit`.
+        positions: see :class:`~emotrace.tokens.Writing`.
         temperature: of the sampling.
     """
 
@@ -69,9 +74,9 @@ def shipped(model: Model) -> Calibration | None:
     weights = model.provenance["weights_id"]
     if weights not in table.index:
         return None
-    row = table.loc[weights]
+    row = dict(table.loc[weights])
     window = (float(row["window_low"]), float(row["window_high"]))
-    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", TEMPERATURE)
+    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), WRITING.positions, WRITING.temperature)
 
 
 def bracket(first: float, lowest: float, highest: float, precision: float) -> Generator[float, bool, float | None]:
@@ -105,15 +110,12 @@ def calibrate(
     model: Model,
     vectors: EmotionVectors,
     *,
-    layers: list[int] | str | None = None,
+    layers: Sequence[int] | str | None = None,
     target: float = TARGET,
     texts: int = 40,
-    max_new_tokens: int = 32,
-    temperature: float = TEMPERATURE,
-    positions: str = "generated",
+    writing: Writing = WRITING,
     thresholds: regimes.Thresholds = regimes.DEFAULT,
-    seed: int = 0,
-    cache: steering.Cache | None = None,
+    cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Calibration, pd.DataFrame]:
     """Finds the window of strengths at which at least ``target`` of the texts are surgical, on both sides of zero.
@@ -122,14 +124,12 @@ def calibrate(
         model: the model.
         vectors: its emotion vectors; all their emotions take part in turn, on the calibration prompts of
             ``data/prompts.csv``.
-        layers: where to add; default as in :func:`~emotrace.steering.steer`.
+        layers: where to add; default as in :func:`~emotrace.steered_texts.steer`.
         target: the share of surgical texts that is asked for.
         texts: texts at each strength tried, over emotions and prompts.
-        max_new_tokens: of each text.
-        temperature: of the sampling; 0 is greedy.
-        positions: see :class:`~emotrace.steering.Edit`.
+        writing: length, temperature and positions of the texts. Steered texts are sampled with the first of its seeds,
+            unsteered ones with that and the three after it.
         thresholds: where the regimes part.
-        seed: of the sampling.
         cache: keeps finished batches.
         progress: called with 1 after each strength tried.
 
@@ -143,58 +143,50 @@ def calibrate(
     if not 0 < target < 1:
         raise EmotraceError(f"a target is a share between 0 and 1, not {target}")
     vectors.check(model)
-    chosen = steering.steered_layers(model, vectors, layers)
-    prompts = corpus.prompts("calibration")
-    settings = {
-        "positions": positions, "temperature": temperature, "max_new_tokens": max_new_tokens, "cache": cache,
-    }  # fmt: skip
-    every = [(prompt, vectors, vectors.emotions[0], 0.0, seed + copy) for prompt in prompts for copy in range(4)]
-    plain = _written(model, every, chosen, settings)
-    compared = regimes.references(model, plain)
-    tried = [_share(0.0, regimes.measure_plain(plain, compared, thresholds))]
-    cases = [
-        (prompts[number % len(prompts)], vectors.emotions[(number // 2) % len(vectors.emotions)])
-        for number in range(texts)
-    ]
+    edited = steered_texts.steered_layers(model, vectors, layers)
+    prompts, emotions, seed = corpus.prompts("calibration"), vectors.emotions, writing.seeds[0]
+
+    def write(rows: list[Row]) -> pd.DataFrame:
+        columns = pd.DataFrame({"prompt": [row.prompt for row in rows], "strength": [row.strength for row in rows]})
+        return pd.concat([columns, steered_texts.write(model, rows, edited, writing, cache=cache)], axis=1)
+
+    copies = itertools.product(prompts, range(PLAIN_COPIES))
+    plain = write([Row(prompt, vectors, emotions[0], 0.0, seed + copy) for prompt, copy in copies])
+    unsteered = regimes.references(model, plain, writing.chat)
+    tried = [_share(0.0, regimes.measure_plain(plain, unsteered, thresholds))]
+    cases = [(prompts[number % len(prompts)], emotions[(number // 2) % len(emotions)]) for number in range(texts)]
 
     def attempt(strengths: list[float]) -> list[bool]:
-        rows = [(prompt, vectors, emotion, strength, seed) for strength in strengths for prompt, emotion in cases]
-        measured = regimes.measure(model, _written(model, rows, chosen, settings), compared, thresholds=thresholds)
+        rows = [Row(prompt, vectors, emotion, strength, seed) for strength in strengths for prompt, emotion in cases]
+        measured = regimes.measure(model, write(rows), unsteered, chat=writing.chat, thresholds=thresholds)
         shares = [_share(strength, measured[measured["strength"] == strength]) for strength in strengths]
         tried.extend(shares)
         if progress:
             progress(1)
         return [share["value"] >= target for share in shares]
 
-    window = _both_sides(FIRST["one" if len(chosen) == 1 else "many"], attempt)
-    calibration = Calibration(chosen, window, target, texts, positions, temperature)
+    window = _both_sides(FIRST["one" if len(edited) == 1 else "many"], attempt)
+    calibration = Calibration(edited, window, target, texts, writing.positions, writing.temperature)
     return calibration, pd.DataFrame(tried).sort_values("strength", ignore_index=True)
 
 
 def _both_sides(first: float, attempt: Callable[[list[float]], list[bool]]) -> tuple[float | None, float | None]:
     """The two ends of the window, both sought at once so that their texts share batches."""
     searches = {sign: bracket(first, LOWEST, HIGHEST, PRECISION) for sign in (-1, 1)}
-    asked = {sign: next(search) for sign, search in searches.items()}
+    trials = {sign: next(search) for sign, search in searches.items()}
     ends: dict[int, float | None] = {}
-    while asked:
-        signs = list(asked)
-        held = attempt([sign * asked[sign] for sign in signs])
-        for sign, answer in zip(signs, held, strict=True):
+    while trials:
+        signs = list(trials)
+        for sign, held in zip(signs, attempt([sign * trials[sign] for sign in signs]), strict=True):
             try:
-                asked[sign] = searches[sign].send(answer)
+                trials[sign] = searches[sign].send(held)
             except StopIteration as end:
                 ends[sign] = None if end.value is None else sign * end.value
-                del asked[sign]
+                del trials[sign]
     return ends[-1], ends[1]
 
 
-def _written(model: Model, rows: list[steering.Row], layers: list[int], settings: dict[str, Any]) -> pd.DataFrame:
-    """The rows' texts beside what they were asked for."""
-    asked = pd.DataFrame([(prompt, what, strength, seed) for prompt, _, what, strength, seed in rows])
-    asked.columns = ["prompt", "emotion", "strength", "seed"]
-    return pd.concat([asked, steering.write(model, rows, layers, **settings)], axis=1)
-
-
 def _share(strength: float, measured: pd.DataFrame) -> dict[str, float]:
+    """The share of surgical texts with its interval."""
     surgical = int((measured["regime"] == regimes.SURGICAL).sum())
     return {"strength": strength, **statistics.wilson(surgical, len(measured))._asdict(), "n": len(measured)}

@@ -1,28 +1,26 @@
 """What steering does to the language: perplexity, repetition, real words; the three regimes of C10.
 
-The regimes' names are the paper's, and so is the perplexity ratio. The thresholds are ours (the paper's are not public).
-A ratio alone cannot tell them apart: a text that repeats one phrase is easy to predict, so a collapsed text can have a
-*low* ratio. Repetition is therefore measured beside it, and so is the share of real words.
+The regimes' names are the paper's, and so is the perplexity ratio. The thresholds are ours, since the full text of the
+paper could not be read here. A ratio alone cannot tell the regimes apart: a text that repeats one phrase is easy to
+predict, so a collapsed text can have a *low* ratio. Repetition is therefore measured beside it, and so is the share of
+real words.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache as remember
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
-from emotrace.activations import batches
 from emotrace.errors import EmotraceError
-from emotrace.in_trace import chosen_log_probabilities
-from emotrace.steering import prompt_ids
-from emotrace.tokens import pad_left
+from emotrace.scoring import log_likelihoods
+from emotrace.tokens import prompt_ids
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -31,9 +29,6 @@ SURGICAL, REPETITIVE, EXPLOSIVE, SHORT = "surgical", "repetitive collapse", "exp
 REGIMES = (SURGICAL, REPETITIVE, EXPLOSIVE, SHORT)
 """``too short``: it ended within ``MIN_TOKENS`` tokens, so nothing can be said of it; not counted as surgical."""
 MIN_TOKENS = 5
-
-# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB).
-_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -54,9 +49,7 @@ class Thresholds:
 
     def variants(self) -> dict[str, Thresholds]:
         """Each threshold made stricter and laxer by itself, for the sensitivity table."""
-        moved: dict[str, Sequence[float]] = {
-            "loop": (0.35, 0.65), "distinct": (0.35, 0.65), "ratio": (2.0, 8.0), "words": (0.6, 0.8),
-        }  # fmt: skip
+        moved = {"loop": (0.35, 0.65), "distinct": (0.35, 0.65), "ratio": (2.0, 8.0), "words": (0.6, 0.8)}
         named = {
             f"{name} {value:g}": replace(self, **{name: value}) for name, values in moved.items() for value in values
         }
@@ -69,49 +62,6 @@ DEFAULT = Thresholds()
 # -- measures ---------------------------------------------------------------------------------------------------------
 
 
-def log_likelihoods(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    progress: Callable[[int], None] | None = None,
-) -> list[np.ndarray]:
-    """The log-probability, in nats, that the unedited model gives each token of each continuation after its prompt.
-
-    Token ids in, as they were written, not text tokenised again. Of an empty continuation, an empty array.
-
-    Returns:
-        For each continuation float64 ``[token]``.
-    """
-    results: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    told = [place for place, tokens in enumerate(continuations) if len(tokens)]
-    vocabulary = model.nn._module.config.get_text_config().vocab_size
-    lengths = [len(continuations[place]) for place in told]
-    for group in batches(lengths, max(1, _LOGITS // vocabulary)):
-        places = [told[member] for member in group]
-        rows = [list(prompts[place]) + list(continuations[place]) for place in places]
-        widths = [len(continuations[place]) for place in places]
-        for place, values in zip(places, _score_batch(model, rows, widths), strict=True):
-            results[place] = values
-        if progress:
-            progress(len(places))
-    return results
-
-
-def _score_batch(model: Model, rows: list[list[int]], widths: list[int]) -> list[np.ndarray]:
-    """Padded on the left, so that every continuation ends at the right edge and only its logits are made."""
-    ids, mask = pad_left(rows)
-    kept = max(widths)
-    targets = ids[:, -kept:]
-    batch = {"input_ids": ids, "attention_mask": mask}
-    nn, unembedding, backend = model.nn, model.part("unembedding"), model.backend()
-    with torch.no_grad(), nn.trace(batch, use_cache=False, logits_to_keep=kept + 1, backend=backend):
-        # The last tokens of each row are no contiguous tensor: torch would then go through the whole unembedding once a
-        # row instead of once a batch.
-        unembedding.input = unembedding.input.contiguous()
-        values = chosen_log_probabilities(nn.output.logits[:, -kept - 1 : -1], targets).save()
-    return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
-
-
 def perplexity_ratio(text: np.ndarray, references: Sequence[np.ndarray]) -> float:
     """Perplexity of a text over that of unsteered texts on the same prompt, over equal lengths.
 
@@ -122,10 +72,10 @@ def perplexity_ratio(text: np.ndarray, references: Sequence[np.ndarray]) -> floa
         text: log-probabilities of the text's tokens, ``[token]``.
         references: the same of the unsteered texts.
     """
-    usable = [reference[: len(text)].mean() for reference in references if len(reference) and len(text)]
-    if not usable:
+    means = [reference[: len(text)].mean() for reference in references if len(reference) and len(text)]
+    if not means:
         return np.nan
-    return float(np.exp(np.mean(usable) - text.mean()))
+    return float(np.exp(np.mean(means) - text.mean()))
 
 
 def distinct(tokens: Sequence[int], n: int = 2) -> float:
@@ -135,15 +85,15 @@ def distinct(tokens: Sequence[int], n: int = 2) -> float:
 
 
 def longest_loop(tokens: Sequence[int]) -> float:
-    """The longest stretch that repeats one cycle at least once, as a share of the text; 0 if nothing repeats at once."""
-    tokens = np.asarray(tokens)
+    """The longest stretch that repeats one cycle at least once, as a share of the text; 0 if none does."""
+    ids = np.asarray(tokens)
     longest = 0
-    for period in range(1, len(tokens) // 2 + 1):
-        same = np.flatnonzero(np.concatenate([[True], tokens[period:] != tokens[:-period], [True]]))
-        run = int(np.diff(same).max()) - 1  # the longest run of tokens that equal the one a period before
+    for period in range(1, len(ids) // 2 + 1):
+        breaks = np.flatnonzero(np.concatenate([[True], ids[period:] != ids[:-period], [True]]))
+        run = int(np.diff(breaks).max()) - 1  # the longest run of tokens that equal the one a period before
         if run >= period:
             longest = max(longest, run + period)
-    return longest / len(tokens) if len(tokens) else 0.0
+    return longest / len(ids) if len(ids) else 0.0
 
 
 def real_words(text: str) -> float:
@@ -152,23 +102,19 @@ def real_words(text: str) -> float:
     A character of a script without spaces between words counts as one word, a name as real if the dictionary has it
     (it has the usual ones).
     """
-    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text)
-    words = [part for word in words for part in (_split(word) if _spaceless(word) else [word])]
+    runs = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text)
+    words = [word for run in runs for word in (run if _spaceless(run) else [run])]
     if not words:
         return 1.0
-    known = _dictionary()
-    return sum(word.lower().replace("’", "'") in known for word in words) / len(words)
+    dictionary = _dictionary()
+    return sum(word.lower().replace("’", "'") in dictionary for word in words) / len(words)
 
 
 def _spaceless(word: str) -> bool:
     return any(unicodedata.category(letter) == "Lo" for letter in word)
 
 
-def _split(word: str) -> list[str]:
-    return list(word)
-
-
-@remember
+@functools.cache
 def _dictionary() -> frozenset[str]:
     from spellchecker import SpellChecker
 
@@ -179,7 +125,12 @@ def _dictionary() -> frozenset[str]:
 
 
 def label(measures: pd.DataFrame, thresholds: Thresholds = DEFAULT) -> pd.Series:
-    """The regime of each text from its measures (columns ``n_tokens, longest_loop, distinct_2, perplexity_ratio, real_words``)."""
+    """The regime of each text.
+
+    Args:
+        measures: one row a text, columns ``n_tokens, longest_loop, distinct_2, perplexity_ratio, real_words``.
+        thresholds: where the regimes part.
+    """
     repetitive = (measures["longest_loop"] >= thresholds.loop) | (measures["distinct_2"] < thresholds.distinct)
     # An infinite or unknown ratio of a text that is long enough is no coherent text.
     ratio = measures["perplexity_ratio"]
@@ -196,17 +147,16 @@ References = Mapping[str, Sequence[np.ndarray]]
 
 def references(model: Model, plain: pd.DataFrame, chat: bool = False) -> References:
     """What steered texts are compared with: the unsteered texts (columns ``prompt, tokens``) of each prompt."""
-    values = _log_likelihoods_of(model, plain, chat, None)
     by_prompt: dict[str, list[np.ndarray]] = {}
-    for prompt, value in zip(plain["prompt"], values, strict=True):
-        by_prompt.setdefault(prompt, []).append(value)
+    for prompt, values in zip(plain["prompt"], _log_likelihoods(model, plain, chat), strict=True):
+        by_prompt.setdefault(prompt, []).append(values)
     return by_prompt
 
 
 def measure(
     model: Model,
     texts: pd.DataFrame,
-    compared: References,
+    unsteered: References,
     *,
     chat: bool = False,
     thresholds: Thresholds = DEFAULT,
@@ -216,8 +166,8 @@ def measure(
 
     Args:
         model: the model that wrote them, which scores them unedited.
-        texts: columns ``prompt, text, tokens`` (of :func:`~emotrace.steering.steer`).
-        compared: unsteered texts on the same prompts.
+        texts: columns ``prompt, text, tokens`` (of :func:`~emotrace.steered_texts.steer`).
+        unsteered: what they are compared with, from :func:`references`, on the same prompts.
         chat: whether the prompts were put into the chat template.
         thresholds: where the regimes part.
         progress: called with the number of texts just scored.
@@ -229,23 +179,21 @@ def measure(
         EmotraceError: no unsteered text on one of the prompts.
     """
     for prompt in texts["prompt"].unique():
-        if prompt not in compared:
+        if prompt not in unsteered:
             raise EmotraceError(f"no unsteered text to compare with on the prompt {prompt[:40]!r}")
-    values = _log_likelihoods_of(model, texts, chat, progress)
-    ratios = [perplexity_ratio(value, compared[prompt]) for prompt, value in zip(texts["prompt"], values, strict=True)]
-    return _measured(texts, ratios, thresholds)
+    scored = zip(texts["prompt"], _log_likelihoods(model, texts, chat, progress), strict=True)
+    return _measured(texts, [perplexity_ratio(values, unsteered[prompt]) for prompt, values in scored], thresholds)
 
 
-def measure_plain(plain: pd.DataFrame, compared: References, thresholds: Thresholds = DEFAULT) -> pd.DataFrame:
+def measure_plain(plain: pd.DataFrame, unsteered: References, thresholds: Thresholds = DEFAULT) -> pd.DataFrame:
     """The same of the unsteered texts themselves, each against the *other* unsteered texts on its prompt.
 
     This is what chance gives: how often two samples of the unsteered model differ as much as the thresholds allow.
     """
-    places = plain.groupby("prompt").cumcount()
     ratios = []
-    for prompt, place in zip(plain["prompt"], places, strict=True):
-        others = [value for other, value in enumerate(compared[prompt]) if other != place]
-        ratios.append(perplexity_ratio(compared[prompt][place], others))
+    for prompt, index in zip(plain["prompt"], plain.groupby("prompt").cumcount(), strict=True):
+        others = [values for other, values in enumerate(unsteered[prompt]) if other != index]
+        ratios.append(perplexity_ratio(unsteered[prompt][index], others))
     return _measured(plain, ratios, thresholds)
 
 
@@ -259,10 +207,8 @@ def _measured(texts: pd.DataFrame, ratios: Sequence[float], thresholds: Threshol
     return table.assign(regime=label(table, thresholds))
 
 
-def _log_likelihoods_of(
-    model: Model, texts: pd.DataFrame, chat: bool, progress: Callable[[int], None] | None
+def _log_likelihoods(
+    model: Model, texts: pd.DataFrame, chat: bool, progress: Callable[[int], None] | None = None
 ) -> list[np.ndarray]:
-    ids = {
-        prompt: prompt_ids(model, number, prompt, chat, 0) for number, prompt in enumerate(texts["prompt"].unique(), 1)
-    }
+    ids = prompt_ids(model, list(texts["prompt"]), chat, 0)
     return log_likelihoods(model, [ids[prompt] for prompt in texts["prompt"]], list(texts["tokens"]), progress)

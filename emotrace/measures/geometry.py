@@ -1,10 +1,10 @@
-"""Separation, anisotropy, decoding, principal axes: what the emotions' activations look like at one layer.
+"""Separation, anisotropy, decoding and principal axes of the emotions' activations at one layer.
 
-Everything here is plain numpy on activations already read: no model, no layer loop, no file. Sums are in float64.
+Plain numpy on activations already read: no model, no layer loop, no file. Sums are in float64.
 
-The separation measure of the paper, as we read it (its full text is not public; see the report): the **mean pairwise
-cosine similarity between the emotions' centroids before any centring**; lower is better separated. After centring on
-the mean of n emotions it is pinned near −1/(n − 1) and says nothing.
+The separation measure of the paper, as we read it (the full text of the paper could not be read here; see the report):
+the **mean pairwise cosine similarity between the emotions' centroids before any centring**; lower is better separated.
+After centring on the mean of n emotions it is pinned near −1/(n − 1) and says nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from functools import cached_property
 import numpy as np
 
 from emotrace.errors import EmotraceError
+
+Labels = Sequence[str] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,21 @@ class Cells:
     counts: np.ndarray
 
     def centroids(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """The emotions' mean activations, topics weighted by ``weights [topic]`` (default 1): ``[emotion, d_model]``."""
+        """The emotions' mean activations ``[emotion, d_model]``, topics weighted by ``weights [topic]`` (default 1)."""
         weights = np.ones(len(self.sums)) if weights is None else weights
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.tensordot(weights, self.sums, 1) / (weights @ self.counts)[:, None]
 
     @cached_property
     def gram(self) -> np.ndarray:
-        """Inner products between cells, ``[topic, emotion, topic, emotion]``: all that resampling needs, whatever d_model."""
+        """Inner products between cells ``[topic, emotion, topic, emotion]``: all that resampling of topics needs."""
         flat = self.sums.reshape(-1, self.sums.shape[2])
         return (flat @ flat.T).reshape(self.counts.shape * 2)
 
     def centroid_grams(self, draws: np.ndarray) -> np.ndarray:
         """Inner products between the centroids under each row of topic weights ``draws [draw, topic]``.
 
-        Returns:
-            float64 ``[draw, emotion, emotion]``; NaN for an emotion that has no text in a draw.
+        float64 ``[draw, emotion, emotion]``; NaN for an emotion that has no text in a draw.
         """
         topics, n = self.counts.shape
         half = (draws @ self.gram.reshape(topics, -1)).reshape(len(draws), n, topics, n)
@@ -56,16 +57,16 @@ class Cells:
             return summed / (counts[:, :, None] * counts[:, None, :])
 
 
-def cells(activations: np.ndarray, topics: Sequence[str], emotions: Sequence[str], names: Sequence[str]) -> Cells:
-    """Sums activations ``[text, d_model]`` by topic (in order of appearance) and by the emotions ``names``."""
-    order = {topic: place for place, topic in enumerate(dict.fromkeys(topics))}
-    places = {name: place for place, name in enumerate(names)}
-    sums = np.zeros((len(order), len(names), activations.shape[1]))
-    counts = np.zeros((len(order), len(names)))
+def cells(activations: np.ndarray, topics: Labels, emotions: Labels, names: Sequence[str]) -> Cells:
+    """Sums activations ``[text, d_model]`` by topic, in order of appearance, and by the emotions ``names``."""
+    topic_index = {topic: index for index, topic in enumerate(dict.fromkeys(topics))}
+    emotion_index = {name: index for index, name in enumerate(names)}
+    sums = np.zeros((len(topic_index), len(names), activations.shape[1]))
+    counts = np.zeros((len(topic_index), len(names)))
     for row, topic, emotion in zip(activations, topics, emotions, strict=True):
-        if emotion in places:
-            sums[order[topic], places[emotion]] += row
-            counts[order[topic], places[emotion]] += 1
+        if emotion in emotion_index:
+            sums[topic_index[topic], emotion_index[emotion]] += row
+            counts[topic_index[topic], emotion_index[emotion]] += 1
     return Cells(sums, counts)
 
 
@@ -102,27 +103,27 @@ def mean_cosine_of_gram(gram: np.ndarray) -> np.ndarray:
 
 
 def centre_gram(gram: np.ndarray) -> np.ndarray:
-    """Inner products after subtracting the mean of the n vectors, from those before: ``[…, n, n]`` → ``[…, n, n]``."""
+    """Inner products ``[…, n, n]`` after subtracting the mean of the n vectors, from those before."""
     rows = gram.mean(axis=-1, keepdims=True)
     return gram - rows - rows.swapaxes(-1, -2) + rows.mean(axis=-2, keepdims=True)
 
 
 def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Mean pairwise cosine in bootstrap resamples of the vectors: counts ``draws [draw, n]`` → ``[draw]``.
+    """Mean pairwise cosine of the vectors ``[n, d_model]`` under each row of counts ``draws [draw, n]``: ``[draw]``.
 
     A vector drawn twice forms no pair with itself: such pairs have cosine 1 and would bias the resamples upward.
     """
     directions = unit(np.asarray(vectors, dtype=np.float64))
     squares = draws**2
-    same = squares @ (directions**2).sum(axis=-1)
-    return (((draws @ directions) ** 2).sum(axis=-1) - same) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
+    self_pairs = squares @ (directions**2).sum(axis=-1)
+    return (((draws @ directions) ** 2).sum(axis=-1) - self_pairs) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
 
 
 def group_cosine(vectors: np.ndarray, size: int, repeats: int, rng: np.random.Generator) -> float:
     """Mean pairwise cosine between means of disjoint random groups of ``size`` vectors, averaged over ``repeats``.
 
-    The anisotropy baseline that is fair to centroids: a mean of twelve texts has less noise than one text, so centroids
-    of anything at all are more alike than single texts are.
+    The anisotropy baseline that is fair to centroids: a mean of texts has less noise than one text, so centroids of
+    anything are more alike than single texts.
     """
     groups = len(vectors) // size
     if groups < 2:
@@ -139,26 +140,26 @@ def shuffled_cosine(cells: Cells, permutations: int, rng: np.random.Generator) -
 
     The control that keeps everything but the emotion: the same texts, topics, lengths and number of texts a centroid.
     """
-    topics, n, _ = cells.sums.shape
-    row = np.arange(topics)[:, None]
+    n_topics, n_emotions, _ = cells.sums.shape
+    rows = np.arange(n_topics)[:, None]
     null = np.empty(permutations)
-    for draw in range(permutations):
-        order = rng.permuted(np.tile(np.arange(n), (topics, 1)), axis=1)
-        counts = cells.counts[row, order].sum(axis=0)
-        null[draw] = mean_pairwise_cosine(cells.sums[row, order].sum(axis=0) / counts[:, None])
+    for permutation in range(permutations):
+        columns = rng.permuted(np.tile(np.arange(n_emotions), (n_topics, 1)), axis=1)
+        counts = cells.counts[rows, columns].sum(axis=0)
+        null[permutation] = mean_pairwise_cosine(cells.sums[rows, columns].sum(axis=0) / counts[:, None])
     return null
 
 
-def silhouettes(activations: np.ndarray, emotions: Sequence[str]) -> np.ndarray:
-    """Silhouette of each text by emotion, cosine distance after subtracting the mean of all texts: ``[text]``."""
+def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
+    """Silhouette of each text by emotion ``[text]``, in cosine distance after subtracting the mean of all texts."""
     from sklearn.metrics import silhouette_samples
 
     centred = activations - activations.mean(axis=0, dtype=np.float64)
     return silhouette_samples(centred, np.asarray(emotions), metric="cosine")
 
 
-def topic_folds(topics: Sequence[str], folds: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test row numbers of each fold; a topic lies in one test fold only, so none is on both sides."""
+def topic_folds(topics: Labels, folds: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of each fold; a topic lies in one test fold only, so none is on both sides."""
     from sklearn.model_selection import GroupKFold
 
     folds = min(folds, len(set(topics)))
@@ -169,8 +170,7 @@ def topic_folds(topics: Sequence[str], folds: int = 6) -> list[tuple[np.ndarray,
 
 
 def nearest_centroid(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Predicts each test row's label: the class whose training mean has the highest cosine, after subtracting the
-    training rows' mean. Which emotion vector does the text align with?"""
+    """Predicts each test row's label: the class whose mean has the highest cosine, training rows' mean subtracted."""
     names = np.unique(labels)
     centre = train.mean(axis=0, dtype=np.float64)
     centroids = unit(np.stack([train[labels == name].mean(axis=0, dtype=np.float64) for name in names]) - centre)
@@ -180,8 +180,8 @@ def nearest_centroid(train: np.ndarray, labels: np.ndarray, test: np.ndarray) ->
 def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Predicts each test row's label by multinomial logistic regression (L2, C = 1) on standardised features.
 
-    Scaling is fitted on the training rows alone. With fewer rows than dimensions the regression is solved in the span
-    of the training rows, where its optimum lies: the same predictions, faster.
+    Scaling is fitted on the training rows. With fewer rows than dimensions the regression is solved in the span of
+    the training rows, where its optimum lies: the same predictions, faster.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -197,7 +197,7 @@ def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray)
 DECODERS = {"nearest_centroid": nearest_centroid, "logistic_regression": logistic_regression}
 
 
-def decode(activations: np.ndarray, emotions: Sequence[str], topics: Sequence[str], decoder: str) -> np.ndarray:
+def decode(activations: np.ndarray, emotions: Labels, topics: Labels, decoder: str) -> np.ndarray:
     """Whether each text's emotion is decoded correctly when its topic was held out: bool ``[text]``."""
     labels = np.asarray(emotions)
     correct = np.zeros(len(labels), dtype=bool)
@@ -206,11 +206,11 @@ def decode(activations: np.ndarray, emotions: Sequence[str], topics: Sequence[st
     return correct
 
 
-def shuffle_within_topics(emotions: Sequence[str], topics: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+def shuffle_within_topics(emotions: Labels, topics: Labels, rng: np.random.Generator) -> np.ndarray:
     """The labels, permuted among the texts of each topic."""
-    labels, topics = np.array(emotions), np.asarray(topics)
-    for topic in np.unique(topics):
-        rows = np.flatnonzero(topics == topic)
+    labels, topic_of = np.array(emotions), np.asarray(topics)
+    for topic in np.unique(topic_of):
+        rows = np.flatnonzero(topic_of == topic)
         labels[rows] = labels[rng.permutation(rows)]
     return labels
 
@@ -222,8 +222,45 @@ def principal_components(vectors: np.ndarray, n: int = 2) -> tuple[np.ndarray, n
     return (left * values)[:, :n], (values**2 / (values**2).sum())[:n]
 
 
+def neutral_components(neutral: np.ndarray, share: float = 0.5) -> list[np.ndarray]:
+    """The leading principal components of neutral texts: directions that vary without any feeling.
+
+    Removing them from emotion vectors follows Sofroniew et al. 2026 (arXiv:2604.07729).
+
+    Args:
+        neutral: activations of neutral or unrelated texts ``[text, layer, d_model]``.
+        share: as few components a layer as hold at least this share of the texts' variance there; ours.
+
+    Returns:
+        For each layer orthonormal rows ``[component, d_model]``, float64; none where the texts do not vary (at the
+        embeddings the last token of every text is the same full stop).
+
+    Raises:
+        EmotraceError: fewer than two texts, or a share outside 0 … 1.
+    """
+    if len(neutral) < 2:
+        raise EmotraceError(f"principal components need two neutral texts or more, not {len(neutral)}")
+    if not 0 < share < 1:
+        raise EmotraceError(f"a share of variance lies between 0 and 1, not at {share}")
+    return [_leading_components(neutral[:, index].astype(np.float64), share) for index in range(neutral.shape[1])]
+
+
+def _leading_components(texts: np.ndarray, share: float) -> np.ndarray:
+    centred = texts - texts.mean(axis=0)
+    if np.abs(centred).max() <= 1e-6 * np.abs(texts).max():
+        return np.zeros((0, texts.shape[1]))
+    _, scale, rows = np.linalg.svd(centred, full_matrices=False)
+    explained = np.cumsum(scale**2) / (scale**2).sum()
+    return rows[: int(np.searchsorted(explained, share)) + 1]
+
+
+def project_out(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """``vectors [..., d_model]`` without their parts along orthonormal rows ``basis [component, d_model]``."""
+    return vectors - (vectors @ basis.T) @ basis
+
+
 def rdm(vectors: np.ndarray) -> np.ndarray:
-    """Representational dissimilarity matrix: 1 − cosine between vectors ``[n, d_model]``, whatever their centring."""
+    """Representational dissimilarity matrix ``[n, n]``: 1 − cosine between ``vectors [n, d_model]`` as they are."""
     directions = unit(np.asarray(vectors, dtype=np.float64))
     return 1 - directions @ directions.T
 

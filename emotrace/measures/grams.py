@@ -1,8 +1,8 @@
-"""Separation and decoding at every layer at once, from inner products between texts alone: fast, whatever d_model.
+"""Separation and decoding at every layer at once, from inner products between texts: fast, whatever d_model. Ours.
 
-Shapes: inner products are ``[layer, topic, emotion, topic, emotion]``, rows of texts that do not exist are zero, and
-``present`` is a bool ``[topic, emotion]`` that says which exist. Everything here equals what :mod:`emotrace.measures.geometry`
-computes from the activations; ours.
+Shapes: inner products are ``[layer, topic, emotion, topic, emotion]``, with zeros in the rows of texts that do not
+exist; ``present``, bool ``[topic, emotion]``, says which exist. All of it equals what :mod:`emotrace.measures.geometry`
+computes from the activations.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import numpy as np
 
 from emotrace.measures import geometry
 
-# The mean of the shuffled-label control needs no more.
+# Enough for the mean of the control with shuffled labels.
 SHUFFLES = 20
 
 
-def gram(activations: np.ndarray) -> np.ndarray:
-    """Inner products at each layer: ``[topic, emotion, layer, d_model]`` → ``[layer, topic, emotion, topic, emotion]``."""
-    topics, emotions, layers, width = activations.shape
-    flat = activations.reshape(topics * emotions, layers, width).transpose(1, 0, 2)
-    return (flat @ flat.transpose(0, 2, 1)).reshape(layers, topics, emotions, topics, emotions)
+def gram(activations: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Inner products at each layer: ``[topic, emotion, layer, d_model]`` → ``[layer, topic, emotion, topic, emotion]``.
+
+    Between all texts of ``activations``; with ``others``, of the same shape, between each of theirs and each of these.
+    """
+    topics, emotions, layers, _ = activations.shape
+    flat = _by_layer(activations)
+    other_flat = flat if others is None else _by_layer(others)
+    return (flat @ other_flat.transpose(0, 2, 1)).reshape(layers, topics, emotions, topics, emotions)
 
 
-def gram_across(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Inner products between two readings at each layer, shaped as :func:`gram`."""
-    topics, emotions, layers, width = first.shape
-    flat = [reading.reshape(topics * emotions, layers, width).transpose(1, 0, 2) for reading in (first, second)]
-    return (flat[0] @ flat[1].transpose(0, 2, 1)).reshape(layers, topics, emotions, topics, emotions)
+def _by_layer(activations: np.ndarray) -> np.ndarray:
+    """``[topic, emotion, layer, d_model]`` → ``[layer, text, d_model]``."""
+    return activations.reshape(-1, *activations.shape[2:]).transpose(1, 0, 2)
 
 
 def within(products: np.ndarray, topics: np.ndarray) -> np.ndarray:
@@ -48,43 +50,43 @@ def centroid_cosine(products: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def shuffled_cosine(products: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same with labels shuffled within topics, averaged over ``SHUFFLES`` shuffles: ``[layer]``."""
+    """:func:`centroid_cosine` with labels shuffled within topics, mean of ``SHUFFLES`` shuffles: ``[layer]``."""
     topics, n = present.shape
-    orders = rng.permuted(np.tile(np.arange(n), (SHUFFLES, topics, 1)), axis=2)
-    # which [shuffle, new label, topic, text]: 1 where the text gets the label
-    which = np.moveaxis(np.eye(n)[orders], 2, 1).reshape(SHUFFLES, n, topics * n)
-    counts = which @ present.reshape(-1).astype(np.float64)
+    labels = rng.permuted(np.tile(np.arange(n), (SHUFFLES, topics, 1)), axis=2)
+    # [shuffle, new label, topic × text]: 1 where the text gets the label
+    membership = np.moveaxis(np.eye(n)[labels], 2, 1).reshape(SHUFFLES, n, topics * n)
+    counts = membership @ present.reshape(-1).astype(np.float64)
     counts[counts == 0] = np.nan
     flat = products.reshape(len(products), topics * n, topics * n)
-    half = (which.reshape(-1, topics * n) @ flat).reshape(len(products), SHUFFLES, n, topics * n)
-    grams = half @ which.transpose(0, 2, 1)
+    half = (membership.reshape(-1, topics * n) @ flat).reshape(len(products), SHUFFLES, n, topics * n)
+    grams = half @ membership.transpose(0, 2, 1)
     return mean_cosine(grams / (counts[:, :, None] * counts[:, None, :])).mean(axis=1)
 
 
 def decode(train: np.ndarray, across: np.ndarray, present: np.ndarray, centre: str = "train") -> np.ndarray:
-    """Nearest centroid with one topic after another held out: which texts are decoded right.
+    """Nearest-centroid decoding with one topic after another held out.
 
     Args:
         train: inner products among the training author's texts ``[layer, topic, emotion, topic, emotion]``.
         across: those of the tested author's texts (first topic and emotion) with the training author's.
         present: bool ``[topic, emotion]``.
-        centre: what is subtracted from a tested text: ``train``, the mean of the training texts, as from them; ``own``,
-            the mean of the tested author's own texts on the training topics.
+        centre: what is subtracted from a tested text, always over the training topics: ``train``, the mean of the
+            training texts, as from themselves; ``own``, the mean of the tested author's own texts.
 
     Returns:
-        float64 ``[layer, topic, emotion]``: 1, 0, or NaN where there is no text.
+        Whether each text is decoded correctly, float64 ``[layer, topic, emotion]``; NaN where there is no text.
     """
-    counts = present.sum(axis=0) - present  # [held-out topic, emotion]
+    counts = present.sum(axis=0) - present  # training texts [held-out topic, emotion]
     total = counts.sum(axis=1).astype(np.float64)[:, None]
-    same = np.einsum("ltetf->ltef", train)
+    same_topic = np.einsum("ltetf->ltef", train)
     rows = train.sum(axis=3)  # each training text with each emotion's sum: [layer, topic, emotion, emotion]
-    sums = rows.sum(axis=1)[:, None] - rows - rows.swapaxes(-1, -2) + same
+    sums = rows.sum(axis=1)[:, None] - rows - rows.swapaxes(-1, -2) + same_topic
     with np.errstate(divide="ignore", invalid="ignore"):
         means = sums / (counts[:, :, None] * counts[:, None, :])
         to_centre = sums.sum(axis=-1) / (counts * total)  # each centroid with the training mean
         centre_square = (sums.sum(axis=(-1, -2)) / total[:, 0] ** 2)[:, :, None]
-        held = across.sum(axis=3) - np.einsum("ltetf->ltef", across)  # each tested text with the training sums
-        scores = held / counts[:, None, :] - held.sum(axis=-1, keepdims=True) / total[:, :, None]
+        tested = across.sum(axis=3) - np.einsum("ltetf->ltef", across)  # each tested text with the training sums
+        scores = tested / counts[:, None, :] - tested.sum(axis=-1, keepdims=True) / total[:, :, None]
         if centre == "train":
             shift = to_centre - centre_square
         else:
@@ -95,12 +97,12 @@ def decode(train: np.ndarray, across: np.ndarray, present: np.ndarray, centre: s
         norms = np.sqrt(np.einsum("ltee->lte", means) - 2 * to_centre + centre_square)
         scores = (scores - shift[:, :, None, :]) / norms[:, :, None, :]
     scores = np.where(counts[:, None, :] > 0, scores, -np.inf)
-    right = scores.argmax(axis=-1) == np.arange(present.shape[1])
-    return np.where(present, right, np.nan)
+    correct = scores.argmax(axis=-1) == np.arange(present.shape[1])
+    return np.where(present, correct, np.nan)
 
 
 def decode_resampled(products: np.ndarray, present: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """:func:`decode` within one author and layer under topic weights: trained anew in every resample.
+    """:func:`decode` within one author and layer, trained anew in every bootstrap resample of the topics.
 
     Args:
         products: ``[topic, emotion, topic, emotion]``.
@@ -109,22 +111,22 @@ def decode_resampled(products: np.ndarray, present: np.ndarray, weights: np.ndar
             drawn.
 
     Returns:
-        float64 ``[draw, topic]``, the share of each topic's texts decoded right.
+        float64 ``[draw, topic]``, the share of each topic's texts decoded correctly.
     """
     own = weights[:, :, None, None]
-    same = np.einsum("tetf->tef", products)
+    same_topic = np.einsum("tetf->tef", products)
     rows = np.moveaxis(np.tensordot(products, weights, axes=(2, 1)), -1, 0)  # [draw, topic, emotion, emotion]
     counts = (weights @ present)[:, None, :] - weights[:, :, None] * present
     total = counts.sum(axis=-1)[:, :, None]
-    everything = np.einsum("btef,bt->bef", rows, weights)[:, None]
-    sums = everything - own * (rows + rows.swapaxes(-1, -2)) + own**2 * same
-    held = rows - own * same
+    all_sums = np.einsum("btef,bt->bef", rows, weights)[:, None]
+    sums = all_sums - own * (rows + rows.swapaxes(-1, -2)) + own**2 * same_topic
+    tested = rows - own * same_topic
     with np.errstate(divide="ignore", invalid="ignore"):
         to_centre = sums.sum(axis=-1) / (counts * total)
         centre_square = (sums.sum(axis=(-1, -2)) / total[..., 0] ** 2)[:, :, None]
         norms = np.sqrt(np.einsum("btee->bte", sums) / counts**2 - 2 * to_centre + centre_square)
-        scores = held / counts[:, :, None] - held.sum(axis=-1, keepdims=True) / total[..., None]
+        scores = tested / counts[:, :, None] - tested.sum(axis=-1, keepdims=True) / total[..., None]
         scores = (scores - (to_centre - centre_square)[:, :, None]) / norms[:, :, None]
     scores = np.where(counts[:, :, None] > 0, scores, -np.inf)
-    right = scores.argmax(axis=-1) == np.arange(present.shape[1])
-    return np.nanmean(np.where(present, right, np.nan), axis=2)
+    correct = scores.argmax(axis=-1) == np.arange(present.shape[1])
+    return np.nanmean(np.where(present, correct, np.nan), axis=2)

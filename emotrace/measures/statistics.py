@@ -1,4 +1,4 @@
-"""Intervals, nulls and model selection, on numpy and scipy. No number of this project leaves without one of these."""
+"""Intervals, permutation tests, model selection and effect sizes, on numpy and scipy."""
 
 from __future__ import annotations
 
@@ -52,15 +52,20 @@ def percentile_interval(value: float, draws: np.ndarray) -> Interval:
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
 
 
+def mean_interval(values: np.ndarray) -> Interval:
+    """The mean with Student's t 95% interval, which is NaN for a single value or where one is unknown."""
+    mean = float(np.mean(values)) if len(values) else np.nan
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Interval(mean, np.nan, np.nan)
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
 def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
-    """(b + 1) / (m + 1), b the null draws at least as extreme as ``value``; never below 1 / (m + 1).
+    """(b + 1) / (m + 1), with b of the m draws ``null`` at least as extreme as the observed ``value``.
 
-    NaN where the value or one of the draws is unknown.
-
-    Args:
-        value: what was observed.
-        null: m draws under the null.
-        alternative: ``greater``, ``less`` or ``two-sided`` (by absolute value).
+    Never below 1 / (m + 1); NaN where the value or one of the draws is unknown. ``alternative`` is ``greater``,
+    ``less`` or ``two-sided`` (by absolute value).
     """
     null = np.asarray(null, dtype=np.float64)
     if not (np.isfinite(value) and np.isfinite(null).all()):
@@ -75,19 +80,19 @@ def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
     return float((extreme.sum() + 1) / (len(null) + 1))
 
 
-def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
+def pearson(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> Interval:
     """Pearson's r with Fisher's z interval, over the pairs where both are known.
 
     Raises:
         EmotraceError: fewer than four pairs, for which the interval does not exist.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    known = np.isfinite(x) & np.isfinite(y)
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    known = np.isfinite(a) & np.isfinite(b)
     if known.sum() < 4:
         raise EmotraceError(f"a correlation with an interval needs four pairs or more, not {known.sum()}")
-    if np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
+    if np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
         return Interval(np.nan, np.nan, np.nan)  # a constant correlates with nothing
-    result = stats.pearsonr(x[known], y[known])
+    result = stats.pearsonr(a[known], b[known])
     interval = result.confidence_interval(0.95)
     return Interval(float(result.statistic), float(interval.low), float(interval.high))
 
@@ -95,7 +100,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
 def mantel(first: np.ndarray, second: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
     """Spearman's ρ between the upper triangles of two dissimilarity matrices, and its one-sided Mantel p.
 
-    Rows and columns of one matrix are permuted together, since entries of a matrix are not independent.
+    The rows and columns of one matrix are permuted together, since its entries are not independent.
     """
     upper = np.triu_indices(len(first), 1)
     ranked = stats.rankdata(second[upper])
@@ -151,7 +156,7 @@ def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
     resamples in which the U holds.
 
     Raises:
-        EmotraceError: fewer than six layers (``MIN_BEND_LAYERS``), for which the corrected criterion is undefined or useless.
+        EmotraceError: fewer than ``MIN_BEND_LAYERS`` layers, for which the corrected criterion is undefined or useless.
     """
     if len(depth) < MIN_BEND_LAYERS:
         raise EmotraceError(f"a U over depth needs at least {MIN_BEND_LAYERS} layers, not {len(depth)}")
@@ -172,9 +177,6 @@ def _aicc(residual: float, n: int, parameters: int) -> float:
     return n * np.log(residual / n) + 2 * parameters + 2 * parameters * (parameters + 1) / (n - parameters - 1)
 
 
-# -- two samples --------------------------------------------------------------------------------------------------------
-
-
 class Contrast(NamedTuple):
     """How two samples x and y differ; negative where x is lower.
 
@@ -193,19 +195,19 @@ class Contrast(NamedTuple):
     rank_biserial: float
 
 
-def contrast(x: Sequence[float], y: Sequence[float]) -> Contrast:
+def contrast(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> Contrast:
     """Compares two samples by ranks and by means.
 
     Raises:
         EmotraceError: a sample of fewer than two values, or one with a value that is not known.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if min(len(x), len(y)) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise EmotraceError(f"an effect size needs two known values or more on either side, not {len(x)} and {len(y)}")
-    u, p = stats.mannwhitneyu(x, y)
-    d = float(cohens_d(x, y))
-    g = d * hedges_correction(len(x) + len(y) - 2)
-    return Contrast(float(u), float(p), d, g, float(2 * u / (len(x) * len(y)) - 1))
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise EmotraceError(f"an effect size needs two known values or more on either side, not {len(a)} and {len(b)}")
+    u, p = stats.mannwhitneyu(a, b)
+    d = float(cohens_d(a, b))
+    g = d * hedges_correction(len(a) + len(b) - 2)
+    return Contrast(float(u), float(p), d, g, float(2 * u / (len(a) * len(b)) - 1))
 
 
 def cohens_d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -222,8 +224,10 @@ def cohens_d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def hedges_correction(freedom: int) -> float:
-    """J = Γ(m/2) / (√(m/2) Γ((m − 1)/2)) for m degrees of freedom, exactly (Hedges 1981); 0 for m = 1, where the
-    expectation of d does not exist."""
+    """J = Γ(m/2) / (√(m/2) Γ((m − 1)/2)) for m degrees of freedom (Hedges 1981).
+
+    0 for m = 1, where the expectation of d does not exist.
+    """
     if freedom < 2:
         return 0.0
     half = freedom / 2

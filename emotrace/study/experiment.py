@@ -1,21 +1,31 @@
-"""An experiment is one record: pipeline, report, notebooks, command line and docs iterate over the one list of them."""
+"""An experiment is one record: pipeline, report, notebooks, command line and docs iterate over the one list of them.
+
+The list is ``emotrace.study.experiments.EXPERIMENTS``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from emotrace.study.verdicts import Claim
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from emotrace.study.study import Study
     from emotrace.vectors import EmotionVectors
 
 Tables = dict[str, pd.DataFrame]
 """Tidy tables by name, as ``tables/NAME.csv`` has them."""
+
+
+def of_model(tables: Tables, model: str) -> Tables:
+    """The rows of one model, of every table that has a column ``model``."""
+    return {name: table[table["model"] == model] for name, table in tables.items() if "model" in table}
 
 
 @dataclass
@@ -25,12 +35,18 @@ class Results:
     Attributes:
         tables: name → tidy table (``docs/tables.md``).
         texts: name → texts that the model wrote.
-        vectors: (method, pooling) → emotion vectors.
+        vectors: (method, pooling) → emotion vectors, in place of any that were there.
     """
 
     tables: Tables = field(default_factory=dict)
     texts: Tables = field(default_factory=dict)
     vectors: dict[tuple[str, str], EmotionVectors] = field(default_factory=dict)
+
+    def add(self, other: Results) -> None:
+        """Takes up the results of another experiment on the same model."""
+        self.tables |= other.tables
+        self.texts |= other.texts
+        self.vectors |= other.vectors
 
 
 @dataclass(frozen=True)
@@ -39,20 +55,37 @@ class Picture:
 
     Attributes:
         name: its file's name.
-        draw: one model's tables → a matplotlib figure, or None where there is nothing to draw.
-        table: the table that it is drawn from.
+        draw: one model's tables (those over models: a run's tables) → a figure, or None where there is nothing to draw.
+        table: the table without which it is not drawn.
         caption: what it shows, with its n.
+        vectors: ``draw`` takes, after the tables, the model's comprehension vectors (mean over tokens).
     """
 
     name: str
-    draw: Callable[[Tables], Any]
+    draw: Callable[..., Figure | None]
     table: str
     caption: str
+    vectors: bool = False
+
+    def figure(self, tables: Tables, vectors: EmotionVectors | None = None) -> Figure | None:
+        """The figure; None without its table or the vectors that it needs, and where there is nothing to draw."""
+        if not len(tables.get(self.table, ())) or (self.vectors and vectors is None):
+            return None
+        return self.draw(tables, vectors) if self.vectors else self.draw(tables)
+
+
+GENERATE, STEER, ANALYSE = STAGES = ("generate", "steer", "analyse")
+"""A model's stages of work in order; in the last one its weights are not in memory any more."""
 
 
 def no_claims(tables: Tables, family: str) -> Sequence[Claim]:
     """For an experiment that the paper claims nothing of."""
     return ()
+
+
+def no_tables(tables: Tables) -> Tables:
+    """For an experiment without a table over models."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -63,12 +96,21 @@ class Experiment:
         name: what ``emotrace run --experiments`` takes.
         question: heading of the part of the report that it belongs to.
         tables: the tables that it makes.
-        run: measures it. Takes the model's study and the tables of ``needs``.
+        run: measures it. Takes the model's study and the tables of the model that were made before, those of ``needs``
+            among them.
         texts: the sets of texts that it keeps.
         needs: experiments that run with it, before it.
-        uses_model: it needs the model's weights, not only what was read.
-        claims: the claims that its tables speak to, from all of one model's tables and the model's family.
+        brings: experiments that run with it, after it, since they cost nothing more.
+        beside: experiments whose tables its claims and figures show beside its own where they were made; a notebook
+            runs them with it.
+        stage: when it runs, and where the manifest counts its seconds: ``generate`` and ``steer`` use the model's
+            weights, ``analyse`` only what was read before.
+        selectable: users ask for it by name; otherwise it runs only where another one needs it.
+        claims: the claims that its tables speak to, from all of one model's tables and the model's family. Called only
+            where one of ``tables`` was made.
+        claim_ids: the ids of all these claims (``docs/claims.md`` lists them).
         pictures: its figures.
+        over_models: the tables over models that it makes of the tables of all models of a run.
         notebook: number of the notebook that walks through it.
     """
 
@@ -78,7 +120,17 @@ class Experiment:
     run: Callable[[Study, Tables], Results]
     texts: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    uses_model: bool = False
+    brings: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    stage: str = ANALYSE
+    selectable: bool = True
     claims: Callable[[Tables, str], Sequence[Claim]] = no_claims
+    claim_ids: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    over_models: Callable[[Tables], Tables] = no_tables
     notebook: str = ""
+
+    @property
+    def uses_model(self) -> bool:
+        """It needs the model's weights, not only what was read."""
+        return self.stage != ANALYSE

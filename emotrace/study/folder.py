@@ -1,43 +1,43 @@
 """A run folder: every finished unit of work is kept by its content, so that a killed run loses none and redoes none.
 
-Layout: ``manifest.json``, ``vectors/``, ``texts/``, ``tables/``, ``figures/``, ``report.html``, and ``.cache/`` with the
-finished units. Every file is written beside its place and renamed into it, so that none is ever read half written.
+Layout: ``manifest.json``, ``vectors/``, ``texts/``, ``tables/``, ``figures/``, ``report.html``, and ``.cache/`` with
+the finished units. Every file is written whole or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pandas as pd
 
 from emotrace.errors import EmotraceError, writing
+from emotrace.files import write_file
 
-# Six significant digits: beyond what any of the numbers means, and free of the last bits' noise.
+# Six significant digits: more than any of the numbers can claim, without the noise of the last bits.
 FLOAT_FORMAT = "%.6g"
 
 
 class RunFolder:
-    """One run's results and its finished units of work.
+    """One run's results and its finished units of work; a :class:`~emotrace.files.Cache`.
 
     Args:
         path: the folder; made if it does not exist.
-        settings: what makes this run this run (models, experiments, sizes, seed). A folder holds one run only.
+        settings: what identifies the run (models, experiments, sizes, seed). A folder holds one run only.
         resume: go on with a run that is there already.
 
     Raises:
-        EmotraceError: the folder holds another run, or a run and ``resume`` is off; it cannot be written; another
-            process is at work in it.
+        EmotraceError: the folder holds another run, or a run and ``resume`` is off; another process is at work in it.
+        WriteError: it cannot be written.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any], *, resume: bool = False) -> None:
@@ -45,88 +45,72 @@ class RunFolder:
         self._manifest = self.path / "manifest.json"
         with writing(self.path):
             (self.path / ".cache").mkdir(parents=True, exist_ok=True)
-            for sub in ("tables", "figures", "vectors", "texts"):
-                (self.path / sub).mkdir(exist_ok=True)
-            self._lock = self._locked()
-        self.manifest = self._begin(settings, resume)
+            for folder in ("tables", "figures", "vectors", "texts"):
+                (self.path / folder).mkdir(exist_ok=True)
+            self._lock = self._acquire_lock()
+        if self._manifest.exists():
+            self.manifest = self._resumed(settings, resume)
+        else:
+            self.manifest = {"settings": settings, "complete": False, "models": {}, "seconds": {}}
+        self.save_manifest()
 
-    def _locked(self) -> io.TextIOWrapper:
-        lock = (self.path / ".cache" / "lock").open("w")
+    def _acquire_lock(self) -> filelock.BaseFileLock:
+        lock = filelock.FileLock(self.path / ".cache" / "lock", thread_local=False)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
             raise EmotraceError(f"another emotrace is at work in {self.path}") from None
         return lock
 
-    def _begin(self, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
-        if not self._manifest.exists():
-            manifest = {"settings": settings, "complete": False, "models": {}, "seconds": {}}
-        else:
-            manifest = read_manifest(self.path)
-            if not resume:
-                raise EmotraceError(
-                    f"{self.path} holds a run already: go on with it by --resume, or name another --out"
-                )
-            old = manifest["settings"]
-            changed = [key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)]
-            if changed:
-                was = ", ".join(f"{key} was {old.get(key)!r} and is {settings.get(key)!r}" for key in changed)
-                raise EmotraceError(f"{self.path} holds a run with other settings ({was}): name another --out")
-        self.manifest = manifest
-        self.save_manifest()
+    def _resumed(self, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
+        manifest = read_manifest(self.path)
+        if not resume:
+            raise EmotraceError(f"{self.path} holds a run already: go on with it by --resume, or name another --out")
+        old = manifest["settings"]
+        changed = [key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)]
+        if changed:
+            was = ", ".join(f"{key} was {old.get(key)!r} and is {settings.get(key)!r}" for key in changed)
+            raise EmotraceError(f"{self.path} holds a run with other settings ({was}): name another --out")
         return manifest
 
     def close(self) -> None:
         """Lets another process use the folder."""
-        self._lock.close()
+        self._lock.release()
 
     # -- finished units -----------------------------------------------------------------------------------------
 
     def arrays(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array kept under ``key``, computed and kept first if there is none (see ``activations.Cache``)."""
+        """The array kept under ``key``; computed and kept first if there is none."""
         path = self.path / ".cache" / f"{key}.npy"
         if path.exists():
             return np.load(path, allow_pickle=False)
         array = compute()
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        self.write(path, buffer.getvalue())
+        write_file(path, buffer.getvalue())
         return array
 
     def rows(self, key: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The table rows kept under the content of ``key``, computed and kept first if there are none."""
+        """The table rows kept under the content of ``key``; computed and kept first if there are none."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = self.path / ".cache" / f"{digest}.json"
         if path.exists():
             return json.loads(path.read_text())
         # Through JSON in any case, so that a resumed run has the very same numbers as an uninterrupted one.
         text = json.dumps(compute(), default=float)
-        self.write(path, text.encode())
+        write_file(path, text.encode())
         return json.loads(text)
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def write(self, path: Path, content: bytes) -> None:
-        """Writes a file whole or not at all."""
-        with writing(path):
-            scratch = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                with scratch.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(scratch, path)
-            finally:
-                scratch.unlink(missing_ok=True)
-
     def write_table(self, name: str, table: pd.DataFrame, folder: str = "tables") -> None:
         """Writes ``tables/NAME.csv`` (or in ``texts``); an empty cell is a value that does not exist."""
         text = table.to_csv(index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-        self.write(self.path / folder / f"{name}.csv", text.encode())
+        write_file(self.path / folder / f"{name}.csv", text.encode())
 
     def save_manifest(self) -> None:
-        self.write(self._manifest, (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode())
+        """Writes ``manifest`` to ``manifest.json``."""
+        write_file(self._manifest, (json.dumps(self.manifest, indent=1, sort_keys=True) + "\n").encode())
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

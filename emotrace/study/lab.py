@@ -4,48 +4,39 @@
     lab.show("separation_over_depth")
     lab.claims("C6")
 
-Each call runs what it needs through the same functions as ``emotrace run`` and keeps it in a run folder, so that nothing
-is computed twice, in whichever notebook it is asked for; ``emotrace run --resume`` can go on with that folder.
+Each call runs what it needs through the same functions as ``emotrace run`` and keeps it in a run folder, so that
+nothing is computed twice, in whichever notebook it is asked for; ``emotrace run --resume`` can go on with that folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
-from emotrace.models import DEFAULT_MODEL
-from emotrace.study import notebook
-from emotrace.study.folder import read_manifest, select
-from emotrace.study.on_demand import OnDemand
+from emotrace.models import DEFAULT_MODEL, Model, load
+from emotrace.study import experiments, guidelines, notebook
+from emotrace.study.effects.figures import texts_shown
+from emotrace.study.experiment import Experiment, Results, Tables
+from emotrace.study.folder import RunFolder, file_name, read_manifest, select
+from emotrace.study.pipeline import run_settings
+from emotrace.study.study import Settings, Study, read
+from emotrace.study.style import plt
+from emotrace.study.verdicts import claims_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from emotrace.models import Model
     from emotrace.vectors import EmotionVectors
 
-MADE_BY = {
-    "separation": "separation", "anisotropy": "separation", "geometry": "geometry", "localisation": "localisation",
-    **dict.fromkeys((
-        "method_comparison", "method_by_layer", "story_rates", "factorial", "factorial_effects", "factorial_decoding", "factorial_rdm",
-    ), "factorial"),
-    **dict.fromkeys(("calibration", "dose_response", "monotonicity", "regimes", "regime_sensitivity"), "dose_response"),
-    "verification": "verification", "crosslingual": "crosslingual", "crosslingual_tokens": "crosslingual",
-}  # fmt: skip
-"""Tables of ``docs/tables.md``, and the experiment that each needs."""
-_TEXTS = {"stories": "factorial", "steered": "dose_response", "scenarios": "verification"}
-CLAIMS = {
-    "C5": ("factorial",), "C6": ("localisation",), "C7": ("localisation",), "C8": ("dose_response",),
-    # C9 names the regimes that its controls fall into.
-    "C9": ("dose_response", "verification"), "C10": ("dose_response",), "C11": ("crosslingual",),
-    "neighbour": ("localisation", "geometry"),
-}  # fmt: skip
-"""The claims that are measured, and the experiments that each rests on."""
+Known = TypeVar("Known")
 
 
 class Lab:
@@ -59,6 +50,9 @@ class Lab:
         seed: of every random draw.
         passages: a file like ``data/passages.csv`` in place of it.
         classifier: the judge of steered texts.
+
+    Attributes:
+        folder: the run folder.
 
     Raises:
         EmotraceError: a passages file that cannot be used; later, whatever loading or an experiment refuses.
@@ -75,29 +69,31 @@ class Lab:
         passages: str | Path | None = None,
         classifier: str = DEFAULT_CLASSIFIER,
     ) -> None:
-        self._all = OnDemand(
-            model, quick=quick, remote=remote, folder=folder, seed=seed, passages=passages, classifier=classifier
-        )
+        self._source, self._quick, self._remote, self._classifier = model, quick, remote, classifier
+        self._settings = Settings.quick(seed) if quick else Settings(seed)
+        self._passages = corpus.passages(passages)
+        self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
+        self._model: Model | None = None
+        self._study: Study | None = None
+        self._results = Results()
+        self._measured: list[Experiment] = []
 
     def __repr__(self) -> str:
-        size = "quick" if self._all.quick else "full"
-        done = ", ".join(self._all.done) or "nothing yet"
-        return f"Lab of {self._all.source} ({size} settings, seed {self._all.settings.seed}); measured here: {done}"
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self._all.folder
+        size = "quick" if self._quick else "full"
+        measured = ", ".join(experiment.name for experiment in self._measured) or "nothing yet"
+        return f"Lab of {self._source} ({size} settings, seed {self._settings.seed}); measured here: {measured}"
 
     @property
     def model(self) -> Model:
         """The model, loaded at first use."""
-        return self._all.model
+        if self._model is None:
+            self._model = load(self._source, **({"remote": self._remote} if self._remote else {}))
+        return self._model
 
     @property
     def passages(self) -> pd.DataFrame:
         """The passages that the model reads."""
-        return corpus.quick_subset(self._all.passages, self._all.settings.topics)
+        return corpus.quick_subset(self._passages, self._settings.topics)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of ``docs/tables.md``, measured now if it was not before.
@@ -105,10 +101,8 @@ class Lab:
         Raises:
             EmotraceError: no such table, or none on this model (a base model writes no stories).
         """
-        if name not in MADE_BY:
-            raise unknown("table", name, MADE_BY)
-        self._all.need(MADE_BY[name])
-        return self._found(self._all.tables, name)
+        self._measure(_known("table", name, experiments.TABLES))
+        return self._existing(self._results.tables, name)
 
     def texts(self, name: str) -> pd.DataFrame:
         """Texts that the model wrote: ``stories``, ``steered`` or ``scenarios``.
@@ -116,15 +110,8 @@ class Lab:
         Raises:
             EmotraceError: no such texts, or none of this model.
         """
-        if name not in _TEXTS:
-            raise unknown("set of texts", name, _TEXTS)
-        self._all.need(_TEXTS[name])
-        return self._found(self._all.texts, name)
-
-    def _found(self, tables: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
-        if name not in tables or tables[name].empty:
-            raise EmotraceError(f"{self._all.source} has no {name}: a base model writes no stories")
-        return tables[name]
+        self._measure(_known("set of texts", name, experiments.TEXTS))
+        return self._existing(self._results.texts, name)
 
     def row(self, table: str, **values: Any) -> pd.Series:
         """The one row of a table whose columns have these values.
@@ -140,12 +127,12 @@ class Lab:
         Raises:
             EmotraceError: there are none such.
         """
-        if self._all.study and method == "generation":
-            self._all.need("factorial")
-        found = self._all.vectors
-        if (method, pooling) not in found:
-            raise unknown("vectors", f"{method}, {pooling}", [", ".join(key) for key in found])
-        return found[method, pooling]
+        # Those of comprehension as they were read: the calibration that steering adds is not always there.
+        vectors = self._reading().vectors()
+        if method == "generation":
+            self._measure(experiments.by_name("factorial"))
+            vectors = self._results.vectors | vectors
+        return _known("vectors", f"{method}, {pooling}", {", ".join(key): one for key, one in vectors.items()})
 
     def figure(self, name: str) -> Figure:
         """One of the report's figures, to look at or to change; :meth:`show` displays it with its caption.
@@ -153,53 +140,37 @@ class Lab:
         Raises:
             EmotraceError: no such figure, or nothing to draw in it.
         """
-        from emotrace.study import figures
-        from emotrace.study.separation import figures as plots
-
-        if name in plots.VECTOR_FIGURES:
-            self._all.need("localisation")
-            layer = figures.best_layer(self._all.tables, self._all.study.model, "mean")
-            return plots.VECTOR_FIGURES[name](self.vectors("mean"), layer)
-        if name not in figures.TABLE_FIGURES:
-            raise unknown("figure", name, [*figures.TABLE_FIGURES, *plots.VECTOR_FIGURES])
-        draw, needs = figures.TABLE_FIGURES[name]
-        self.table(needs)
-        figure = draw(self._all.tables)
+        picture = _known("figure", name, experiments.PICTURES)
+        self._measure(experiments.TABLES[picture.table], beside=True)
+        figure = picture.figure(self._results.tables, self.vectors("mean") if picture.vectors else None)
         if figure is None:
-            raise EmotraceError(f"{self._all.source} has nothing to draw in {name}")
+            raise EmotraceError(f"{self._source} has nothing to draw in {name}")
         return figure
 
     def show(self, *names: str) -> None:
         """Displays figures, each with its caption."""
-        from emotrace.study import figures
-        from emotrace.study.separation import figures as plots
-
         for name in names:
             figure = self.figure(name)
-            notebook.show_figure(figure, name, figures.CAPTIONS[name])
-            plots.plt.close(figure)
+            notebook.show_figure(figure, name, experiments.PICTURES[name].caption)
+            plt.close(figure)
 
-    def claims(self, *numbers: str) -> notebook.Table:
-        """What the paper claims (``"C6"``, …) beside what was measured; without a number, every claim."""
-        return notebook.claims_table(self._claims(*numbers))
+    def claims(self, *ids: str) -> notebook.Table:
+        """What the paper claims (``"C6"``, ``"C6.u"``, …: the beginning of an id) beside what was measured; or all.
 
-    def claim(self, beginning: str) -> pd.Series:
-        """The one claim that begins so: ``claim, paper, measured, low, high, n, verdict, how``."""
-        rows = self._claims(_number(beginning))
-        return _only(rows[rows["claim"].str.startswith(beginning)], f"claims begin with {beginning!r}")
+        Raises:
+            EmotraceError: no claim has such an id.
+        """
+        return notebook.claims_table(self._claims(*ids))
 
-    def _claims(self, *numbers: str) -> pd.DataFrame:
-        from emotrace.study.separation.claims import claims
+    def claim(self, id: str) -> pd.Series:
+        """The claim of this id (``docs/claims.md``): ``claim, paper, measured, low, high, n, verdict, how``.
 
-        for number in numbers or CLAIMS:
-            if number not in CLAIMS:
-                raise unknown("claim", number, CLAIMS)
-            for experiment in CLAIMS[number]:
-                self._all.need(experiment)
-        study = self._all.study
-        return _of_numbers(claims(study.model, study.family, self._all.tables), numbers)
+        Raises:
+            EmotraceError: there is no such claim, or this model has none.
+        """
+        return _only(select(self._claims(id), id=id), f"claims have the id {id!r}")
 
-    def published(self, *numbers: str) -> notebook.Table:
+    def published(self, *ids: str) -> notebook.Table:
         """The claims on the packaged models as ``docs/results`` has them, one column a model.
 
         Raises:
@@ -208,42 +179,110 @@ class Lab:
         results = corpus.data_dir().parent / "docs" / "results"
         if not (results / "tables" / "claims.csv").exists():
             raise EmotraceError("the published results are in a checkout only: docs/results/tables/claims.csv")
-        claims = _of_numbers(pd.read_csv(results / "tables" / "claims.csv"), numbers)
+        claims = pd.read_csv(results / "tables" / "claims.csv")
+        claims = claims[claims["id"].isin(_beginning_with(claims["id"], ids))]
         quick = {name: f"{name} (quick)" for name in read_manifest(results).get("quick", [])}
         return notebook.claims_of_models(claims.replace({"model": quick}))
 
     def guidelines(self) -> notebook.Table:
         """What to do (C12, the rules are ours), and what was measured here of each."""
-        from emotrace.study.guidelines import rules
-
-        claims = self._claims()  # which needs, and so runs, every experiment
-        found = rules({**self._all.tables, "claims": claims})
-        rows = [{"rule": rule["rule"], **finding} for rule in found for finding in rule["findings"]]
-        shown = pd.DataFrame(rows, columns=["rule", "measured", "verdict"])
-        return notebook.Table(shown.rename(columns={"measured": "measured here", "verdict": "borne out"}))
+        claims = self._claims()  # which measures everything
+        stated = guidelines.rules({**self._results.tables, "claims": claims})
+        rows = [
+            {"rule": rule["rule"], "measured here": finding["measured"], "borne out": finding["verdict"]}
+            for rule in stated
+            for finding in rule["findings"]
+        ]
+        return notebook.Table(pd.DataFrame(rows, columns=["rule", "measured here", "borne out"]))
 
     def examples(self, count: int = 4) -> notebook.Table:
         """Scenarios spread over the table, not picked by outcome: plain and steered text side by side."""
-        from emotrace.study.effects.figures import texts_shown
-
-        shown = pd.DataFrame(texts_shown(self.texts("scenarios"), self.table("verification"), count))
-        shown["success"] = shown["success"].map({True: "yes", False: "no"})
+        rows = pd.DataFrame(texts_shown(self.texts("scenarios"), self.table("verification"), count))
+        rows["success"] = rows["success"].map({True: "yes", False: "no"})
         return notebook.Table(
-            shown.rename(columns={"plain": "… plain", "target": "… steered", "rise": "rise of the score"})
+            rows.rename(columns={"plain": "… plain", "target": "… steered", "rise": "rise of the score"})
         )
 
+    def _reading(self) -> Study:
+        """What the model held when it read the texts; read at first use."""
+        if self._study is None:
+            model = self.model
+            with self._run_folder() as (run, progress):
+                self._study = read(model, self._settings, run, progress, self._passages, self._classifier)
+        return self._study
 
-def _only(rows: pd.DataFrame, what: str) -> pd.Series:
+    def _measure(self, *wanted: Experiment, beside: bool = False) -> None:
+        """Runs experiments and what they need, or takes them from the run folder, unless that was done before."""
+        plan = [one for one in experiments.planned(wanted, beside=beside) if one not in self._measured]
+        if not plan:
+            return
+        study = self._reading()
+        with self._run_folder() as (study.run, study.progress):
+            experiments.measure(plan, study, self._results)
+            for name, table in self._results.tables.items():
+                if experiments.TABLES[name] in plan:
+                    study.run.write_table(name, table)
+        self._measured += plan
+
+    def _claims(self, *ids: str) -> pd.DataFrame:
+        """The rows of ``claims.csv`` whose ids begin so; all without any."""
+        wanted = _beginning_with(experiments.CLAIMS, ids)
+        for id in ids:
+            if not _beginning_with(wanted, (id,)):
+                raise unknown("claim", id, experiments.CLAIMS)
+        self._measure(*(experiments.CLAIMS[id] for id in wanted), beside=True)
+        study = self._reading()
+        claims = claims_table(study.model_name, experiments.claims(self._results.tables, study.family))
+        return claims[claims["id"].isin(wanted)]
+
+    def _existing(self, tables: Tables, name: str) -> pd.DataFrame:
+        if name not in tables or tables[name].empty:
+            raise EmotraceError(f"{self._source} has no {name}: a base model writes no stories")
+        return tables[name]
+
+    @contextlib.contextmanager
+    def _run_folder(self) -> Iterator[tuple[RunFolder, notebook.Progress]]:
+        """The run folder, held only while something is computed: several notebooks may be open on it."""
+        settings = run_settings(
+            [self._source], list(experiments.NAMES), self._quick, self._settings, self._classifier, self._passages
+        )
+        run, progress = RunFolder(self.folder, settings, resume=True), notebook.Progress()
+        try:
+            yield run, progress
+        finally:
+            progress.close()
+            run.close()
+
+    def _folder_name(self, own_passages: bool) -> str:
+        parts = [file_name(Path(self._source).name if Path(self._source).exists() else self._source)]
+        parts += ["quick"] * self._quick + ["remote"] * bool(self._remote)
+        parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
+        return "-".join(parts + [corpus.fingerprint(self._passages)[:8]] * own_passages)
+
+
+def runs_folder() -> Path:
+    """Where notebooks keep their runs, whichever directory a kernel was started in.
+
+    ``EMOTRACE_RUNS``, or ``runs/notebooks`` of the checkout (of the working directory, where the package is installed
+    without one).
+    """
+    if given := os.environ.get("EMOTRACE_RUNS"):
+        return Path(given)
+    return (corpus.checkout() or Path()) / "runs" / "notebooks"
+
+
+def _known(kind: str, name: str, known: Mapping[str, Known]) -> Known:
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name]
+
+
+def _only(rows: pd.DataFrame, description: str) -> pd.Series:
     if len(rows) != 1:
-        raise EmotraceError(f"{len(rows)} {what}, not one")
+        raise EmotraceError(f"{len(rows)} {description}, not one")
     return rows.iloc[0]
 
 
-def _of_numbers(claims: pd.DataFrame, numbers: tuple[str, ...]) -> pd.DataFrame:
-    """The rows of these claims; all of them without any number."""
-    return claims[claims["claim"].map(_number).isin(numbers)] if numbers else claims
-
-
-def _number(claim: str) -> str:
-    """``C6`` of *C6 emotions separate …*, ``neighbour`` of *neighbour: …*."""
-    return claim.split()[0].rstrip(":")
+def _beginning_with(ids: Iterable[str], beginnings: tuple[str, ...]) -> list[str]:
+    """The ids that begin with one of these (``C6.u.last`` with ``C6`` and ``C6.u``); all without any."""
+    return [id for id in ids if not beginnings or any(f"{id}.".startswith(f"{first}.") for first in beginnings)]

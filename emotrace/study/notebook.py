@@ -1,7 +1,7 @@
-"""What a notebook shows: figures with their captions, tables of claims, headline numbers, progress that leaves no trace.
+"""What a notebook shows: figures with their captions, tables of claims, headline numbers, passing progress.
 
-Every output says in its metadata what it is, so that ``scripts/run_notebooks.py`` can tell a figure that is missing or a
-headline that moved from one that is there.
+Every output says in its metadata what it is, so that ``scripts/run_notebooks.py`` can tell a figure that is missing or
+a headline that moved from one that is there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADLINE = "application/vnd.emotrace.headline+json"
 """The MIME type under which a headline number stands in a notebook's output."""
 MARKS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", NOT_TESTABLE: "–"}
 _DPI, _SCREEN_DPI, _COLOURS = 110, 80, 128
-_PLACE = re.compile(r"\{([\w ]*)\}")
+_BLANK = re.compile(r"\{([\w ]*)\}")
 
 
 class Table:
@@ -57,7 +57,7 @@ class Table:
 
 def claims_table(claims: pd.DataFrame) -> Table:
     """The rows of ``claims.csv`` for a reader; how each was measured and judged is folded away below."""
-    shown = pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "claim": claims["claim"],
             "the paper": claims["paper"],
@@ -67,20 +67,19 @@ def claims_table(claims: pd.DataFrame) -> Table:
             "verdict": claims["verdict"].map(lambda verdict: f"{MARKS[verdict]} {verdict}"),
         }
     )
-    return Table(shown, dict(zip(claims["claim"], claims["how"], strict=True)), "how each was measured and judged")
+    return Table(rows, dict(zip(claims["claim"], claims["how"], strict=True)), "how each was measured and judged")
 
 
 def claims_of_models(claims: pd.DataFrame) -> Table:
     """One row a claim, one column a model: verdict, value and interval."""
-    cells = [
-        f"{MARKS[row.verdict]} {format_number(row.measured)}" + (f" ({format_interval(row.low, row.high)})" if pd.notna(row.low) else "")
-        if pd.notna(row.measured) else MARKS[row.verdict]
-        for row in claims.itertuples()
-    ]  # fmt: skip
+    cells = []
+    for row in claims.itertuples():
+        value = f" {format_number(row.measured)}" if pd.notna(row.measured) else ""
+        interval = f" ({format_interval(row.low, row.high)})" if value and pd.notna(row.low) else ""
+        cells.append(MARKS[row.verdict] + value + interval)
     wide = claims.assign(cell=cells).pivot(index="claim", columns="model", values="cell")
     paper = claims.drop_duplicates("claim").set_index("claim")["paper"]
-    order, models = list(paper.index), list(dict.fromkeys(claims["model"]))
-    wide = wide.loc[order, models].fillna("")
+    wide = wide.loc[paper.index, list(dict.fromkeys(claims["model"]))].fillna("")
     wide.insert(0, "the paper", paper)
     return Table(wide.rename_axis(None, axis=1).reset_index())
 
@@ -90,8 +89,8 @@ def show_figure(figure: Figure, name: str, caption: str) -> None:
     from IPython.display import Markdown, display
 
     content, width = png(figure)
-    mark = {"emotrace": {"figure": name}, "image/png": {"width": width}}
-    display({"image/png": base64.b64encode(content).decode(), "text/plain": caption}, raw=True, metadata=mark)
+    metadata = {"emotrace": {"figure": name}, "image/png": {"width": width}}
+    display({"image/png": base64.b64encode(content).decode(), "text/plain": caption}, raw=True, metadata=metadata)
     display(Markdown(f"*{caption}*"))
 
 
@@ -118,22 +117,22 @@ def headline(name: str, row: Mapping[str, Any] | pd.Series, tolerance: float, te
     """
     from IPython.display import display
 
-    value, low, high = (_finite(row.get(key)) for key in ("value", "low", "high"))
-    value = _finite(row.get("measured")) if value is None else value
-    said = "–" if value is None else f"**{value:.{digits}g}**"
+    value, low, high = (_rounded(row.get(key)) for key in ("value", "low", "high"))
+    value = _rounded(row.get("measured")) if value is None else value
+    n = int(row["n"])
+    estimate = "–" if value is None else f"**{value:.{digits}g}**"
     interval = f"{low:.{digits}g} to {high:.{digits}g}, " if low is not None and high is not None else ""
-    said += f" ({interval}n = {int(row['n'])}"
-    kept = {"name": name, "value": value, "low": low, "high": high, "n": int(row["n"]), "tolerance": tolerance}
-    sentence = _PLACE.sub(lambda place: f"{said} {place[1]}".rstrip() + ")", text)
+    sentence = _BLANK.sub(lambda blank: f"{estimate} ({interval}n = {n} {blank[1]}".rstrip() + ")", text)
+    number = {"name": name, "value": value, "low": low, "high": high, "n": n, "tolerance": tolerance}
     display(
-        {HEADLINE: kept, "text/markdown": f"- {sentence}", "text/plain": f"- {sentence.replace('**', '')}"},
+        {HEADLINE: number, "text/markdown": f"- {sentence}", "text/plain": f"- {sentence.replace('**', '')}"},
         raw=True,
         metadata={"emotrace": {"headline": name}},
     )
 
 
-def _finite(value: Any) -> float | None:
-    # Six significant digits, as in the tables: free of the last bits' noise.
+def _rounded(value: Any) -> float | None:
+    """Six significant digits, as in the tables: free of the last bits' noise; None where there is no number."""
     return None if value is None or pd.isna(value) else float(f"{float(value):.6g}")
 
 
@@ -147,12 +146,12 @@ class Progress:
         self._done: dict[str, int] = defaultdict(int)
         self._handle: Any = None
         self._last = 0.0
-        self._inside = _in_notebook()
+        self._silent = not _in_notebook()
 
     def __call__(self, what: str, done: int, of: int) -> None:
         self._done[what] += done
         now = time.monotonic()
-        if not self._inside or now - self._last < 0.3:
+        if self._silent or now - self._last < 0.3:
             return
         self._last = now
         self._show(f"{what}: {self._done[what]} of {of} …")
@@ -161,11 +160,11 @@ class Progress:
         from IPython.display import display
 
         bundle = {"text/html": f"<small>{html.escape(line)}</small>", "text/plain": line}
-        how = {"raw": True, "metadata": {"emotrace": {"progress": True}}}
+        metadata = {"emotrace": {"progress": True}}
         if self._handle is None:
-            self._handle = display(bundle, display_id=True, **how)
+            self._handle = display(bundle, display_id=True, raw=True, metadata=metadata)
         else:
-            self._handle.update(bundle, **how)
+            self._handle.update(bundle, raw=True, metadata=metadata)
 
     def __enter__(self) -> Progress:
         return self

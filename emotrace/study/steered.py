@@ -7,7 +7,7 @@ the layer's mean residual norm, as multiples of the strength that the calibratio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from emotrace.vectors import EmotionVectors
 
 POOLING = "mean"
-EXPERIMENTS = ("dose_response", "regimes", "verification", "crosslingual")
 # Where nothing could be calibrated, so that the tables still show what happens.
 FALLBACK_STRENGTH = 0.2
 FULL_PROMPTS = 4
@@ -31,53 +30,67 @@ FULL_PROMPTS = 4
 
 @dataclass
 class Steering:
-    """What the experiments share: one model, its vectors, one layer, one calibrated strength."""
+    """What the steering experiments on one model share; ``study.once(prepare)`` makes it.
+
+    Attributes:
+        study: the model's study.
+        vectors: the vectors that are added, with their calibration.
+        layer: where they are added.
+        read_layer: where the effect is read (:func:`reading_layer`).
+        strength: the calibrated one, in mean residual norms of the layer.
+        gaps: emotion → that strength in lengths of the emotion's own vector at the layer.
+        tried: ``calibration.csv``: one row a strength tried, ``setting`` ``layer N`` or ``all layers`` (the author's
+            published setting), ``value`` the share of surgical texts.
+    """
 
     study: Study
-    model: Model
     vectors: EmotionVectors
-    classifier: Classifier
     layer: int
     read_layer: int
     strength: float
     gaps: dict[str, float]
+    tried: pd.DataFrame
+
+    @property
+    def model(self) -> Model:
+        return self.study.model
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.study.classifier
 
     def row(self, **values: Any) -> dict[str, Any]:
+        """A table row with the columns that every table has."""
         return self.study.row(POOLING, self.layer, **values)
 
-    def unit(self, what: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def unit(self, purpose: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """A unit of work of ``study`` that rests on the layer, the strength and the judge as well."""
         return self.study.unit(
-            f"{what} layer {self.layer} strength {self.strength:.6g} {self.classifier.name}", compute
+            f"{purpose} layer {self.layer} strength {self.strength:.6g} {self.classifier.name}", compute
         )
 
 
-def prepare(study: Study, model: Model, classifier: Classifier) -> tuple[Steering, pd.DataFrame]:
-    """Chooses the layer, calibrates the vectors at it and, for comparison, at all layers at once.
-
-    Returns:
-        What the experiments need, and ``calibration.csv``: one row a strength tried, ``setting`` ``layer N`` or ``all
-        layers`` (the author's published setting), ``value`` the share of surgical texts.
-    """
+def prepare(study: Study) -> Steering:
+    """Chooses the layer, calibrates the vectors at it and, for comparison, at all layers at once."""
+    model = study.model
     layer = choose_layer(study, POOLING, "nearest_centroid")
     vectors = study.reading.vectors(POOLING)
-    found: dict[str, dict[str, Any]] = {}
-    for setting, layers in ((f"layer {layer}", [layer]), ("all layers", list(range(1, model.n_layers + 1)))):
-        found[setting] = _calibrated(study, model, vectors, setting, layers)
-    kept = calibration.Calibration(**found[f"layer {layer}"]["calibration"])
-    rows = [
-        study.row(
-            POOLING, layer if setting != "all layers" else np.nan, setting=setting, **row,
-            **dict(zip(("window_low", "window_high"), map(_number, result["calibration"]["window"]), strict=True)),
-        )
-        for setting, result in found.items()
-        for row in result["tried"]
-    ]  # fmt: skip
+    settings = {f"layer {layer}": [layer], "all layers": list(range(1, model.n_layers + 1))}
+    calibrated = {setting: _calibrated(study, vectors, setting, layers) for setting, layers in settings.items()}
+    own = calibration.Calibration(**calibrated[f"layer {layer}"]["calibration"])
+    strength = own.strength or FALLBACK_STRENGTH
     norm = residual_norms(model)[layer]
-    strength = kept.strength or FALLBACK_STRENGTH
-    gaps = {name: float(strength * norm / np.linalg.norm(vectors[name, layer])) for name in vectors.emotions}
-    read = reading_layer(layer, model.n_layers)
-    steering = Steering(study, model, kept.onto(vectors), classifier, layer, read, strength, gaps)
-    return steering, pd.DataFrame(rows)
+    return Steering(
+        study,
+        own.onto(vectors),
+        layer,
+        reading_layer(layer, model.n_layers),
+        strength,
+        gaps={name: float(strength * norm / np.linalg.norm(vectors[name, layer])) for name in vectors.emotions},
+        tried=pd.DataFrame(
+            row for setting, result in calibrated.items() for row in _rows(study, layer, setting, result)
+        ),
+    )
 
 
 def reading_layer(layer: int, n_layers: int) -> int:
@@ -88,25 +101,37 @@ def reading_layer(layer: int, n_layers: int) -> int:
     return min(n_layers, (layer + n_layers + 1) // 2)
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def _calibrated(study: Study, model: Model, vectors: EmotionVectors, setting: str, layers: list[int]) -> dict[str, Any]:
-    def compute() -> list[dict[str, Any]]:
-        result, tried = calibration.calibrate(
-            model, vectors, layers=layers, texts=study.settings.calibration_texts, max_new_tokens=study.settings.tokens,
-            seed=study.settings.seed, cache=study.run,
-            progress=lambda done: study.progress(f"calibrating, {setting}: strengths tried", done, 4),
-        )  # fmt: skip
-        return [{"calibration": vars(result), "tried": tried.to_dict("records")}]
-
-    return study.unit(f"calibration {setting}", compute)[0]
-
-
 def framed(steering: Steering, table: pd.DataFrame) -> pd.DataFrame:
     """The columns that every table has, in front; ``relative``: strength in multiples of the calibrated one."""
     front = pd.DataFrame([steering.row()] * len(table), index=table.index)
     if "strength" in table:
         front["relative"] = table["strength"] / steering.strength
     return pd.concat([front, table], axis=1).reset_index(drop=True)
+
+
+def _calibrated(study: Study, vectors: EmotionVectors, setting: str, layers: list[int]) -> dict[str, Any]:
+    """``calibration``, the fields of a :class:`~emotrace.judges.calibration.Calibration`, and ``tried``, its rows."""
+
+    def compute() -> list[dict[str, Any]]:
+        result, tried = calibration.calibrate(
+            study.model,
+            vectors,
+            layers=layers,
+            texts=study.settings.calibration_texts,
+            writing=replace(calibration.WRITING, max_new_tokens=study.settings.tokens, seeds=(study.settings.seed,)),
+            cache=study.run,
+            progress=lambda done: study.progress(f"calibrating, {setting}: strengths tried", done, 4),
+        )
+        return [{"calibration": vars(result), "tried": tried.to_dict("records")}]
+
+    return study.unit(f"calibration {setting}", compute)[0]
+
+
+def _rows(study: Study, layer: int, setting: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of ``calibration.csv`` of one setting; no layer where all are edited."""
+    window = result["calibration"]["window"]
+    low, high = (np.nan if bound is None else bound for bound in window)
+    edited = np.nan if setting == "all layers" else layer
+    return [
+        study.row(POOLING, edited, setting=setting, **row, window_low=low, window_high=high) for row in result["tried"]
+    ]

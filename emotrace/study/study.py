@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from emotrace.activations import POOLINGS, read_activations
-from emotrace.extraction import Reading, read_passages
+from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
+from emotrace.judges.classifiers import DEFAULT_CLASSIFIER, Classifier, load_classifier
 from emotrace.measures import geometry, statistics
+from emotrace.measures.randomness import generator
 
 if TYPE_CHECKING:
     from emotrace.models import Model
     from emotrace.study.folder import RunFolder
+    from emotrace.vectors import EmotionVectors
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it was just done, and how much of it there is."""
+Shared = TypeVar("Shared")
 
 # The centroids' noise depends on the texts a centroid; the matched anisotropy baseline groups as many.
 GROUP_REPEATS = 20
@@ -52,16 +55,39 @@ class Settings:
     @classmethod
     def quick(cls, seed: int = 0) -> Settings:
         return cls(
-            seed, topics=6, baseline_texts=75, bootstrap=200, permutations=199, decoder_permutations=99,
-            story_topics=4, calibration_texts=20, doses=(-1, -0.5, 0.5, 1, 3), dose_prompts=2, tokens=20, scenarios=20, scenario_seeds=1,
-        )  # fmt: skip
+            seed,
+            topics=6,
+            baseline_texts=75,
+            bootstrap=200,
+            permutations=199,
+            decoder_permutations=99,
+            story_topics=4,
+            calibration_texts=20,
+            doses=(-1, -0.5, 0.5, 1, 3),
+            dose_prompts=2,
+            tokens=20,
+            scenarios=20,
+            scenario_seeds=1,
+        )
 
 
 @dataclass
 class Study:
-    """One model's readings, and where its finished units are kept."""
+    """One model in a run: all that an experiment is given.
 
-    model: str
+    Attributes:
+        model_name, family, n_layers, instruct: facts of the model that outlive its weights.
+        reading: its activations on the passages.
+        baseline: pooling → its activations on unrelated texts, ``[text, layer, d_model]``.
+        settings: the sizes of the work.
+        run: where finished units are kept.
+        progress: told of the work done.
+        loaded: the model itself, until :meth:`release`.
+        passages: the whole table of passages, of which the model read those on the topics of ``settings``.
+        classifier_name: the judge of steered texts.
+    """
+
+    model_name: str
     family: str
     n_layers: int
     instruct: bool
@@ -70,26 +96,60 @@ class Study:
     settings: Settings
     run: RunFolder
     progress: Progress
+    loaded: Model | None = None
+    passages: pd.DataFrame = field(default_factory=corpus.passages)
+    classifier_name: str = DEFAULT_CLASSIFIER
+    _shared: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
 
-    def rng(self, *what: object) -> np.random.Generator:
+    @property
+    def model(self) -> Model:
+        """The model.
+
+        Raises:
+            RuntimeError: it was released; only experiments with ``uses_model`` may ask for it.
+        """
+        if self.loaded is None:
+            raise RuntimeError(f"the weights of {self.model_name} are not in memory any more")
+        return self.loaded
+
+    def release(self) -> None:
+        """Lets go of the model and of what was made with it: the next one may need the memory."""
+        self.loaded = None
+        self._shared.clear()
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The judge of steered texts, loaded at first use."""
+        return load_classifier(self.classifier_name)
+
+    def once(self, make: Callable[[Study], Shared]) -> Shared:
+        """``make(self)``, made at first use and shared by the experiments that need it."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        return self._shared[make]
+
+    def rng(self, *purpose: object) -> np.random.Generator:
         """The generator of one purpose, independent of every other and of the order of work."""
-        return np.random.default_rng([self.settings.seed, zlib.crc32(repr(what).encode())])
+        return generator(self.settings.seed, *purpose)
 
     @cached_property
     def emotional(self) -> np.ndarray:
-        """Which texts are of one of the 20 emotions, not neutral."""
+        """Which texts are of one of the 20 emotions, not neutral: bool ``[text]``."""
         return (self.reading.labels["emotion"] != corpus.NEUTRAL).to_numpy()
 
     @cached_property
     def names(self) -> list[str]:
+        """The emotions that were read, in the order of ``data/emotions.csv``."""
         return [name for name in corpus.emotion_names() if name in set(self.reading.labels["emotion"])]
 
     @cached_property
     def emotions(self) -> np.ndarray:
+        """The emotion of each emotional text: str ``[text]``."""
         return self.reading.labels["emotion"].to_numpy(dtype=str)[self.emotional]
 
     @cached_property
     def topics(self) -> np.ndarray:
+        """The topic of each emotional text: str ``[text]``."""
         return self.reading.labels["topic"].to_numpy(dtype=str)[self.emotional]
 
     @cached_property
@@ -105,62 +165,86 @@ class Study:
         order = list(dict.fromkeys(self.topics))
         return np.isin(self.topics, [topic for topic, inside in zip(order, half, strict=True) if inside])
 
+    def vectors(self) -> dict[tuple[str, str], EmotionVectors]:
+        """(``comprehension``, pooling) → the vectors of every pooling that was read."""
+        return {("comprehension", name): self.reading.vectors(name) for name in POOLINGS if name in self.reading.pooled}
+
     def layer(self, pooling: str, layer: int) -> np.ndarray:
         """The emotional texts' activations at one layer: ``[text, d_model]``."""
         return self.reading.pooled[pooling][self.emotional, self.reading.layers.index(layer)]
 
     def cells(self, pooling: str, layer: int) -> geometry.Cells:
+        """Those activations summed by topic and emotion."""
         return geometry.cells(self.layer(pooling, layer), self.topics, self.emotions, self.names)
 
     def draws(self, half: np.ndarray | None = None) -> np.ndarray:
         """Bootstrap weights of topics ``[draw, topic]``, the same at every layer so that curves can be compared."""
         inside = np.ones(len(set(self.topics)), dtype=bool) if half is None else half
-        draws = np.zeros((self.settings.bootstrap, len(inside)))
-        draws[:, inside] = statistics.topic_draws(
-            int(inside.sum()), self.settings.bootstrap, self.rng("bootstrap", list(inside))
-        )
+        count, rng = self.settings.bootstrap, self.rng("bootstrap", list(inside))
+        draws = np.zeros((count, len(inside)))
+        draws[:, inside] = statistics.topic_draws(int(inside.sum()), count, rng)
         return draws
 
-    def each_layer(self, what: str, compute: Callable[[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
+    def each_layer(self, purpose: str, compute: Callable[[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
         """``compute(pooling, layer)`` for every pooling and layer, each kept as one unit of work."""
         total = len(self.reading.pooled) * len(self.reading.layers)
         rows: list[dict[str, Any]] = []
         for pooling in self.reading.pooled:
             for layer in self.reading.layers:
-                rows += self.unit(f"{what} {pooling} {layer}", lambda p=pooling, la=layer: compute(p, la))
-                self.progress(what, 1, total)
+                rows += self.unit(f"{purpose} {pooling} {layer}", partial(compute, pooling, layer))
+                self.progress(purpose, 1, total)
         return pd.DataFrame(rows)
 
-    def unit(self, what: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        key = {"what": what, "settings": asdict(self.settings), **self.reading.provenance}
-        return self.run.rows(key, compute)
+    def unit(self, purpose: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The rows of one unit of work: of this purpose, these settings and this reading; kept in the run folder."""
+        return self.run.rows({"what": purpose, "settings": asdict(self.settings), **self.reading.provenance}, compute)
 
-    def row(self, pooling: str, layer: int, **values: Any) -> dict[str, Any]:
+    def row(self, pooling: str, layer: float, **values: Any) -> dict[str, Any]:
         """A table row with the columns that every table has."""
         return {
-            "model": self.model, "method": "comprehension", "pooling": pooling, "layer": layer,
-            "depth": layer / self.n_layers, **values,
-        }  # fmt: skip
+            "model": self.model_name,
+            "method": "comprehension",
+            "pooling": pooling,
+            "layer": layer,
+            "depth": layer / self.n_layers,
+            **values,
+        }
 
 
 def read(
-    model: Model, settings: Settings, run: RunFolder, progress: Progress, passages: pd.DataFrame | None = None
+    model: Model,
+    settings: Settings,
+    run: RunFolder,
+    progress: Progress,
+    passages: pd.DataFrame | None = None,
+    classifier: str = DEFAULT_CLASSIFIER,
 ) -> Study:
     """The model reads the passages and the baseline texts; both poolings, all layers."""
-    table = corpus.passages() if passages is None else passages
-    table = corpus.quick_subset(table, settings.topics)
+    passages = corpus.passages() if passages is None else passages
+    table = corpus.quick_subset(passages, settings.topics)
     unrelated = list(corpus.baseline_texts()["text"])
     # Every k-th text, so that a quick run keeps all kinds.
     unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
-    reading = read_passages(
+    reading = read_texts(
         model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table))
     )
     baseline = read_activations(
         model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
     )
     return Study(
-        model.name, model.family, model.n_layers, model.instruct, reading, baseline, settings, run, progress
-    )  # fmt: skip
+        model.name,
+        model.family,
+        model.n_layers,
+        model.instruct,
+        reading,
+        baseline,
+        settings,
+        run,
+        progress,
+        loaded=model,
+        passages=passages,
+        classifier_name=classifier,
+    )
 
 
 def choose_layer(study: Study, pooling: str, criterion: str) -> int:
@@ -191,8 +275,3 @@ def half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criter
         baseline = study.baseline[pooling][:, study.reading.layers.index(layer)]
         return value - geometry.group_cosine(baseline, int(half.sum()), GROUP_REPEATS, study.rng("half groups"))
     return value
-
-
-def vectors_of(study: Study) -> dict[str, Any]:
-    """The comprehension vectors of every pooling that was read."""
-    return {pooling: study.reading.vectors(pooling) for pooling in POOLINGS if pooling in study.reading.pooled}

@@ -17,10 +17,16 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#777777"
 POOLING_TITLES = {"last": "last token", "mean": "mean over tokens"}
 
-plt.rcParams.update({
-    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10,
-    "axes.titlesize": 11, "legend.frameon": False, "svg.hashsalt": "emotrace", "svg.fonttype": "path",
-})  # fmt: skip
+plt.rcParams |= {
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "svg.hashsalt": "emotrace",
+    "svg.fonttype": "path",
+}
 
 
 def curve(ax: Axes, table: pd.DataFrame, colour: str, label: str, style: str = "-") -> None:

@@ -1,7 +1,8 @@
-"""A claim of the paper beside what was measured, and the one place that turns estimate, interval and rule into a verdict.
+"""A claim of the paper beside what was measured; the one place that turns estimate, interval and rule into a verdict.
 
 Every rule is ours: the full text of the paper could not be read here, so where a number of the paper's is given, it is
-from its abstract, its author's posts and code, or a neighbouring paper that ``paper`` names. ``docs/claims.md`` lists all.
+from its abstract, its author's posts and code, or a neighbouring paper that ``paper`` names. ``docs/claims.md`` lists
+all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pandas as pd
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable on this model"
 U_SHARE = 0.95
 """A U over depth counts as established from this share of resamples on."""
+ALL_MODELS = "all"
+"""The column ``model`` of claims that speak of several models at once."""
 COLUMNS = ["model", "id", "claim", "paper", "measured", "low", "high", "n", "verdict", "how"]
 
 
@@ -91,25 +94,18 @@ class Claim:
 
     def row(self, model: str) -> dict[str, Any]:
         """A row of ``claims.csv``."""
-        found = self.estimate
-        return dict(
-            zip(
-                COLUMNS,
-                (
-                    model,
-                    self.id,
-                    self.claim,
-                    self.paper,
-                    found.value,
-                    found.low,
-                    found.high,
-                    found.n,
-                    self.verdict(),
-                    self.how,
-                ),
-                strict=True,
-            )
-        )
+        return {
+            "model": model,
+            "id": self.id,
+            "claim": self.claim,
+            "paper": self.paper,
+            "measured": self.estimate.value,
+            "low": self.estimate.low,
+            "high": self.estimate.high,
+            "n": self.estimate.n,
+            "verdict": self.verdict(),
+            "how": self.how,
+        }
 
 
 def claims_table(model: str, claims: Iterable[Claim]) -> pd.DataFrame:

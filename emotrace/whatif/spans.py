@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import regex
 
-from emotrace.activations import Tokens
 from emotrace.errors import EmotraceError
 
 if TYPE_CHECKING:
     from emotrace.models import Model
+    from emotrace.tokens import Tokens
 
 
 class Span(NamedTuple):
-    """A stretch of text, and the tokens that stand for it.
+    """A stretch of text, and the indices of the tokens that stand for it.
 
     Spans follow each other without a gap: joined, their texts are the whole text.
     """
@@ -31,17 +32,17 @@ def offsets(model: Model, text: str, tokens: Tokens) -> list[tuple[int, int]]:
     """
     if not model.tokenizer.is_fast:
         raise EmotraceError(f"the tokenizer of {model.name} is a slow one and does not say where its tokens stand")
-    found = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    ranges = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     # `encode` drops a second beginning-of-text token, so that the two lists agree from the end.
-    return [(int(start), int(end)) for start, end in found[len(found) - len(tokens.ids) :]]
+    return [(int(start), int(end)) for start, end in ranges[len(ranges) - len(tokens.ids) :]]
 
 
-def spans(text: str, ranges: list[tuple[int, int]]) -> list[Span]:
+def spans(text: str, ranges: Sequence[tuple[int, int]]) -> list[Span]:
     """The text in the smallest pieces that are whole characters and whole tokens both.
 
     A character that several tokens spell (an emoji in bytes, say) is one span of all of them, and so is what a reader
-    takes for one character: a letter with its accents, or emoji joined to one. What no token stands for (some tokenizers
-    drop spaces) goes with the token after it.
+    takes for one character: a letter with its accents, or emoji joined to one. What no token stands for (some
+    tokenizers drop spaces) goes with the token after it.
 
     Args:
         text: the text.
@@ -59,10 +60,10 @@ def spans(text: str, ranges: list[tuple[int, int]]) -> list[Span]:
             groups.append((stop, [token]))
         end = groups[-1][0]
     starts = [0, *(stop for stop, _ in groups)]
-    found = [Span(text[start:stop], tuple(members)) for start, (stop, members) in zip(starts, groups, strict=False)]
-    return [*found, Span(text[end:], ())] if end < len(text) else found
+    pieces = [Span(text[start:stop], tuple(members)) for start, (stop, members) in zip(starts, groups, strict=False)]
+    return [*pieces, Span(text[end:], ())] if end < len(text) else pieces
 
 
 def _inside_characters(text: str) -> set[int]:
-    """The places that lie within one character as a reader counts them (a grapheme cluster)."""
-    return {place for match in regex.finditer(r"\X", text) for place in range(match.start() + 1, match.end())}
+    """The offsets that lie within one character as a reader counts them (a grapheme cluster)."""
+    return {offset for match in regex.finditer(r"\X", text) for offset in range(match.start() + 1, match.end())}

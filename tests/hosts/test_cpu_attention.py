@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 import emotrace
 from emotrace import steering
 from emotrace.hosts import cpu_attention
+from emotrace.tokens import Writing
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
@@ -97,7 +98,7 @@ def test_writing_takes_it_and_writes_the_same(tiny):
     edit = steering.Edit({1: torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(0))})
 
     def write():
-        return steering.generate(model, prompts, edit, max_new_tokens=8)
+        return steering.generate(model, prompts, edit, Writing(8))
 
     assert flash_calls(write) == 0
     mine = write()

@@ -10,18 +10,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import tiny_models
 import torch
 import websocket
 from nnsight.intervention.backends.remote import RemoteError
 
 import emotrace
-from emotrace import activations, in_trace, steering
+from emotrace import activations, in_trace, scoring, steering, tokens
 from emotrace.errors import EmotraceError
-from emotrace.hosts import faults as remote_faults
-from emotrace.hosts import remote
+from emotrace.hosts import patience, remote
 from emotrace.hosts.faults import TooLarge, diagnose
-from emotrace.judges import regimes
-from emotrace.study.languages.readout import _unembedded
+from emotrace.tokens import Writing
 
 HOST = "http://server"
 TEXTS = ["The rain fell on the roof all night.", "She laughed.", "He waited at the station for the last train home."]
@@ -51,8 +50,8 @@ def there(request, simulated):
 def hasty(monkeypatch):
     """A patience that waits for nothing, and the waits that it would have made."""
     waits = []
-    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(attempts=4, pause=1, longest_pause=3))
-    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(attempts=4, pause=1, longest_pause=3))
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
     return waits
 
 
@@ -67,33 +66,38 @@ def _edit(model, **settings):
 
 @pytest.mark.parametrize("how", [{}, {"positions": "all"}, {"on_the_fly": True}])
 def test_texts_written_in_the_simulation_are_those_written_here(tiny_model, there, how):
-    prompts = [activations.encode(tiny_model, [prompt])[0].ids for prompt in PROMPTS]
-    settings = {"max_new_tokens": 6, "temperature": 0.8, "seeds": [3, 4, 5]}
+    prompts = [tokens.encode(tiny_model, [prompt])[0].ids for prompt in PROMPTS]
+    settings = Writing(6, 0.8), [3, 4, 5]
     edit = _edit(tiny_model, **how)
-    here = steering.generate(tiny_model, prompts, edit, **settings)
-    assert steering.generate(there, prompts, edit, **settings) == here
-    assert steering.generate(tiny_model, prompts, None, **settings) != here
+    here = steering.generate(tiny_model, prompts, edit, *settings)
+    assert steering.generate(there, prompts, edit, *settings) == here
+    assert steering.generate(tiny_model, prompts, None, *settings) != here
 
 
 def test_every_reading_in_the_simulation_is_bit_for_bit_the_one_here(tiny_model, there):
     groups = np.zeros((tiny_model.nn._module.config.get_text_config().vocab_size, 2), dtype=np.float32)
     groups[:50, 0] = groups[50:, 1] = 1
     written = [[7, 8, 9], [10, 11], [12]]
-    ids = [list(activations.encode(tiny_model, [prompt])[0].ids) for prompt in PROMPTS]
+    ids = [list(tokens.encode(tiny_model, [prompt])[0].ids) for prompt in PROMPTS]
     edit = _edit(tiny_model)
 
     def readings(model):
         model.norms = None
         pooled = activations.read_activations(model, TEXTS)
-        streamed = activations.read_while_writing(model, ids, max_new_tokens=3, temperature=0.7, seeds=[0, 1, 2])
-        scored = steering.score(model, PROMPTS, edit, groups=[[1, 2], [], [3]])
+        streamed = activations.read_while_writing(model, ids, Writing(3, 0.7), [0, 1, 2])
+        scored = scoring.score(model, PROMPTS, edit, groups=[[1, 2], [], [3]])
         return [
-            pooled["mean"], pooled["last"], activations.residual_norms(model), activations.read_tokens(model, TEXTS[0]),
-            *(row.stream for row in streamed), scored["stream"], scored["log_probabilities"],
-            *regimes.log_likelihoods(model, ids, written),
-            *steering.reread(model, ids, written, edit.directions[1], 1, "generated", groups),
-            _unembedded(model, torch.arange(2.0 * model.d_model).reshape(2, -1)),
-        ]  # fmt: skip
+            pooled["mean"],
+            pooled["last"],
+            activations.residual_norms(model),
+            *activations.read_tokens(model, TEXTS),
+            *(row.stream for row in streamed),
+            scored["stream"],
+            scored["log_probabilities"],
+            *scoring.log_likelihoods(model, ids, written),
+            *scoring.reread(model, ids, written, edit, groups),
+            scoring.unembed(model, torch.arange(2.0 * model.d_model).reshape(2, -1)),
+        ]
 
     here = readings(tiny_model)
     for mine, theirs in zip(here, readings(there), strict=True):
@@ -103,8 +107,8 @@ def test_every_reading_in_the_simulation_is_bit_for_bit_the_one_here(tiny_model,
 
 def test_a_groups_log_probability_is_the_sum_of_its_tokens(tiny):
     model = tiny("llama")
-    whole = steering.score(model, PROMPTS, None)["log_probabilities"]
-    parts = steering.score(model, PROMPTS, None, groups=[[1, 2, 9], [], [5]])["log_probabilities"]
+    whole = scoring.score(model, PROMPTS, None)["log_probabilities"]
+    parts = scoring.score(model, PROMPTS, None, groups=[[1, 2, 9], [], [5]])["log_probabilities"]
     np.testing.assert_allclose(parts[:, 0], np.log(np.exp(whole[:, [1, 2, 9]]).sum(axis=1)), rtol=1e-5)
     np.testing.assert_allclose(parts[:, 2], whole[:, 5], rtol=1e-5)
     assert np.isnan(parts[:, 1]).all()
@@ -117,7 +121,39 @@ def test_what_travels_by_value_needs_nothing_but_torch_and_transformers():
         for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
-    assert imported == {"__future__", "torch", "transformers"}
+    assert imported == {"__future__", "collections.abc", "typing", "torch", "transformers"}
+
+
+# -- the natural cell --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILY_OF)
+@pytest.mark.parametrize("remote", [False, "local"])
+def test_a_bare_trace_and_a_bare_generation_work_on_the_handle_that_load_returns(tiny, tiny_folder, family, remote):
+    """What a notebook's first cell does, against what transformers says."""
+    module = tiny(family).nn._module
+    model = emotrace.load(str(tiny_folder(family)), remote=remote)
+    ids = torch.tensor([tokens.encode(model, TEXTS[:1])[0].ids])
+    with torch.no_grad(), model.trace(TEXTS[0]):
+        hidden = model.layers[2].output.save()
+        logits = model.unembedding.output.save()
+    with torch.no_grad():
+        states = module(ids, output_hidden_states=True, use_cache=False).hidden_states
+    torch.testing.assert_close(hidden, states[3], atol=1e-5, rtol=1e-5)
+    assert logits.shape[:2] == ids.shape
+    direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    push = 3 * states[2].norm(dim=-1).mean() * torch.nn.functional.normalize(direction, dim=0)
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad(), model.generate(**settings) as tracer:
+        with tracer.invoke(TEXTS[0]):
+            for step in tracer.iter[:]:
+                model.layers[1].output[:, -1] += push
+        with tracer.invoke():
+            written = tracer.result.save()
+    edit = steering.Edit({2: push[None]})
+    expected = steering.generate(model, ids.tolist(), edit, Writing(6))[0]
+    assert written[0, ids.shape[1] :].tolist()[: len(expected)] == expected
+    assert expected != steering.generate(model, ids.tolist(), None, Writing(6))[0]
 
 
 # -- where ---------------------------------------------------------------------------------------------------------------
@@ -159,7 +195,7 @@ def _status(code, body="", **headers):
 
 
 @pytest.mark.parametrize(
-    ("error", "passing", "smaller", "says"),
+    ("error", "transient", "too_large", "words"),
     [
         (ConnectionRefusedError("refused"), True, False, "cannot be reached"),
         (ConnectionResetError("reset"), True, False, "was lost"),
@@ -185,19 +221,19 @@ def _status(code, body="", **headers):
         (RemoteError("Traceback\n  x\ntorch.OutOfMemoryError: CUDA out of memory."), False, True, "out of memory"),
         (RemoteError("Traceback (most recent call last)\n  File\nValueError: boom"), False, False, "ValueError: boom"),
     ],
-)  # fmt: skip
-def test_each_fault_is_told_apart(error, passing, smaller, says):
+)
+def test_each_fault_is_told_apart(error, transient, too_large, words):
     fault = diagnose(error, HOST, "secret")
-    assert (fault.passing, fault.smaller) == (passing, smaller)
-    assert says in fault.what
-    assert "secret" not in fault.what
-    assert "\n" not in fault.what
-    assert isinstance(fault.error(), TooLarge) is smaller
+    assert (fault.transient, fault.too_large) == (transient, too_large)
+    assert words in fault.reason
+    assert "secret" not in fault.reason
+    assert "\n" not in fault.reason
+    assert isinstance(fault.error(), TooLarge) is too_large
 
 
 def test_the_server_may_say_how_long_to_wait():
-    assert diagnose(_status(429, **{"Retry-After": "7"}), HOST).wait == 7
-    assert diagnose(_status(429, **{"Retry-After": "Wed, 21 Oct"}), HOST).wait is None
+    assert diagnose(_status(429, **{"Retry-After": "7"}), HOST).retry_after == 7
+    assert diagnose(_status(429, **{"Retry-After": "Wed, 21 Oct"}), HOST).retry_after is None
 
 
 # -- patience ------------------------------------------------------------------------------------------------------------
@@ -215,28 +251,28 @@ def _failing(*errors):
 
 
 def test_a_passing_fault_is_waited_out_with_growing_pauses(hasty):
-    told = []
+    lines = []
     errors = [ConnectionRefusedError(), _status(500), ConnectionResetError()]
-    assert remote.patiently(_failing(*errors), HOST, told.append) == "answer"
-    assert len(told) == len(hasty) == 3
+    assert patience.patiently(_failing(*errors), HOST, lines.append) == "answer"
+    assert len(lines) == len(hasty) == 3
     for wait, expected in zip(hasty, (1, 2, 3), strict=True):  # doubled, up to the longest
         assert 0.75 * expected <= wait <= 1.25 * expected
 
 
 def test_the_wait_that_the_server_asks_for_is_kept(hasty):
-    remote.patiently(_failing(_status(429, **{"Retry-After": "2.5"})), HOST)
+    patience.patiently(_failing(_status(429, **{"Retry-After": "2.5"})), HOST)
     assert hasty == [2.5]
 
 
 def test_a_lasting_fault_ends_at_once(hasty):
     with pytest.raises(EmotraceError, match="API key"):
-        remote.patiently(_failing(_status(403)), HOST)
+        patience.patiently(_failing(_status(403)), HOST)
     assert hasty == []
 
 
 def test_patience_ends(hasty):
     with pytest.raises(EmotraceError, match="given up after 4 attempts"):
-        remote.patiently(_failing(*[ConnectionRefusedError()] * 9), HOST)
+        patience.patiently(_failing(*[ConnectionRefusedError()] * 9), HOST)
     assert len(hasty) == 3
 
 
@@ -257,11 +293,11 @@ def _refusing(limit, seen, error=TooLarge):
 def test_a_batch_that_is_refused_is_halved_and_nothing_is_lost_or_done_twice(tiny, error):
     model, seen = tiny("gpt2"), []
     model.parts = 1
-    parts = remote.in_parts(model, list(range(10)), _refusing(3, seen, error))
+    parts = tokens.in_parts(model, list(range(10)), _refusing(3, seen, error))
     assert [row for part in parts for row in part] == list(range(10))
     assert seen == [10, 5, 3, 3, 3, 1]
     seen.clear()
-    remote.in_parts(model, list(range(8)), _refusing(3, seen))
+    tokens.in_parts(model, list(range(8)), _refusing(3, seen))
     assert seen == [2, 2, 2, 2]  # what was learnt is kept
     model.parts = 1
 
@@ -269,13 +305,13 @@ def test_a_batch_that_is_refused_is_halved_and_nothing_is_lost_or_done_twice(tin
 def test_one_row_that_is_too_large_is_an_error(tiny):
     model = tiny("gpt2")
     with pytest.raises(EmotraceError, match="one row alone is too large"):
-        remote.in_parts(model, [1, 2], _refusing(0, []))
+        tokens.in_parts(model, [1, 2], _refusing(0, []))
     model.parts = 1
 
 
 def test_activations_and_texts_in_parts_are_those_of_the_whole(tiny, monkeypatch):
     model = tiny("llama")
-    prompts = [activations.encode(model, [prompt])[0].ids for prompt in PROMPTS]
+    prompts = [tokens.encode(model, [prompt])[0].ids for prompt in PROMPTS]
     whole = activations.read_activations(model, TEXTS)["mean"]
     settings = (_edit(model), [1, 2, 3], 5, 0.8)
     texts = list(steering._in_parts(model, prompts, *settings))
@@ -290,5 +326,5 @@ def test_the_key_is_in_nothing_that_is_kept(tiny_folder, monkeypatch):
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", "very-secret")
     model = emotrace.load(str(tiny_folder("gpt2")), remote="local")
     assert "very-secret" not in repr((model.provenance, model.remote))
-    assert "very-secret" not in diagnose(RemoteError("bad key very-secret"), HOST, remote.api_key()).what
-    assert remote_faults.diagnose(ValueError("x very-secret"), HOST, "very-secret").what.count("secret") == 0
+    assert "very-secret" not in diagnose(RemoteError("bad key very-secret"), HOST, patience.api_key()).reason
+    assert diagnose(ValueError("x very-secret"), HOST, "very-secret").reason.count("secret") == 0

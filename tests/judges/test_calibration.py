@@ -1,19 +1,23 @@
 """The calibrated window of a model whose window is known, and what is stored of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from joy_model import JOY, joy_vectors, plant_joy
 
 import emotrace
-from emotrace import activations, steering
+from emotrace import activations, steered_texts
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.judges import calibration, regimes
-from emotrace.judges.calibration import HIGHEST, LOWEST, PRECISION, Calibration, bracket
+from emotrace.judges.calibration import HIGHEST, LOWEST, PRECISION, WRITING, Calibration, bracket
 from emotrace.measures import statistics
+from emotrace.tokens import Writing
 from emotrace.vectors import EmotionVectors
 
 LAYER = 2
+GREEDY = replace(WRITING, temperature=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def planted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sampled(planted):
     model, _, vectors = planted
-    return calibration.calibrate(model, vectors, layers=[LAYER], texts=20, seed=4000)
+    return calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=replace(WRITING, seeds=(4000,)))
 
 
 # -- the search -------------------------------------------------------------------------------------------------------
@@ -91,9 +95,9 @@ def test_the_two_sides_are_sought_independently_and_in_shared_rounds():
 
 
 def test_the_window_of_greedy_texts_is_the_one_in_closed_form(planted):
-    """Against joy the chain of words goes on whatever the strength; towards joy the text is one word from ``flip`` on."""
+    """Against joy the chain of words goes on at any strength; towards joy the text is one word from ``flip`` on."""
     model, joy, vectors = planted
-    found, tried = calibration.calibrate(model, vectors, layers=[3], texts=8, temperature=0.0)
+    found, tried = calibration.calibrate(model, vectors, layers=[3], texts=8, writing=GREEDY)
     assert found.window[0] == -HIGHEST
     assert joy.flip / PRECISION * 0.99 <= found.window[1] <= joy.flip * 1.01
     assert (found.layers, found.n, found.target, found.temperature) == ([3], 8, 0.9, 0.0)
@@ -107,12 +111,12 @@ def test_all_emotions_take_part_in_turn(planted):
     """Two texts each in turn: of 20, six are of the first of four emotions, and it is the one that collapses."""
     model, joy, _ = planted
     vectors = joy_vectors(model, joy, ["happy", "sad", "proud", "angry"])
-    found, tried = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, temperature=0.0)
+    found, tried = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=GREEDY)
     beyond = tried[tried["strength"] > joy.flip]
     assert len(beyond)
     assert set(beyond["value"]) == {14 / 20}
     assert found.window[1] < joy.flip
-    lax, _ = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, temperature=0.0, target=0.65)
+    lax, _ = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=GREEDY, target=0.65)
     assert lax.window[1] == HIGHEST
 
 
@@ -121,11 +125,13 @@ def test_the_window_of_sampled_texts_ends_where_they_collapse(planted, sampled):
     model, joy, vectors = planted
     found, tried = sampled
     prompt = corpus.prompts("calibration")[0]
-    settings = {"layers": [LAYER], "temperature": 0.7, "max_new_tokens": 32}
-    plain = steering.steer(model, prompt, vectors, 0.0, seeds=range(100, 104), **settings)
+    plain = steered_texts.steer(
+        model, prompt, vectors, 0.0, layers=[LAYER], writing=replace(WRITING, seeds=tuple(range(100, 104)))
+    )
     low, high = found.window
     beyond = [low * PRECISION**2, high * PRECISION**2]
-    texts = steering.steer(model, prompt, vectors, [low, high, *beyond], seeds=range(60), **settings)
+    writing = replace(WRITING, seeds=tuple(range(60)))
+    texts = steered_texts.steer(model, prompt, vectors, [low, high, *beyond], layers=[LAYER], writing=writing)
     table = regimes.measure(model, texts, regimes.references(model, plain))
     share = (table["regime"] == regimes.SURGICAL).groupby(table["strength"]).mean()
     assert 0.5 * joy.flip < high < joy.flip
@@ -161,42 +167,46 @@ def test_calibrated_vectors_are_steered_at_their_own_layer_and_strength(planted,
     found, _ = sampled
     found.onto(vectors).save(tmp_path / "joy.safetensors")
     for calibrated in (found.onto(vectors), EmotionVectors.load(tmp_path / "joy.safetensors")):
-        by_default = steering.steer(model, "The shop was", calibrated, temperature=0.7, seeds=range(3))
-        asked = steering.steer(
-            model, "The shop was", vectors, found.window[1], layers=[LAYER], temperature=0.7, seeds=range(3)
-        )
+        writing = Writing(temperature=0.7, seeds=(0, 1, 2))
+        by_default = steered_texts.steer(model, "The shop was", calibrated, writing=writing)
+        asked = steered_texts.steer(model, "The shop was", vectors, found.window[1], layers=[LAYER], writing=writing)
         assert by_default.equals(asked)
         assert set(by_default["strength"]) == {found.strength} == {found.window[1]}
-        assert steering.steered_layers(model, calibrated, None) == [LAYER]
+        assert steered_texts.steered_layers(model, calibrated, None) == [LAYER]
     np.testing.assert_array_equal(found.onto(vectors).values, vectors.values)
     assert found.onto(vectors).check(model)
 
 
 def test_other_layers_than_half_depth_are_kept_too(planted):
-    """At every layer but with a layer's text of its own: what is stored is used, not a default that happens to be it."""
+    """What is stored is used, not a default that happens to be it: at each layer the text is another."""
     model, joy, vectors = planted
     values = vectors.values.copy()
     values[:, 3] = joy.directions["sad"]  # joy is anywhere but at layer 3
     mixed = EmotionVectors(
-        vectors.emotions, vectors.layers, values, vectors.neutral_mean, vectors.grand_mean, vectors.emotions_mean,
+        vectors.emotions,
+        vectors.layers,
+        values,
+        vectors.neutral_mean,
+        vectors.grand_mean,
+        vectors.emotions_mean,
         vectors.provenance,
-    )  # fmt: skip
+    )
     for layers, glad in (([3], False), ([1, 4], True)):
         stored = Calibration(layers, (-0.6, 0.6), 0.9, 40, "generated", 0.0).onto(mixed)
-        text = steering.steer(model, "The shop was", stored, max_new_tokens=8)["text"][0]
+        text = steered_texts.steer(model, "The shop was", stored, writing=Writing(8))["text"][0]
         assert ("joy" in text.split()) == glad
-        assert steering.steered_layers(model, stored, None) == layers
-    assert steering.steered_layers(model, mixed, None) == [2]
+        assert steered_texts.steered_layers(model, stored, None) == layers
+    assert steered_texts.steered_layers(model, mixed, None) == [2]
 
 
 def test_the_text_at_the_calibrated_strength_is_glad_and_the_unsteered_is_not(planted, sampled):
     model, _, vectors = planted
     found, _ = sampled
-    settings = {"temperature": 0.7, "seeds": range(6), "max_new_tokens": 32}
+    writing = replace(WRITING, seeds=tuple(range(6)))
     prompts = corpus.prompts("dose")
-    steered = steering.steer(model, prompts, found.onto(vectors), **settings)
-    plain = steering.steer(model, prompts, found.onto(vectors), 0.0, **settings)
-    against = steering.steer(model, prompts, found.onto(vectors), found.window[0], **settings)
+    steered = steered_texts.steer(model, prompts, found.onto(vectors), writing=writing)
+    plain = steered_texts.steer(model, prompts, found.onto(vectors), 0.0, writing=writing)
+    against = steered_texts.steer(model, prompts, found.onto(vectors), found.window[0], writing=writing)
 
     def glad(table) -> np.ndarray:
         return np.array([len(set(text.split()) & set(JOY)) > 0 for text in table["text"]])
@@ -212,8 +222,8 @@ def test_vectors_without_a_calibration_need_a_strength(planted):
     assert nowhere.strength is None
     for each in (vectors, nowhere.onto(vectors)):
         with pytest.raises(EmotraceError, match=r"^these vectors are not calibrated: give a strength, [^\n]*$"):
-            steering.steer(model, "The shop was", each)
-    assert len(steering.steer(model, "The shop was", nowhere.onto(vectors), 0.1, max_new_tokens=2)) == 1
+            steered_texts.steer(model, "The shop was", each)
+    assert len(steered_texts.steer(model, "The shop was", nowhere.onto(vectors), 0.1, writing=Writing(2))) == 1
 
 
 @pytest.mark.parametrize(
@@ -223,7 +233,6 @@ def test_vectors_without_a_calibration_need_a_strength(planted):
         ({"target": 1.0}, "a target is a share between 0 and 1"),
         ({"layers": [9]}, "layer 9 is out of range"),
         ({"layers": [0]}, "layer 0 is the embedding"),
-        ({"positions": "prompt"}, "unknown positions 'prompt'"),
     ],
 )
 def test_bad_input_is_one_clear_line(planted, change, words):
@@ -232,6 +241,18 @@ def test_bad_input_is_one_clear_line(planted, change, words):
         calibration.calibrate(model, vectors, **({"layers": [LAYER], "texts": 4} | change))
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_texts_are_written_as_asked(planted):
+    """Positions reach the edit and the calibration; unknown ones are refused before anything is written."""
+    model, _, vectors = planted
+    tables = [
+        calibration.calibrate(model, vectors, layers=[LAYER], texts=4, writing=replace(GREEDY, positions=positions))
+        for positions in ("all", "generated")
+    ]
+    assert [result.positions for result, _ in tables] == ["all", "generated"]
+    with pytest.raises(EmotraceError, match="unknown positions 'prompt'"):
+        calibration.calibrate(model, vectors, layers=[LAYER], writing=replace(GREEDY, positions="prompt"))
 
 
 def test_vectors_of_another_model_are_refused(planted, tiny):

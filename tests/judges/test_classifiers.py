@@ -18,7 +18,8 @@ from emotrace.errors import EmotraceError
 from emotrace.hosts import gguf as gguf_weights
 from emotrace.instrument import corpus
 from emotrace.judges import classifiers
-from emotrace.judges.classifiers import EmbeddedClassifier, Head, emotion_scores, load_classifier, mean_pool, unit_rows
+from emotrace.judges.classifiers import EmbeddedClassifier, emotion_scores, load_classifier
+from emotrace.judges.encoder import Head, unit_mean
 
 # Written for this test: (label, sentence, whether nothing but the first rank will do).
 SENTENCES = [
@@ -63,7 +64,7 @@ SENTENCES = [
     ("realization", "I just realised that I had been reading the map upside down.", False),
     ("neutral", "The bus to the station leaves at ten past four from the second stop.", False),
     ("neutral", "The recipe needs two eggs and a cup of flour.", False),
-]  # fmt: skip
+]
 TEXTS = [text for _, text, _ in SENTENCES]
 
 
@@ -194,9 +195,9 @@ def test_unknown_label_lists_the_known(embedded):
 
 def test_mean_pooling_ignores_padding():
     hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [1e6, -1e6]], [[5.0, 0.0], [7.0, 2.0], [0.0, 4.0]]])
-    pooled = mean_pool(hidden, torch.tensor([[1, 1, 0], [1, 1, 1]]))
-    torch.testing.assert_close(pooled, torch.tensor([[2.0, 4.0], [4.0, 2.0]]))
-    torch.testing.assert_close(unit_rows(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))
+    pooled = unit_mean(hidden, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    torch.testing.assert_close(pooled, torch.tensor([[2.0, 4.0], [4.0, 2.0]]) / 20**0.5)
+    torch.testing.assert_close(unit_mean(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[1]])), torch.tensor([[0.6, 0.8]]))
 
 
 def test_head_is_sklearns_predict_proba():
@@ -285,9 +286,16 @@ def write_tiny(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: type = Be
     torch.manual_seed(0)
     names = more.pop("names", ["good", "bad", "dull"])
     config = BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=12, id2label=dict(enumerate(names)), initializer_range=1.0, **more,
-    )  # fmt: skip
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=12,
+        id2label=dict(enumerate(names)),
+        initializer_range=1.0,
+        **more,
+    )
     module = kind(config)
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -8,9 +8,10 @@ import pytest
 import tiny_models
 import torch
 
-from emotrace import activations, steering
+from emotrace import scoring
 from emotrace.errors import EmotraceError
 from emotrace.judges import regimes
+from emotrace.tokens import encode, prompt_ids
 
 PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "Monday"]
 
@@ -36,11 +37,11 @@ def test_log_likelihoods_equal_a_loop_over_single_texts(tiny, family, tokens_a_b
     """Mixed prompts and lengths, one text empty, in batches of one, of a few and of all."""
     model = tiny(family)
     vocabulary = model.nn._module.config.vocab_size
-    monkeypatch.setattr(regimes, "_LOGITS", tokens_a_batch * vocabulary)
-    prompts = [activations.encode(model, [PROMPTS[place % 3]])[0].ids for place in range(6)]
+    monkeypatch.setattr(scoring, "LOGITS", tokens_a_batch * vocabulary)
+    prompts = [encode(model, [PROMPTS[place % 3]])[0].ids for place in range(6)]
     continuations = random_tokens(4, 11, 1, 0, 7, 4)
     told = []
-    found = regimes.log_likelihoods(model, prompts, continuations, told.append)
+    found = scoring.log_likelihoods(model, prompts, continuations, told.append)
     assert sum(told) == 5
     assert len(told) == {1: 5, 9: 4, 10_000: 1}[tokens_a_batch]
     for prompt, tokens, values in zip(prompts, continuations, found, strict=True):
@@ -202,9 +203,8 @@ def test_a_variant_moves_one_threshold_to_either_side():
 
 
 def test_a_moved_threshold_moves_the_label_that_rests_on_it():
-    table = pd.DataFrame([COHERENT | change for change in (
-        {"longest_loop": 0.6}, {"distinct_2": 0.4}, {"perplexity_ratio": 6.0}, {"real_words": 0.65}
-    )])  # fmt: skip
+    changes = ({"longest_loop": 0.6}, {"distinct_2": 0.4}, {"perplexity_ratio": 6.0}, {"real_words": 0.65})
+    table = pd.DataFrame([COHERENT | change for change in changes])
     variants = regimes.DEFAULT.variants()
     assert regimes.SURGICAL not in set(regimes.label(table))
     for row, laxer in enumerate(["loop 0.65", "distinct 0.35", "ratio 8", "words 0.6"]):
@@ -231,8 +231,8 @@ def test_texts_are_measured_against_all_unsteered_texts_on_their_own_prompt(tiny
     assert list(table.index) == [4, 2]
     assert list(table["emotion"]) == ["sad", "calm"]
 
-    ids = {prompt: steering.prompt_ids(model, 1, prompt, chat, 0) for prompt in PROMPTS}
-    assert (ids[PROMPTS[0]] == activations.encode(model, PROMPTS[:1])[0].ids) == (not chat)
+    ids = prompt_ids(model, PROMPTS, chat, 0)
+    assert (ids[PROMPTS[0]] == encode(model, PROMPTS[:1])[0].ids) == (not chat)
     known = [naive(model, ids[row.prompt], row.tokens) for row in plain.itertuples()]
     compared = {PROMPTS[0]: [known[0], known[2]], PROMPTS[1]: [known[1]]}
     for row in table.itertuples():
@@ -268,7 +268,7 @@ def test_an_unsteered_text_is_compared_with_the_others_on_its_prompt_and_not_wit
     model = tiny("llama")
     plain = written(model, [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]], [6, 8, 9, 4, 8])
     table = regimes.measure_plain(plain, regimes.references(model, plain))
-    ids = {prompt: activations.encode(model, [prompt])[0].ids for prompt in PROMPTS}
+    ids = {prompt: encode(model, [prompt])[0].ids for prompt in PROMPTS}
     known = [naive(model, ids[row.prompt], row.tokens) for row in plain.itertuples()]
     for place, others in enumerate([(2, 3), (4,), (0, 3), (0, 2), (1,)]):
         expected = regimes.perplexity_ratio(known[place], [known[other] for other in others])

@@ -11,6 +11,7 @@ from emotrace.measures.statistics import (
     bend,
     centred_interval,
     mantel,
+    mean_interval,
     pearson,
     percentile_interval,
     permutation_p,
@@ -31,9 +32,19 @@ def test_permutation_p_never_falls_below_one_over_m_plus_one(alternative, value)
 
 @pytest.mark.parametrize(
     ("alternative", "value", "extreme"),
-    [("greater", 46, 4), ("greater", 46.5, 3), ("greater", -49, 99), ("less", -46, 4), ("less", -46.5, 3),
-     ("less", 49, 99), ("two-sided", 46, 8), ("two-sided", -46, 8), ("two-sided", -46.5, 6), ("two-sided", 0, 99)],
-)  # fmt: skip
+    [
+        ("greater", 46, 4),
+        ("greater", 46.5, 3),
+        ("greater", -49, 99),
+        ("less", -46, 4),
+        ("less", -46.5, 3),
+        ("less", 49, 99),
+        ("two-sided", 46, 8),
+        ("two-sided", -46, 8),
+        ("two-sided", -46.5, 6),
+        ("two-sided", 0, 99),
+    ],
+)
 def test_permutation_p_counts_the_draws_at_least_as_extreme(alternative, value, extreme):
     assert permutation_p(value, np.arange(-49, 50), alternative) == pytest.approx((extreme + 1) / 100)
 
@@ -102,6 +113,16 @@ def test_an_interval_without_finite_draws_is_unknown_but_keeps_the_value(interva
 @pytest.mark.parametrize(("value", "low", "high"), [(50, 2.5, 97.5), (1, 1, 97.5), (99, 2.5, 99)])
 def test_percentile_interval_is_widened_to_hold_the_value(value, low, high):
     assert percentile_interval(value, np.append(np.arange(101.0), np.nan)) == pytest.approx((value, low, high))
+
+
+def test_the_mean_interval_is_students():
+    values = np.array([0.3, 1.1, -0.4, 2.0, 0.9])
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values) == pytest.approx((values.mean(), expected.low, expected.high))
+    assert mean_interval(np.array([4.0]))[0] == 4.0
+    assert np.isnan(mean_interval(np.array([4.0]))[1:]).all()
+    assert np.isnan(mean_interval(np.array([4.0, np.nan]))).all()
+    assert np.isnan(mean_interval(np.array([]))).all()
 
 
 def test_pearson_is_scipys_over_the_known_pairs_with_fishers_interval():

@@ -14,8 +14,8 @@ import server as servers
 import torch
 
 from emotrace.hosts import cpu_attention, cpu_matmul
+from emotrace.hosts.sources import DEFAULT_MODEL, resolve
 from emotrace.instrument import corpus
-from emotrace.models import DEFAULT_MODEL, _resolve
 
 HUB_ID = corpus.model_registry().loc[DEFAULT_MODEL, "hub_id"]
 TINY = "emotrace-tests/llama"  # a hub id that no hub knows
@@ -62,7 +62,7 @@ def proxy(server: servers.Server) -> Iterator[proxies.Proxy]:
 
 def weights(name: str = DEFAULT_MODEL) -> Path:
     """The folder of a packaged model, as ``save_pretrained`` would write it."""
-    return Path(_resolve(name, lambda line: None)[0])
+    return Path(resolve(name, lambda line: None)[0])
 
 
 @contextlib.contextmanager

@@ -17,16 +17,16 @@ import pandas as pd
 import proxy as proxies
 import pytest
 import server as servers
+import torch
 
 import emotrace
-from emotrace import activations, doctor, steering, stories
+from emotrace import activations, doctor, scoring, steered_texts, steering, stories, tokens
 from emotrace.errors import EmotraceError
-from emotrace.extraction import read_passages
-from emotrace.hosts import cpu_attention, remote
+from emotrace.extraction import read_texts
+from emotrace.hosts import cpu_attention, patience, remote
 from emotrace.instrument import corpus
-from emotrace.judges import regimes
 from emotrace.models import DEFAULT_MODEL, Model
-from emotrace.study.languages.readout import _unembedded
+from emotrace.tokens import Writing
 
 TEXTS = list(corpus.passages()["text"])[::21]
 PROMPTS = ["The door opened, and she", "On Monday he"]
@@ -45,7 +45,7 @@ def there(server: servers.Server) -> Model:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", remote.Patience(pause=0.05, longest_pause=0.3, silence=3, connect=2))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(pause=0.05, longest_pause=0.3, silence=3, connect=2))
 
 
 def close(mine: np.ndarray, theirs: np.ndarray) -> None:
@@ -70,7 +70,7 @@ def test_activations_norms_and_streams_are_those_of_a_local_model(here: Model, t
     for pooling in activations.POOLINGS:
         np.testing.assert_array_equal(mine[pooling], theirs[pooling])  # bit-equal: one thread on both sides
     close(activations.residual_norms(here), activations.residual_norms(there))
-    close(activations.read_tokens(here, TEXTS[0]), activations.read_tokens(there, TEXTS[0]))
+    close(activations.read_tokens(here, TEXTS[:1])[0], activations.read_tokens(there, TEXTS[:1])[0])
 
 
 def test_attention_by_other_kernels_changes_the_last_bits_alone(
@@ -87,11 +87,11 @@ def test_attention_by_other_kernels_changes_the_last_bits_alone(
 
 
 def test_steered_texts_are_those_of_a_local_model(here: Model, there: Model) -> None:
-    vectors = read_passages(here, corpus.passages(), poolings=("mean",), layers=[12, 15]).vectors("mean")
-    rows = [(p, vectors, e, s, 1) for p in PROMPTS for e in ("happy", "afraid") for s in (-0.2, 0.0, 0.3)]
-    for settings in ({}, {"temperature": 0.7}, {"positions": "all", "on_the_fly": True}):
+    vectors = read_texts(here, corpus.passages(), poolings=("mean",), layers=[12, 15]).vectors("mean")
+    rows = [steered_texts.Row(p, vectors, e, s, 1) for p in PROMPTS for e in ("happy", "afraid") for s in (-0.2, 0.0, 0.3)]
+    for settings, how in (({}, {}), ({"temperature": 0.7}, {}), ({"positions": "all"}, {"on_the_fly": True})):
         mine, theirs = (
-            steering.write(model, rows, [15], max_new_tokens=10, **settings)["tokens"].tolist()
+            steered_texts.write(model, rows, [15], Writing(10, **settings), **how)["tokens"].tolist()
             for model in (here, there)
         )
         assert mine == theirs
@@ -99,33 +99,52 @@ def test_steered_texts_are_those_of_a_local_model(here: Model, there: Model) -> 
 
 
 def test_stories_are_written_alike_and_read_alike_while_they_are_written(here: Model, there: Model) -> None:
-    wanted = {"topics": ["cooking"], "emotions": ["happy", "afraid", "neutral"], "max_new_tokens": 24, "attempts": 2}
+    wanted = {"topics": ["cooking"], "emotions": ["happy", "afraid", "neutral"], "writing": Writing(24, 0.8), "attempts": 2}
     mine, theirs = (stories.write_stories(model, **wanted) for model in (here, there))
     pd.testing.assert_frame_equal(mine, theirs)
-    prompt = [stories.prompt_ids(here, "cooking", "happy")]
+    prompt = [stories.request_ids(here, "cooking", "happy")]
     mine, theirs = (
-        activations.read_while_writing(model, prompt, max_new_tokens=6, temperature=0.8, seeds=[3])[0]
+        activations.read_while_writing(model, prompt, Writing(6, 0.8), [3])[0]
         for model in (here, there)
     )
     assert mine.ids == theirs.ids
     close(mine.stream, theirs.stream)
 
 
+def test_the_natural_cell_gives_what_it_gives_here(here: Model, there: Model) -> None:
+    """A bare context on the handle that ``load`` returns, as a notebook's first cell has it."""
+    push = torch.randn(here.d_model, generator=torch.Generator().manual_seed(0)) * 20
+
+    def cells(model: Model) -> list[np.ndarray]:
+        with torch.no_grad(), model.trace(TEXTS[0]):
+            hidden = model.layers[11].output.save()
+        with torch.no_grad(), model.generate(max_new_tokens=6, do_sample=False) as tracer:
+            with tracer.invoke(PROMPTS[0]):
+                for step in tracer.iter[:]:
+                    model.layers[14].output[:, -1] += push
+            with tracer.invoke():
+                ids = tracer.result.save()
+        return [hidden.float().numpy(), ids.numpy()]
+
+    for mine, theirs in zip(cells(here), cells(there), strict=True):
+        close(mine, theirs)
+
+
 def test_read_outs_are_those_of_a_local_model(here: Model, there: Model) -> None:
     norms = activations.residual_norms(here)
-    vectors = read_passages(here, corpus.passages(), poolings=("mean",), layers=[15]).vectors("mean")
+    vectors = read_texts(here, corpus.passages(), poolings=("mean",), layers=[15]).vectors("mean")
     edit = steering.Edit(steering.directions(vectors, [("sad", 0.2)] * 2, [15], norms))
     groups = np.zeros((49152, 2), dtype=np.float32)
     groups[:999, 0] = groups[999:, 1] = 1
 
     def readings(model: Model) -> list[np.ndarray]:
-        scored = steering.score(model, PROMPTS, edit, read_layers=[20, 30], groups=[[5, 6], [7]])
-        ids = [list(activations.encode(model, [prompt])[0].ids) for prompt in PROMPTS]
+        scored = scoring.score(model, PROMPTS, edit, read_layers=[20, 30], groups=[[5, 6], [7]])
+        ids = [list(tokens.encode(model, [prompt])[0].ids) for prompt in PROMPTS]
         return [
-            scored["stream"], scored["log_probabilities"], steering.score(model, PROMPTS, edit)["log_probabilities"],
-            *regimes.log_likelihoods(model, ids, [[5, 6, 7], [8]]),
-            *steering.reread(model, ids, [[5, 6, 7], [8]], edit.directions[15], 15, "generated", groups),
-            _unembedded(model, edit.directions[15]),
+            scored["stream"], scored["log_probabilities"], scoring.score(model, PROMPTS, edit)["log_probabilities"],
+            *scoring.log_likelihoods(model, ids, [[5, 6, 7], [8]]),
+            *scoring.reread(model, ids, [[5, 6, 7], [8]], edit, groups),
+            scoring.unembed(model, edit.directions[15]),
         ]  # fmt: skip
 
     for mine, theirs in zip(readings(here), readings(there), strict=True):
@@ -139,7 +158,8 @@ def test_extraction_brings_back_little_more_than_the_vectors_and_holds_little(se
     program = textwrap.dedent("""
         import json, resource, sys
         import emotrace
-        from emotrace import activations, corpus
+        from emotrace import activations
+        from emotrace.instrument import corpus
         model = emotrace.load(remote=sys.argv[1])
         found = activations.read_activations(model, list(corpus.passages()["text"]))
         size = sum(array.nbytes for array in found.values())

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -57,11 +58,31 @@ def test_a_unit_that_fails_leaves_nothing_behind(tmp_path):
     assert sorted((tmp_path / "run" / ".cache").iterdir()) == before
 
 
-def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
+def test_a_second_run_in_the_same_process_is_refused_while_the_first_is_at_work(tmp_path):
     first = RunFolder(tmp_path / "run", SETTINGS)
     with pytest.raises(EmotraceError, match="another emotrace is at work"):
         RunFolder(tmp_path / "run", SETTINGS, resume=True)
     first.close()
+    second = RunFolder(tmp_path / "run", SETTINGS, resume=True)
+    with pytest.raises(EmotraceError, match="another emotrace is at work"):
+        RunFolder(tmp_path / "run", SETTINGS, resume=True)
+    del second  # an abandoned one holds nothing
+    RunFolder(tmp_path / "run", SETTINGS, resume=True).close()
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work_or_until_it_is_killed(tmp_path):
+    program = f"""
+import sys
+from emotrace.study.folder import RunFolder
+run = RunFolder({str(tmp_path / "run")!r}, {SETTINGS!r})
+print("at work", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"at work\n"
+        with pytest.raises(EmotraceError, match=f"^another emotrace is at work in {re.escape(str(tmp_path / 'run'))}$"):
+            RunFolder(tmp_path / "run", SETTINGS, resume=True)
+        process.kill()
     RunFolder(tmp_path / "run", SETTINGS, resume=True).close()
 
 
@@ -126,9 +147,12 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
     long = [word for word in command(tiny_folder("llama", n_layers=24), tmp_path / "run") if word != "--quick"]
     # A background job of a shell ignores the interrupt, and so would its children: back to the default.
     process = subprocess.Popen(
-        long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        long,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run/.cache").glob("*.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -143,11 +167,29 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
 
 
 TABLES = (
-    "anisotropy", "calibration", "claims", "crosslingual", "crosslingual_tokens", "dose_response", "factorial",
-    "factorial_decoding", "factorial_effects", "factorial_rdm", "geometry", "localisation", "method_by_layer",
-    "method_comparison", "method_comparison_models", "monotonicity", "regime_sensitivity", "regimes", "residual_norms", "separation",
-    "story_rates", "verification",
-)  # fmt: skip
+    "anisotropy",
+    "calibration",
+    "claims",
+    "crosslingual",
+    "crosslingual_tokens",
+    "dose_response",
+    "factorial",
+    "factorial_decoding",
+    "factorial_effects",
+    "factorial_rdm",
+    "geometry",
+    "localisation",
+    "method_by_layer",
+    "method_comparison",
+    "method_comparison_models",
+    "monotonicity",
+    "regime_sensitivity",
+    "regimes",
+    "residual_norms",
+    "separation",
+    "story_rates",
+    "verification",
+)
 
 
 @pytest.mark.slow
@@ -155,9 +197,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(tmp_path, tiny_f
     folder = tiny_folder("llama", n_layers=6)
     # No file may grow beyond 40 kB: writing fails in the middle of the work, as on a full disk.
     limited = subprocess.run(
-        command(folder, tmp_path / "full"), capture_output=True, text=True,
+        command(folder, tmp_path / "full"),
+        capture_output=True,
+        text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-    )  # fmt: skip
+    )
     assert limited.returncode == 2
     last = limited.stderr.strip().splitlines()[-1]
     assert last.startswith("emotrace: ")

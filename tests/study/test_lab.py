@@ -10,18 +10,25 @@ import pytest
 from PIL import Image
 
 from emotrace.errors import EmotraceError
-from emotrace.study import figures, notebook, on_demand, pipeline
+from emotrace.study import experiments, notebook, pipeline
 from emotrace.study.folder import read_tables
-from emotrace.study.lab import CLAIMS, MADE_BY, Lab
-from emotrace.study.separation import figures as plots
+from emotrace.study.lab import Lab
 from emotrace.study.study import Settings
-from emotrace.study.separation.claims import claims
+from emotrace.study.style import plt
+from emotrace.study.verdicts import NOT_TESTABLE
 
 SMALL = {"topics": 4, "baseline_texts": 20, "bootstrap": 20, "permutations": 19, "decoder_permutations": 9}
 SMALLER = {
-    **SMALL, "story_topics": 4, "calibration_texts": 4, "doses": (-1, 1, 3), "dose_prompts": 1, "dose_random": 2, "tokens": 6,
-    "scenarios": 3, "scenario_seeds": 1,
-}  # fmt: skip
+    **SMALL,
+    "story_topics": 4,
+    "calibration_texts": 4,
+    "doses": (-1, 1, 3),
+    "dose_prompts": 1,
+    "dose_random": 2,
+    "tokens": 6,
+    "scenarios": 3,
+    "scenario_seeds": 1,
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,23 +65,18 @@ def counting(monkeypatch, module, name):
 
 def test_nothing_is_loaded_or_measured_until_it_is_asked_for(lab):
     assert "nothing yet" in repr(lab)
-    assert lab._all._model is None
+    assert lab._model is None
     assert not lab.folder.exists()
 
 
 def test_a_table_runs_its_experiment_alone_and_once(lab, monkeypatch):
-    from emotrace.study.effects import measure as steering_experiments
-    from emotrace.study.methods import measure as method_experiments
-
-    calls = counting(monkeypatch, on_demand, "run_all")
-    for module in (method_experiments, steering_experiments):
-        monkeypatch.setattr(module, "run", lambda *_: pytest.fail("not asked for"))
+    measured = counting(monkeypatch, experiments, "measure")
     table = lab.table("separation")
     assert lab.table("separation") is table
     assert set(table["metric"]) == {"cosine", "shuffle_excess", "silhouette", "nearest_centroid", "logistic_regression"}
-    assert len(calls) == 1
-    assert "measured here: separation" in repr(lab)
-    assert sorted(read_tables(lab.folder)) == ["anisotropy", "separation"]
+    assert [experiment.name for (plan, *_) in measured for experiment in plan] == ["separation"]
+    assert repr(lab).endswith("measured here: separation")
+    assert sorted(read_tables(lab.folder)) == ["separation"]
 
 
 def test_a_second_lab_on_the_folder_computes_nothing_anew(lab, tiny_folder, monkeypatch):
@@ -91,7 +93,7 @@ def test_a_second_lab_on_the_folder_computes_nothing_anew(lab, tiny_folder, monk
 
 def test_claims_run_what_they_rest_on_alone(lab):
     assert len(lab.claims("C6").frame) == 6
-    assert lab._all.done == ["localisation"]
+    assert repr(lab).endswith("measured here: anisotropy, separation, localisation")
 
 
 def test_two_labs_may_be_open_on_one_folder(lab, tiny_folder):
@@ -105,46 +107,54 @@ def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_f
         name: used.table(name) for name in ("separation", "localisation", "dose_response", "verification", "factorial")
     }
     stated = used._claims()
+    assert {claim.split(".")[0] for claim in stated["id"]} == {claim.split(".")[0] for claim in experiments.CLAIMS}
     pipeline.run([str(tiny_folder("llama"))], used.folder, quick=True, resume=True)
     theirs = read_tables(used.folder)
     for name, table in mine.items():
         there = theirs[name][list(table.columns)]
         pd.testing.assert_frame_equal(there, table.reset_index(drop=True), rtol=1e-5, check_dtype=False)
-    there = theirs["claims"][theirs["claims"]["claim"].isin(stated["claim"])].reset_index(drop=True)
-    assert list(there["claim"]) == list(stated["claim"])
-    np.testing.assert_allclose(there["measured"], stated["measured"], rtol=1e-5)
+    for column in ("id", "claim", "verdict"):
+        assert list(theirs["claims"][column]) == list(stated[column])
+    np.testing.assert_allclose(theirs["claims"]["measured"], stated["measured"], rtol=1e-5)
 
 
-def test_claims_are_those_of_the_tables_filtered_by_number(used):
-    shown = used.claims("C6")
+def test_claims_are_found_by_their_ids_and_by_how_these_begin(used):
     tables = {name: used.table(name) for name in ("separation", "anisotropy", "localisation")}
-    whole = claims(used.model.name, "llama", tables)
-    kept = whole[whole["claim"].str.startswith("C6 ")]
-    assert list(shown.frame["claim"]) == list(kept["claim"])
-    assert list(shown.frame["the paper"]) == list(kept["paper"])
-    one = used.claim("C6 emotions separate best at about 50% depth (mean")
+    whole = [claim for claim in experiments.claims(tables, "llama") if claim.id.startswith("C6.")]
+    frame = used.claims("C6").frame
+    assert list(frame["claim"]) == [claim.claim for claim in whole]
+    assert list(frame["the paper"]) == [claim.paper for claim in whole]
+    assert list(used._claims("C6.u")["id"]) == ["C6.u.last", "C6.u.mean"]  # C6.u_corrected is another claim
+    assert list(used._claims("C6.depth", "C7.gemma")["id"]) == ["C6.depth.last", "C6.depth.mean", "C7.gemma"]
     located = used.row("localisation", pooling="mean", criterion="cosine")
-    assert one["measured"] == located["depth"]
-    with pytest.raises(EmotraceError, match="6 claims begin with 'C6', not one"):
+    assert used.claim("C6.depth.mean")["measured"] == located["depth"]
+    probe = used.row("localisation", pooling="mean", criterion="logistic_regression")
+    assert used.claim("neighbour.probe.mean")["measured"] == probe["held_out"]
+    with pytest.raises(EmotraceError, match="0 claims have the id 'C6', not one"):
         used.claim("C6")
 
 
-def test_every_claim_number_has_rows(used):
-    found = used._claims()
-    assert {claim.split()[0].rstrip(":") for claim in found["claim"]} == set(CLAIMS)
-    for number in CLAIMS:
-        rows = used._claims(number)
-        assert len(rows)
-        assert {claim.split()[0].rstrip(":") for claim in rows["claim"]} == {number}
-    probe = used.claim("neighbour: a linear probe tells 20 emotions apart (mean")
-    located = used.row("localisation", pooling="mean", criterion="logistic_regression")
-    assert probe["measured"] == located["held_out"]
+def test_experiments_state_the_claims_that_their_records_list(used):
+    stated = used._claims()
+    assert stated["id"].is_unique
+    # The tiny model's vocabulary has no English kin word as one token.
+    missing = set(experiments.CLAIMS) - set(stated["id"])
+    assert missing == {f"C8.{claim}.kin_log_probability" for claim in ("monotonic", "towards", "away")}
+    assert set(stated["id"]) <= set(experiments.CLAIMS)
+    for row in stated.itertuples():
+        number = row.claim.split()[0].rstrip(":")
+        assert row.id.split(".")[0] == number
+    tables = used._results.tables
+    for experiment in experiments.EXPERIMENTS:
+        own = {name: table for name, table in tables.items() if name != "claims"}
+        assert {claim.id for claim in experiment.claims(own, "llama")} == set(experiment.claim_ids) - missing
 
 
 def test_every_table_is_made_by_the_experiment_it_stands_under(used):
-    for name in MADE_BY:
+    for name in experiments.TABLES:
         assert len(used.table(name)), name
-    for name in ("stories", "steered", "scenarios"):
+    assert set(experiments.TEXTS) == {"stories", "steered", "scenarios"}
+    for name in experiments.TEXTS:
         assert used.texts(name)["text"].map(len).sum() > 0
     assert used.vectors("last").provenance["pooling"] == "last"
     assert len(used.examples(2).frame) == 2
@@ -154,17 +164,17 @@ def test_every_table_is_made_by_the_experiment_it_stands_under(used):
 def test_a_figure_is_the_reports_own(used, name):
     figure = used.figure(name)
     content, width = notebook.png(figure)
-    plots.plt.close(figure)
+    plt.close(figure)
     assert content.startswith(b"\x89PNG")
     assert len(content) < 100_000
     assert 300 < width < 1200
-    assert name in figures.CAPTIONS
+    assert len(experiments.PICTURES[name].caption) > 40
 
 
 def test_a_figure_of_separation_has_its_baseline(used):
     figure = used.figure("separation_over_depth")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    plots.plt.close(figure)
+    plt.close(figure)
     assert "unrelated texts, same group size" in labels
 
 
@@ -172,8 +182,9 @@ def test_wrong_names_list_the_known(used):
     for ask, known in ((used.table, "separation"), (used.figure, "regime_map"), (used.texts, "stories")):
         with pytest.raises(EmotraceError, match=known):
             ask("nonsense")
-    with pytest.raises(EmotraceError, match="C11"):
-        used.claims("C99")
+    for ask in (used.claims, used.claim):
+        with pytest.raises(EmotraceError, match=r"unknown claim 'C99': known are C7\.gemma, .*C11"):
+            ask("C99")
     with pytest.raises(EmotraceError, match="not one"):
         used.row("separation", pooling="mean")
 
@@ -203,7 +214,7 @@ def test_passages_of_ones_own_have_a_folder_of_their_own(monkeypatch, tmp_path):
 
 def test_remote_is_passed_on_to_load_only_where_it_is_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr("emotrace.models.load", lambda name, **how: asked.append((name, how)))
+    monkeypatch.setattr("emotrace.study.lab.load", lambda name, **how: asked.append((name, how)))
     _ = Lab("a").model, Lab("b", remote="local").model
     assert asked == [("a", {}), ("b", {"remote": "local"})]
 
@@ -267,11 +278,13 @@ def test_a_table_escapes_markup_and_shows_whole_texts():
 
 
 def test_claims_tables_mark_their_verdicts():
-    rows = pd.DataFrame([
-        {"model": model, "claim": "C6 x", "paper": "0.5", "measured": value, "low": low, "high": low + 0.1, "n": 6,
-         "verdict": verdict, "how": "by looking"}
-        for model, value, low, verdict in (("a", 0.61, 0.6, "reproduced"), ("b", 0.2, np.nan, "not testable on this model"))
-    ])  # fmt: skip
+    shared = {"claim": "C6 x", "paper": "0.5", "n": 6, "how": "by looking"}
+    rows = pd.DataFrame(
+        [
+            {**shared, "model": "a", "measured": 0.61, "low": 0.6, "high": 0.7, "verdict": "reproduced"},
+            {**shared, "model": "b", "measured": 0.2, "low": np.nan, "high": np.nan, "verdict": NOT_TESTABLE},
+        ]
+    )
     one = notebook.claims_table(rows)
     assert list(one.frame["verdict"]) == ["✓ reproduced", "– not testable on this model"]
     assert list(one.frame["95% interval"]) == ["0.6 to 0.7", "–"]
@@ -284,14 +297,14 @@ def test_a_figure_is_shown_as_a_small_png_with_its_caption(used, monkeypatch):
     import base64
     import io
 
-    found, open_before = shown(monkeypatch), plots.plt.get_fignums()
+    found, open_before = shown(monkeypatch), plt.get_fignums()
     used.show("separation_over_depth")
     (bundle, how), (caption, _) = found
     assert how["metadata"]["emotrace"] == {"figure": "separation_over_depth"}
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("L"))
     assert picture.std() > 10
-    assert caption.data == f"*{figures.CAPTIONS['separation_over_depth']}*"
-    assert plots.plt.get_fignums() == open_before
+    assert caption.data == f"*{experiments.PICTURES['separation_over_depth'].caption}*"
+    assert plt.get_fignums() == open_before
 
 
 def test_text_of_a_table_has_no_address():

@@ -9,9 +9,8 @@ import pytest
 from markupsafe import escape
 
 from emotrace.errors import EmotraceError
-from emotrace.study import figures, pipeline
+from emotrace.study import experiments, pipeline
 from emotrace.study.folder import read_tables
-from emotrace.study.separation import figures as plots
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,9 @@ def test_what_comes_from_names_is_escaped(run):
 def test_every_figure_is_there_as_png_and_svg_and_on_the_page(run):
     page = (run / "report.html").read_text()
     # The tiny model's vocabulary has no Chinese and no English kin word, so there is no alignment to draw.
-    names = sorted({*figures.TABLE_FIGURES, *plots.VECTOR_FIGURES} - {"lexicon_alignment"})
-    assert set(names) <= set(figures.CAPTIONS)
+    names = sorted(set(experiments.PICTURES) - {"lexicon_alignment"})
     for name in names:
+        assert str(escape(experiments.PICTURES[name].caption)) in page
         for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             (file,) = (run / "figures").glob(f"{name}-*.{suffix}")
             assert file.read_bytes().startswith(start)
@@ -54,9 +53,16 @@ def test_every_figure_is_there_as_png_and_svg_and_on_the_page(run):
 def test_every_claim_stands_on_the_page_with_its_verdict(run):
     page, claims = (run / "report.html").read_text(), read_tables(run)["claims"]
     assert {claim.split()[0] for claim in claims["claim"]} == {"C5", "C6", "C7", "C8", "C9", "C10", "C11", "neighbour:"}
+    assert all(page.count(f"<code>{id}</code>") == 1 for id in claims["id"])
     assert sum(page.count(f">{verdict}</td>") for verdict in claims["verdict"].unique()) == len(claims)
     assert "Quick run." in page
     assert "nan" not in re.sub(r"<script.*?</script>|base64,[^\"]*", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_the_page_has_a_part_for_the_claims_and_each_question_in_the_order_of_the_list(run):
+    titles = re.findall(r"<h3 id=[^>]*>(.*)</h3>", (run / "report.html").read_text())
+    questions = dict.fromkeys(experiment.question for experiment in experiments.EXPERIMENTS)
+    assert titles == [str(escape("The paper's claims against ours")), *questions]
 
 
 def test_the_report_can_be_written_again_and_is_the_same(run):

@@ -5,15 +5,16 @@ import io
 import numpy as np
 import pytest
 import tiny_models
-from test_terminal_text import control_characters
+from unsafe import control_characters
 
 import emotrace
-from emotrace import activations
+from emotrace.activations import read_activations, read_tokens
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
+from emotrace.tokens import encode
 from emotrace.vectors import EmotionVectors
 from emotrace.whatif import terminal, token_reading
-from emotrace.whatif.html import cells, level, pleasant
+from emotrace.whatif.shading import level, pleasantness
 from emotrace.whatif.spans import Span, offsets, spans
 from emotrace.whatif.token_reading import read_emotions
 
@@ -44,7 +45,7 @@ def made(model, directions: dict[str, np.ndarray], grand: np.ndarray) -> Emotion
 
 
 def test_a_token_at_the_grand_mean_plus_c_vectors_reads_as_c_and_as_0_on_an_orthogonal_one(llama):
-    stream = activations.read_tokens(llama, TEXT, layers=[LAYER])[:, 0].astype(np.float64)
+    stream = read_tokens(llama, [TEXT], layers=[LAYER])[0][:, 0].astype(np.float64)
     token, c = 6, 2.5
     rng = np.random.default_rng(0)
     grand = stream.mean(axis=0) + rng.normal(size=stream.shape[1])
@@ -59,7 +60,7 @@ def test_a_token_at_the_grand_mean_plus_c_vectors_reads_as_c_and_as_0_on_an_orth
 
 def test_projections_are_those_of_a_naive_loop(llama, vectors):
     reading = read_emotions(llama, TEXT, layer=LAYER, vectors=vectors)
-    stream = activations.read_tokens(llama, TEXT)
+    (stream,) = read_tokens(llama, [TEXT])
     for token in range(2, len(stream), 3):
         for place, emotion in enumerate(vectors.emotions):
             vector = vectors[emotion, LAYER].astype(np.float64)
@@ -81,9 +82,14 @@ def test_scores_are_standardised_over_the_tokens_of_the_neutral_passages(llama, 
 
 def test_a_score_does_not_depend_on_the_centre(llama, vectors):
     moved = EmotionVectors(
-        vectors.emotions, vectors.layers, vectors.values, vectors.neutral_mean, vectors.grand_mean + 0.3,
-        vectors.emotions_mean, vectors.provenance,
-    )  # fmt: skip
+        vectors.emotions,
+        vectors.layers,
+        vectors.values,
+        vectors.neutral_mean,
+        vectors.grand_mean + 0.3,
+        vectors.emotions_mean,
+        vectors.provenance,
+    )
     one = read_emotions(llama, TEXT, layer=LAYER, vectors=vectors)
     two = read_emotions(llama, TEXT, layer=LAYER, vectors=moved)
     assert np.nanmax(np.abs(one.projection - two.projection)) > 1e-3
@@ -94,11 +100,12 @@ def test_a_massive_activation_is_left_out_of_text_and_scale(llama, vectors, monk
     plain = read_emotions(llama, TEXT, layer="all", vectors=vectors)
     calls = []
 
-    def with_sinks(model, item, *, layers):
-        stream = activations.read_tokens(model, item, layers=layers)
-        calls.append(item)
-        stream[9, 2] *= 1000  # one token of each text, at one layer
-        return stream
+    def with_sinks(model, texts, *, layers, progress=None):
+        streams = read_tokens(model, texts, layers=layers)
+        for stream in streams:
+            stream[9, 2] *= 1000  # one token of each text, at one layer
+        calls.extend(texts)
+        return streams
 
     monkeypatch.setattr(token_reading, "read_tokens", with_sinks)
     monkeypatch.setattr(token_reading, "_remembered", {})
@@ -116,7 +123,7 @@ def test_a_massive_activation_is_left_out_of_text_and_scale(llama, vectors, monk
 
 def test_the_mean_over_tokens_is_the_projection_of_the_pooled_text(llama, vectors):
     reading = read_emotions(llama, TEXT, layer=LAYER, vectors=vectors)
-    pooled = activations.read_activations(llama, [TEXT], layers=[LAYER], poolings=("mean",))["mean"][0, 0]
+    pooled = read_activations(llama, [TEXT], layers=[LAYER], poolings=("mean",))["mean"][0, 0]
     values = vectors.at(LAYER).astype(np.float64)
     expected = values @ (pooled - vectors.grand_mean[LAYER]) / (values**2).sum(axis=1)
     np.testing.assert_allclose(np.nanmean(reading.projection[:, 0], axis=0), expected, atol=1e-5)
@@ -124,7 +131,7 @@ def test_the_mean_over_tokens_is_the_projection_of_the_pooled_text(llama, vector
 
 def test_special_tokens_and_the_first_are_left_out(llama, vectors):
     reading = read_emotions(llama, "One <s> two three.", layer=LAYER, vectors=vectors)
-    ids = activations.encode(llama, ["One <s> two three."])[0].ids
+    ids = encode(llama, ["One <s> two three."])[0].ids
     special = [place for place, token in enumerate(ids) if token == llama.tokenizer.bos_token_id]
     assert len(special) == 2  # one was added, one spelt out
     left_out = set(np.flatnonzero(~reading.tokens["counted"]))
@@ -147,7 +154,7 @@ def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
     mixture = read_emotions(llama, TEXT, {"sad": 1.0, "calm": -0.5}, layer=LAYER, vectors=vectors)
     assert mixture.emotions[-1] == mixture.shown == "sad×1 + calm×-0.5"
     vector = vectors.mix({"sad": 1.0, "calm": -0.5})[LAYER].astype(np.float64)
-    centred = activations.read_tokens(llama, TEXT, layers=[LAYER])[5, 0] - vectors.grand_mean[LAYER]
+    centred = read_tokens(llama, [TEXT], layers=[LAYER])[0][5, 0] - vectors.grand_mean[LAYER]
     assert mixture.projection[5, 0, -1] == pytest.approx(centred @ vector / (vector @ vector), abs=1e-5)
     double = read_emotions(llama, TEXT, {"sad": 2.0}, layer=LAYER, vectors=vectors)
     plain = read_emotions(llama, TEXT, "sad", layer=LAYER, vectors=vectors)
@@ -167,8 +174,8 @@ def test_the_strongest_emotion_is_the_planted_one(tmp_path):
         assert best.loc[marked, "emotion"] == emotion
         assert best["score"].idxmax() == marked
         assert best.loc[marked, "score"] > 5
-        shown = next(facts for facts in cells(reading) if emotion in facts["text"])
-        assert (shown["name"], shown["style"]) == (emotion, f"{pleasant(emotion)}5")
+        shown = next(cell for cell in reading.cells() if emotion in cell.text)
+        assert (shown.name, shown.style) == (emotion, f"{pleasantness(emotion)}5")
 
 
 def test_the_default_layer_is_the_calibrated_one_else_half_depth(llama, vectors):
@@ -207,7 +214,7 @@ def test_the_frame_is_tidy_and_holds_every_number(llama, vectors):
         (TEXT, {"layer": "middle"}, "a layer is a number or all, not 'middle'"),
         (TEXT, {"emotion": {"happy": 0.0}}, "no direction"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(llama, vectors, text, settings, words):
     with pytest.raises(EmotraceError, match=words):
         read_emotions(llama, text, vectors=vectors, **settings)
@@ -233,7 +240,7 @@ def test_vectors_without_direction_are_refused_at_their_layer_and_blank_on_the_m
 
 
 def test_spans_join_to_the_text_and_cut_no_character(tiny_model):
-    item = activations.encode(tiny_model, [ODD])[0]
+    item = encode(tiny_model, [ODD])[0]
     found = spans(ODD, offsets(tiny_model, ODD, item))
     assert "".join(span.text for span in found) == ODD
     for whole in ("😀", "👨‍👩‍👧", "e\u0301", "𐍈"):
@@ -253,7 +260,7 @@ def test_spans_join_to_the_text_and_cut_no_character(tiny_model):
         ("e\u0301f", [(0, 1), (1, 2), (2, 3)], [("e\u0301", (0, 1)), ("f", (2,))]),
         ("ab  ", [(0, 2)], [("ab", (0,)), ("  ", ())]),
     ],
-)  # fmt: skip
+)
 def test_spans_by_hand(text, ranges, expected):
     assert spans(text, ranges) == [Span(*one) for one in expected]
 
@@ -273,28 +280,28 @@ def test_colours_get_stronger_with_the_score_and_none_is_left_white(llama, vecto
     assert [level(score) for score in (0, 0.49, 0.5, -1.2, 1.99, 2.0, -9, np.nan)] == [0, 0, 1, 2, 3, 4, 5, 0]
     reading = read_emotions(llama, TEXT, "sad", layer=LAYER, vectors=vectors)
     scores = reading.of_spans()[:, 0, vectors.emotions.index("sad")]
-    for facts, score in zip(cells(reading), scores, strict=True):
+    for cell, score in zip(reading.cells(), scores, strict=True):
         expected = "" if np.isnan(score) or abs(score) < 0.5 else f"{'up' if score > 0 else 'down'}{level(score)}"
-        assert facts["style"] == expected
-        assert np.isnan(score) or f"sad {score:+.2f}" in facts["title"]
+        assert cell.style == expected
+        assert np.isnan(score) or f"sad {score:+.2f}" in cell.title
 
 
 def test_the_strongest_is_coloured_from_the_ceiling_on(llama, vectors):
     reading = read_emotions(llama, TEXT * 6, layer=LAYER, vectors=vectors)
     best = reading.of_spans()[:, 0].max(axis=1)
-    styled = [bool(facts["style"]) for facts in cells(reading)]
+    styled = [bool(cell.style) for cell in reading.cells()]
     assert styled == [bool(score > reading.ceiling[0]) for score in best]
     assert 0 < sum(styled) < len(styled)
-    for facts, score in zip(cells(reading), best, strict=True):
-        if facts["style"]:
+    for cell, score in zip(reading.cells(), best, strict=True):
+        if cell.style:
             steps = 1 + sum(score - reading.ceiling[0] >= step for step in (0.5, 1, 1.5, 2.5))
-            assert facts["style"] == f"{pleasant(facts['name'])}{steps}"
+            assert cell.style == f"{pleasantness(cell.name)}{steps}"
 
 
 def test_valence_parts_the_emotions():
-    assert {pleasant(name) for name in ("happy", "calm", "loving")} == {"up"}
-    assert {pleasant(name) for name in ("sad", "angry", "nervous")} == {"down"}
-    assert pleasant("exasperated") == pleasant("a mixture") == "other"
+    assert {pleasantness(name) for name in ("happy", "calm", "loving")} == {"up"}
+    assert {pleasantness(name) for name in ("sad", "angry", "nervous")} == {"down"}
+    assert pleasantness("exasperated") == pleasantness("a mixture") == "other"
 
 
 def test_markup_and_control_characters_show_as_text(llama, vectors):
@@ -328,8 +335,8 @@ def test_a_map_has_one_character_a_layer(llama, vectors):
     text = str(read_emotions(llama, TEXT, "sad", layer="all", vectors=vectors))
     rows = [line for line in text.splitlines() if line.startswith("  ") and len(line) == 2 + 16 + 1 + 7]
     assert len(rows) > 5
-    assert terminal._grade(0.4) == 0
-    assert terminal._grade(3.0) == 4
+    assert terminal._sign(0.4) == "·"
+    assert terminal._sign(3.0) == "█"
 
 
 @pytest.mark.real

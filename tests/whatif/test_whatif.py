@@ -6,16 +6,20 @@ import time
 import joy_model
 import numpy as np
 import pytest
-from test_terminal_text import control_characters
+from unsafe import control_characters
 
 import emotrace
-from emotrace import activations, steering
+from emotrace import steered_texts
+from emotrace.activations import read_activations, residual_norms
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.judges.calibration import Calibration
+from emotrace.scoring import log_likelihoods
+from emotrace.tokens import Writing, encode
+from emotrace.whatif import compare, slider
 from emotrace.whatif.compare import what_if
-from emotrace.whatif.slider import settings, window
+from emotrace.whatif.slider import window
 from emotrace.whatif.text_reading import cached_vectors
 from emotrace.whatif.token_reading import read_emotions
 
@@ -48,7 +52,7 @@ JUDGE = joy_model.WordCounter()
 
 
 def test_strength_zero_shows_two_equal_texts_and_no_change(llama, vectors):
-    result = what_if(llama, PROMPT, "happy", 0.0, vectors=vectors, max_new_tokens=8)
+    result = what_if(llama, PROMPT, "happy", 0.0, vectors=vectors, writing=Writing(8))
     assert result.plain == result.steered
     assert (result.changes["change"] == 0).all()
     assert result.gaps == 0
@@ -60,33 +64,38 @@ def test_strength_zero_shows_two_equal_texts_and_no_change(llama, vectors):
 
 
 def test_the_texts_and_the_changes_are_those_of_steering_and_reading(llama, vectors):
-    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=8, judge=False)
-    table = steering.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], max_new_tokens=8)
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, writing=Writing(8), judge=False)
+    table = steered_texts.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], writing=Writing(8))
     assert [result.plain, result.steered] == list(table["text"])
     assert result.plain != result.steered
-    activation = activations.read_activations(llama, [PROMPT + result.steered], layers=[4])["mean"][0, 0]
+    activation = read_activations(llama, [PROMPT + result.steered], layers=[4])["mean"][0, 0]
     centred = activation - vectors.grand_mean[4]
     vector = vectors["sad", 4]
     expected = centred @ vector / np.linalg.norm(centred) / np.linalg.norm(vector)
     row = result.to_frame().set_index("emotion").loc["sad"]
     assert row["steered"] == pytest.approx(expected, abs=1e-5)
     assert row["change"] == pytest.approx(row["steered"] - row["plain"], abs=1e-6)
-    assert result.gaps == pytest.approx(0.8 * activations.residual_norms(llama)[4] / np.linalg.norm(vector), rel=1e-4)
+    assert result.gaps == pytest.approx(0.8 * residual_norms(llama)[4] / np.linalg.norm(vector), rel=1e-4)
     assert len(result.changes) == 20
     assert result.changes["change"].is_monotonic_decreasing
 
 
 def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
-    options = {"vectors": vectors, "max_new_tokens": 6, "judge": False}
+    options = {"vectors": vectors, "writing": Writing(6), "judge": False}
     one = what_if(llama, PROMPT, "sad", 0.8, **options)
     mixture = what_if(llama, PROMPT, {"sad": 2.0}, 0.8, **options)
     assert one.steered == mixture.steered
     assert mixture.emotion == "sad×2"
     both = {"sad": 1.0, "angry": -0.5}
     summed = emotrace.EmotionVectors(
-        (*vectors.emotions, "sum"), vectors.layers, np.concatenate([vectors.values, vectors.mix(both)[None]]),
-        vectors.neutral_mean, vectors.grand_mean, vectors.emotions_mean, vectors.provenance,
-    )  # fmt: skip
+        (*vectors.emotions, "sum"),
+        vectors.layers,
+        np.concatenate([vectors.values, vectors.mix(both)[None]]),
+        vectors.neutral_mean,
+        vectors.grand_mean,
+        vectors.emotions_mean,
+        vectors.provenance,
+    )
     assert (
         what_if(llama, PROMPT, both, 1.5, **options).steered
         == what_if(llama, PROMPT, "sum", 1.5, **{**options, "vectors": summed}).steered
@@ -95,7 +104,7 @@ def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
 
 
 def test_negative_strength_along_a_vector_is_positive_along_its_opposite(llama, vectors):
-    options = {"vectors": vectors, "max_new_tokens": 6, "judge": False}
+    options = {"vectors": vectors, "writing": Writing(6), "judge": False}
     away = what_if(llama, PROMPT, "sad", -1.2, **options)
     opposite = what_if(llama, PROMPT, {"sad": -1.0}, 1.2, **options)
     assert away.steered == opposite.steered != what_if(llama, PROMPT, "sad", 1.2, **options).steered
@@ -114,7 +123,7 @@ def test_an_unknown_emotion_lists_the_known(llama, vectors):
 def test_a_known_model_turns_to_joy_and_the_judge_and_the_regime_say_so(joyful):
     model, vectors, flip = joyful
     below, above = (
-        what_if(model, "the table", "happy", factor * flip, vectors=vectors, layer=2, max_new_tokens=20, judge=JUDGE)
+        what_if(model, "the table", "happy", factor * flip, vectors=vectors, layer=2, writing=Writing(20), judge=JUDGE)
         for factor in (0.9, 1.1)
     )
     assert below.steered == below.plain
@@ -127,10 +136,10 @@ def test_a_known_model_turns_to_joy_and_the_judge_and_the_regime_say_so(joyful):
 
 
 def test_the_ratio_is_that_of_the_two_texts_under_the_unsteered_model(llama, vectors):
-    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=12, judge=False)
-    table = steering.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], max_new_tokens=12)
-    prompt = activations.encode(llama, [PROMPT])[0].ids
-    scored = [regimes.log_likelihoods(llama, [prompt], [tokens])[0] for tokens in table["tokens"]]
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, writing=Writing(12), judge=False)
+    table = steered_texts.steer(llama, PROMPT, vectors, [0.0, 0.8], emotions=["sad"], layers=[4], writing=Writing(12))
+    prompt = encode(llama, [PROMPT])[0].ids
+    scored = [log_likelihoods(llama, [prompt], [tokens])[0] for tokens in table["tokens"]]
     expected = np.exp(scored[0].mean() - scored[1].mean())
     assert result.side("steered").perplexity_ratio == pytest.approx(expected, rel=1e-5)
     assert abs(expected - 1) > 0.05
@@ -138,27 +147,24 @@ def test_the_ratio_is_that_of_the_two_texts_under_the_unsteered_model(llama, vec
 
 
 def test_each_text_is_read_again_without_the_edit(llama, vectors):
-    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, max_new_tokens=8, judge=False)
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, layer=4, writing=Writing(8), judge=False)
     for side, text in (("plain", result.plain), ("steered", result.steered)):
         again = read_emotions(llama, PROMPT + text, "sad", layer=4, vectors=vectors)
         np.testing.assert_array_equal(result.side(side).reading.score, again.score)
 
 
 def test_without_a_judge_none_is_asked_and_its_absence_names_the_way_out(llama, vectors, monkeypatch):
-    from emotrace.judges import classifiers
-    from emotrace.whatif import compare as whatif
-
     def missing():
         raise EmotraceError("the encoder is not installed")
 
-    monkeypatch.setattr(classifiers, "load_classifier", missing)
-    whatif._default_judge.cache_clear()
-    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=3, judge=False)
+    monkeypatch.setattr(compare, "load_classifier", missing)
+    compare._default_judge.cache_clear()
+    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, writing=Writing(3), judge=False)
     assert result.judged is None
     assert "judge" not in str(result)
     assert "judge" not in result._repr_html_()
     with pytest.raises(EmotraceError, match="not installed; without an outside judge: judge=False"):
-        what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=3)
+        what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, writing=Writing(3))
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
@@ -166,7 +172,9 @@ def test_without_a_judge_none_is_asked_and_its_absence_names_the_way_out(llama, 
 
 def test_the_terminal_shows_everything_within_80_columns(joyful):
     model, vectors, flip = joyful
-    result = what_if(model, "the table", "happy", 1.1 * flip, vectors=vectors, layer=2, max_new_tokens=60, judge=JUDGE)
+    result = what_if(
+        model, "the table", "happy", 1.1 * flip, vectors=vectors, layer=2, writing=Writing(60), judge=JUDGE
+    )
     text = str(result)
     assert max(map(len, text.splitlines())) <= 80
     bars = re.findall(r"^[▸ ] +(\w+) ([+-]\d\.\d{3}) ", text, flags=re.MULTILINE)
@@ -180,7 +188,7 @@ def test_the_terminal_shows_everything_within_80_columns(joyful):
 
 
 def test_every_change_is_a_bar_of_its_length_and_side(llama, vectors):
-    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, max_new_tokens=8, judge=False)
+    result = what_if(llama, PROMPT, "sad", 0.8, vectors=vectors, writing=Writing(8), judge=False)
     bars = re.findall(r'class="(rise|fall)" style="width:([\d.]+)%"', result._repr_html_())
     changes = result.changes["change"]
     assert [side == "rise" for side, _ in bars] == list(changes > 0)
@@ -190,7 +198,7 @@ def test_every_change_is_a_bar_of_its_length_and_side(llama, vectors):
 
 def test_markup_in_a_prompt_shows_as_text(llama, vectors, tmp_path):
     prompt = "<script>alert(1)</script> & \x1b[31m so"
-    result = what_if(llama, prompt, "sad", 0.1, vectors=vectors, max_new_tokens=4)
+    result = what_if(llama, prompt, "sad", 0.1, vectors=vectors, writing=Writing(4))
     page = result.to_html(tmp_path / "page.html").read_text()
     for html in (result._repr_html_(), page):
         assert "<script" not in html
@@ -206,7 +214,7 @@ def without_spans(html: str) -> str:
 
 def test_a_page_that_cannot_be_written_is_one_clear_error(llama, vectors, tmp_path):
     (tmp_path / "file").write_text("")
-    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, max_new_tokens=2, judge=False)
+    result = what_if(llama, PROMPT, "sad", 0.1, vectors=vectors, writing=Writing(2), judge=False)
     with pytest.raises(EmotraceError, match="cannot be written"):
         result.to_html(tmp_path / "file" / "page.html")
 
@@ -222,26 +230,36 @@ def test_the_slider_runs_over_the_calibrated_window_with_zero_in_the_middle(vect
     assert window(half, steps=1) == (-0.4, 0.0, 0.12)
 
 
-def test_a_setting_is_written_once_and_is_the_what_if_of_it(llama, vectors):
-    options = {"max_new_tokens": 5, "judge": False}
-    found = settings(llama, PROMPT, vectors, **options)
-    first = found.at("sad", found.strengths[-1])
-    assert found.at("sad", found.strengths[-1]) is first
-    assert first.steered == what_if(llama, PROMPT, "sad", found.strengths[-1], vectors=vectors, **options).steered
-    assert found.at("sad", 0.0).plain == found.at("sad", 0.0).steered
-    assert len(found.made) == 2
+def test_a_setting_is_written_once_and_is_the_what_if_of_it(llama, vectors, monkeypatch):
+    pytest.importorskip("ipywidgets")
+    written = []
+
+    def counted(model, prompt, emotion, strength, **options):
+        written.append((emotion, strength))
+        return what_if(model, prompt, emotion, strength, **options)
+
+    monkeypatch.setattr(slider, "what_if", counted)
+    options = {"vectors": vectors, "writing": Writing(5), "judge": False}
+    widget = emotrace.what_if_slider(llama, PROMPT, "sad", **options)
+    (_, strength), page = widget.children[0].children, widget.children[1]
+    first, highest = page.value, strength.value
+    assert first == what_if(llama, PROMPT, "sad", highest, **options)._repr_html_()
+    strength.value = 0.0
+    strength.value = highest
+    assert page.value == first
+    assert written == [("sad", highest), ("sad", 0.0)]
 
 
 def test_moving_the_slider_and_the_menu_shows_another_what_if(llama, vectors):
     pytest.importorskip("ipywidgets")
-    widget = emotrace.what_if_slider(llama, PROMPT, "sad", vectors=vectors, max_new_tokens=5, judge=False)
-    (menu, slider), shown = widget.children[0].children, widget.children[1]
+    widget = emotrace.what_if_slider(llama, PROMPT, "sad", vectors=vectors, writing=Writing(5), judge=False)
+    (menu, strength), shown = widget.children[0].children, widget.children[1]
     assert "sad +0.4 ×" in shown.value
-    slider.value = 0.0
+    strength.value = 0.0
     assert "sad +0 ×" in shown.value
     menu.value = "calm"
     assert "calm +0 ×" in shown.value
-    slider.value = slider.options[0][1]
+    strength.value = strength.options[0][1]
     assert "calm -0.4 ×" in shown.value
     assert list(menu.options) == list(vectors.emotions)
 
@@ -264,7 +282,7 @@ def test_on_a_real_model_steering_raises_the_emotion_that_the_model_reads_in_its
     changes, ranks = [], []
     for name in ("afraid", "angry", "grateful"):
         for prompt in ("I woke up this morning and", "When she opened the letter, she"):
-            result = what_if(model, prompt, name, 0.3, vectors=vectors, max_new_tokens=30, judge=False)
+            result = what_if(model, prompt, name, 0.3, vectors=vectors, writing=Writing(30), judge=False)
             table = result.changes.set_index("emotion")
             changes.append(table.loc[name, "change"])
             ranks.append(list(table.index).index(name))

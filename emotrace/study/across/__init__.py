@@ -1,0 +1,2 @@
+"""What only several models show together: their ``facts``, ``geometry``, ``steering`` and ``regimes``, which
+``measure`` puts together; ``claims``, ``figures``."""

@@ -1,28 +1,31 @@
-"""Figures over models, from a run's tables alone; habits and colours as in :mod:`emotrace.study.separation.figures`. One each a run."""
+"""Figures over models, one each a run, from a run's tables alone; habits and colours as in the other figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.typing import LegendLocType
 
 from emotrace.study.across.measure import CURVES
 from emotrace.study.across.steering import MEASURES
 from emotrace.study.effects.figures import REGIME_COLOURS
+from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
 from emotrace.study.separation.figures import CRITERION_TITLES
-from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE, plt
+from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE
 
 DELTA_TITLES = {
-    "raw_delta": "raw residual units", "delta": "mean residual norms of the layer",
+    "raw_delta": "raw residual units",
+    "delta": "mean residual norms of the layer",
     "delta_in_gaps": "lengths of the emotion's own vector",
-}  # fmt: skip
+}
 
 
 class Mark(NamedTuple):
@@ -40,28 +43,26 @@ _MARKERS = "osD^vPX"
 
 def marks(table: pd.DataFrame) -> dict[str, Mark]:
     """A mark for each model, in the order of the table: told apart by colour, line and marker alike."""
-    return {
-        name: Mark(_COLOURS[place % 7], _LINES[place % 5], _MARKERS[place % 7])
-        for place, name in enumerate(dict.fromkeys(table["model"]))
-    }
+    names = dict.fromkeys(table["model"])
+    return {name: Mark(_COLOURS[idx % 7], _LINES[idx % 5], _MARKERS[idx % 7]) for idx, name in enumerate(names)}
 
 
-def across_depth(tables: dict[str, pd.DataFrame]) -> Figure:
+def across_depth(tables: Tables) -> Figure:
     """The centroid cosine over depth, as it is and minus either baseline, all models on one axis."""
     table = tables["across_depth"]
     table = table[table["layer"] > 0]
     metrics = [metric for metric in CURVES if metric in set(table["metric"])]
     poolings = [pooling for pooling in POOLING_TITLES if pooling in set(table["pooling"])]
-    figure, axes = plt.subplots(
-        len(poolings), len(metrics), figsize=(4.3 * len(metrics), 3.5 * len(poolings)), sharex=True, squeeze=False
-    )
+    size = (4.3 * len(metrics), 3.5 * len(poolings))
+    figure, axes = plt.subplots(len(poolings), len(metrics), figsize=size, sharex=True, squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
         pooling, metric = poolings[row], metrics[column]
         for name, mark in marks(table).items():
             rows = select(table, model=name, pooling=pooling, metric=metric).sort_values("depth")
             ax.plot(rows["depth"], rows["value"], color=mark.colour, ls=mark.line, lw=1.8, label=name)
             ax.fill_between(rows["depth"], rows["low"], rows["high"], color=mark.colour, alpha=0.14, lw=0)
-        _turns(ax, tables.get("localisation"), pooling, metric, marks(table))
+        if "localisation" in tables:
+            _mark_turns(ax, select(tables["localisation"], pooling=pooling, criterion=metric), marks(table))
         ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
         ax.set_title(CRITERION_TITLES[metric] if row == 0 else "", loc="left", fontsize=10)
         if column == 0:
@@ -69,36 +70,39 @@ def across_depth(tables: dict[str, pd.DataFrame]) -> Figure:
         if metric != "cosine":
             ax.axhline(0, color=GREY, lw=0.8)
     figure.supxlabel("depth (layer / number of layers)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), fontsize=9)
+    _legend(figure, axes[0, 0], "outside upper center")
     return figure
 
 
-def _turns(ax: Axes, localisation: pd.DataFrame | None, pooling: str, metric: str, of: dict[str, Mark]) -> None:
+def _mark_turns(ax: Axes, rows: pd.DataFrame, marks_of: dict[str, Mark]) -> None:
     """Where each U turns, with its interval, in a strip under the curves; nothing for a curve that is no U."""
-    if localisation is None:
-        return
-    rows = select(localisation, pooling=pooling, criterion=metric).dropna(subset=["vertex"])
-    for place, row in enumerate(rows.itertuples()):
-        mark = of[row.model]
+    rows, strip = rows.dropna(subset=["vertex"]), ax.get_xaxis_transform()
+    for idx, row in enumerate(rows.to_dict("records")):
+        mark, turn, height = marks_of[row["model"]], row["vertex"], 0.03 + 0.045 * idx
+        span = [[turn - row["vertex_low"]], [row["vertex_high"] - turn]]
         ax.errorbar(
-            row.vertex, 0.03 + 0.045 * place, xerr=[[row.vertex - row.vertex_low], [row.vertex_high - row.vertex]],
-            fmt=mark.marker, ms=5, capsize=2, lw=1.2, color=mark.colour, transform=ax.get_xaxis_transform(),
-        )  # fmt: skip
+            turn, height, xerr=span, fmt=mark.marker, ms=5, capsize=2, lw=1.2, color=mark.colour, transform=strip
+        )
     low, high = ax.get_ylim()
     ax.set_ylim(low - 0.06 * (1 + len(rows)) * (high - low), high)
 
 
-def across_steering(tables: dict[str, pd.DataFrame]) -> Figure:
+def _legend(figure: Figure, ax: Axes, loc: LegendLocType) -> None:
+    """One legend of the models for the whole figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc=loc, ncols=min(4, len(labels)), fontsize=9)
+
+
+def across_steering(tables: Tables) -> Figure:
     """Deltas at the calibrated strength against anisotropy in three units, and what a norm is worth layer by layer."""
     table = select(tables["across_steering"], relative=1.0)
     figure, axes = plt.subplots(1, 4, figsize=(16, 4.1))
     for ax, measure in zip(axes[:3], MEASURES, strict=True):
         for name, mark in marks(table).items():
             row = select(table, model=name, metric=measure).iloc[0]
-            spans = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-            ax.errorbar(row["anisotropy"], row["value"], yerr=spans, fmt=mark.marker, ms=8, capsize=4, color=mark.colour,
-                        label=name)  # fmt: skip
+            span = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+            x, y = row["anisotropy"], row["value"]
+            ax.errorbar(x, y, yerr=span, fmt=mark.marker, ms=8, capsize=4, color=mark.colour, label=name)
         ax.set_title(DELTA_TITLES[measure], loc="left", fontsize=10)
         ax.set_xlabel("anisotropy of the layer where it is read")
         if measure == "raw_delta" and (table["value"] > 0).all():
@@ -108,13 +112,12 @@ def across_steering(tables: dict[str, pd.DataFrame]) -> Figure:
         ax.margins(x=0.15)
     axes[0].set_ylabel("steering delta at the calibrated strength")
     figure.suptitle(f"n = {int(table['n'].min())} emotions a model; 95% intervals over them", fontsize=9, color=GREY)
-    _worth(axes[3], tables["across_units"])
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
+    _norm_worth(axes[3], tables["across_units"])
+    _legend(figure, axes[0], "outside lower center")
     return figure
 
 
-def _worth(ax: Axes, table: pd.DataFrame) -> None:
+def _norm_worth(ax: Axes, table: pd.DataFrame) -> None:
     """Class gaps that a norm is worth against 1/√(1 − c), one point a layer."""
     for name, mark in marks(table).items():
         rows = select(table, model=name).dropna(subset=["layer"])
@@ -131,17 +134,17 @@ def _worth(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_title("what a norm is worth, layer by layer", loc="left", fontsize=10)
 
 
-def across_rdm(tables: dict[str, pd.DataFrame]) -> Figure:
+def across_rdm(tables: Tables) -> Figure:
     """Spearman's ρ between all emotion geometries, as a matrix."""
     table = tables["across_rdm"]
-    sides = [
+    first, second = (
         list(zip(*(table[f"{part}_{side}"] for part in ("model", "method", "pooling")), strict=True)) for side in "ab"
-    ]
+    )
     # Comprehension first, poolings apart, models within: geometries that should agree stand together.
-    order = list(dict.fromkeys(name[0] for name in (*sides[0], *sides[1])))
-    names = sorted({*sides[0], *sides[1]}, key=lambda name: (name[1], name[2] != "mean", order.index(name[0])))
+    order = list(dict.fromkeys(model for model, _, _ in (*first, *second)))
+    names = sorted({*first, *second}, key=lambda name: (name[1], name[2] != "mean", order.index(name[0])))
     grid = np.full((len(names), len(names)), np.nan)
-    for a, b, value in zip(*sides, table["value"], strict=True):
+    for a, b, value in zip(first, second, table["value"], strict=True):
         grid[names.index(a), names.index(b)] = grid[names.index(b), names.index(a)] = value
     size = 0.62 * len(names) + 4.2
     figure, ax = plt.subplots(figsize=(size + 1, size - 0.6))
@@ -151,23 +154,21 @@ def across_rdm(tables: dict[str, pd.DataFrame]) -> Figure:
     ax.set_yticks(range(len(names)), labels, fontsize=8)
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value) and len(names) <= 16:
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                    color="white" if abs(value) > 0.6 else "black")  # fmt: skip
+            colour = "white" if abs(value) > 0.6 else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     ax.set_title(f"n = {int(table['n'].iloc[0])} emotions, each model at its chosen layer", loc="left", fontsize=9)
     figure.colorbar(image, ax=ax, shrink=0.7, label="Spearman's ρ between dissimilarities")
     return figure
 
 
-def across_regimes(tables: dict[str, pd.DataFrame]) -> Figure:
+def across_regimes(tables: Tables) -> Figure:
     """Shares of the regimes of each model at matched relative strengths, under emotions' and under random vectors."""
     table = tables["across_regimes"]
     models = list(dict.fromkeys(table["model"]))
-    figure, axes = plt.subplots(
-        2, len(models), figsize=(1.2 + 3.1 * len(models), 5.6), sharex=True, sharey=True, squeeze=False
-    )
+    size = (1.2 + 3.1 * len(models), 5.6)
+    figure, axes = plt.subplots(2, len(models), figsize=size, sharex=True, sharey=True, squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
-        direction = ("emotions", "random")[row]
-        part = select(table, model=models[column], direction=direction)
+        part = select(table, model=models[column], direction=("emotions", "random")[row])
         strengths = sorted(part["relative"].unique())
         bottom = np.zeros(len(strengths))
         for regime, colour in REGIME_COLOURS.items():
@@ -186,23 +187,27 @@ def across_regimes(tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-FIGURES: dict[str, tuple[Callable[[dict[str, pd.DataFrame]], Figure], str]] = {
-    "across_depth": (across_depth, "across_depth"),
-    "across_steering": (across_steering, "across_steering"),
-    "across_rdm": (across_rdm, "across_rdm"),
-    "across_regimes": (across_regimes, "across_regimes"),
+_CAPTIONS = {
+    across_depth: (
+        "C6, all models on one axis of depth: how alike the emotions' centroids are, as it is (left) and minus what "
+        "labels shuffled within topics (middle) or groups of unrelated texts (right) give. Only the two on the right "
+        "compare models: where the left curve lies is a matter of the activation space. Marks below: where a U turns, "
+        "with its interval; a curve without a mark is no U."
+    ),
+    across_steering: (
+        "C7: how far steering at each model's calibrated strength moves the stream along the emotion, in three units. "
+        "Raw numbers follow the size of the residual stream. The right panel shows what a residual norm is worth at "
+        "each layer: the more alike unrelated texts are, the more of an emotion's own length a strength of 1 adds."
+    ),
+    across_rdm: (
+        "How far two geometries put the same emotions near each other: models, methods and poolings. The sequel to "
+        "the paper reports 0.74 to 0.92 between families. Models that read the same passages share their "
+        "peculiarities; across_rdm.csv has the same ρ from different topics."
+    ),
+    across_regimes: (
+        "C10: what becomes of the text at the same multiples of each model's calibrated strength. Every model here "
+        "has a family and a size of its own, so no difference can be laid at the door of either."
+    ),
 }
-"""Figures drawn once a run, and the table each needs."""
-
-CAPTIONS = {
-    "across_depth": "C6, all models on one axis of depth: how alike the emotions' centroids are, as it is (left) and minus what labels shuffled "
-    "within topics (middle) or groups of unrelated texts (right) give. Only the two on the right compare models: where the left curve lies is a "
-    "matter of the activation space. Marks below: where a U turns, with its interval; a curve without a mark is no U.",
-    "across_steering": "C7: how far steering at each model's calibrated strength moves the stream along the emotion, in three units. Raw numbers "
-    "follow the size of the residual stream. The right panel shows what a residual norm is worth at each layer: the more "
-    "alike unrelated texts are, the more of an emotion's own length a strength of 1 adds.",
-    "across_rdm": "How far two geometries put the same emotions near each other: models, methods and poolings. The sequel to the paper reports "
-    "0.74 to 0.92 between families. Models that read the same passages share their peculiarities; across_rdm.csv has the same ρ from different topics.",
-    "across_regimes": "C10: what becomes of the text at the same multiples of each model's calibrated strength. Every model here has a family and a "
-    "size of its own, so no difference can be laid at the door of either.",
-}
+PICTURES = tuple(Picture(draw.__name__, draw, draw.__name__, caption) for draw, caption in _CAPTIONS.items())
+"""Figures drawn once a run, each named as the table that it is drawn from."""

@@ -7,8 +7,6 @@ of their own can show that they differ, and not by which of the two.
 from __future__ import annotations
 
 import itertools
-import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,15 +14,14 @@ from scipy.stats import fisher_exact
 
 from emotrace.judges import regimes
 from emotrace.measures import statistics
+from emotrace.measures.randomness import generator_for
+from emotrace.study.across.facts import Facts
 from emotrace.study.folder import select
 
-if TYPE_CHECKING:
-    from emotrace.study.across.measure import Facts
-
 BROKEN = "collapse among broken"
-# Fewer broken texts than this say nothing of how a model breaks.
+"""The share of repetitive collapse among the texts that collapse or explode."""
 MIN_BROKEN = 10
-_REGIME_COLUMNS = {regime: regime.replace(" ", "_") for regime in regimes.REGIMES}
+"""Fewer broken texts than this say nothing of how a model breaks."""
 
 
 def regime_counts(table: pd.DataFrame, models: list[str]) -> pd.DataFrame:
@@ -37,86 +34,77 @@ def regime_counts(table: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     table = table[~table["emotion"].isin(["all", "unsteered"]) & ~table["emotion"].str.startswith("random-")]
     table = table.assign(relative=table["relative"].round(6))
     common = set.intersection(*(set(select(table, model=name)["relative"]) for name in models))
-    counts = table.loc[table["relative"].isin(common), ["model", "relative", "strength", "emotion", "n"]].copy()
-    for regime, column in _REGIME_COLUMNS.items():
-        counts[regime] = (table[column] * table["n"]).round().astype(int)
+    table = table[table["relative"].isin(common)]
+    counts = table[["model", "relative", "strength", "emotion", "n"]].copy()
+    for regime in regimes.REGIMES:
+        counts[regime] = (table[regime.replace(" ", "_")] * table["n"]).round().astype(int)
     return counts
 
 
 def regime_shares(counts: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """``across_regimes``: shares of the regimes of each model at matched relative strengths (C10).
 
-    Returns:
-        One row a model, relative strength, direction (``emotions`` or ``random``) and regime: ``model, relative, strength,
-        direction, regime, value, low, high, n`` (texts, Wilson interval). The regime ``collapse among broken`` is the share
-        of repetitive collapse among the texts that collapse or explode; its interval resamples emotions, since texts under
-        one emotion are not independent (Wilson's for random directions).
+    One row a model, relative strength, direction (``emotions`` or ``random``) and regime, ``n`` texts, Wilson interval.
+    The interval of ``BROKEN`` resamples emotions, since texts under one emotion are not independent (Wilson's for
+    random directions).
     """
     rows = []
-    for (model, relative), some in counts.groupby(["model", "relative"], sort=False):
-        for direction, part in (
-            ("emotions", some[some["emotion"] != "random"]), ("random", select(some, emotion="random")),
-        ):  # fmt: skip
-            shared = {
-                "model": model, "relative": relative, "strength": some["strength"].iloc[0], "direction": direction,
-            }  # fmt: skip
+    for (model, relative), at_strength in counts.groupby(["model", "relative"], sort=False):
+        random = at_strength["emotion"] == "random"
+        for direction, part in (("emotions", at_strength[~random]), ("random", at_strength[random])):
             n = int(part["n"].sum())
             if not n:
                 continue
-            rows += [
-                {**shared, "regime": regime, **statistics.wilson(int(part[regime].sum()), n)._asdict(), "n": n}
-                for regime in regimes.REGIMES
-            ]
+            strength = at_strength["strength"].iloc[0]
+            front = {"model": model, "relative": relative, "strength": strength, "direction": direction}
+            for regime in regimes.REGIMES:
+                share = statistics.wilson(int(part[regime].sum()), n)
+                rows.append({**front, "regime": regime, **share._asdict(), "n": n})
             broken = _broken(part)
-            if len(part) > 1:
-                rng = np.random.default_rng([seed, zlib.crc32(b"regimes over models")])
-                picks = rng.integers(len(part), size=(draws, len(part)))
-                interval = statistics.percentile_interval(_collapsed(broken), _collapsed(broken[picks]))
-            elif broken.sum():
-                interval = statistics.wilson(int(broken[0, 0]), int(broken.sum()))
-            else:
-                interval = statistics.Interval(np.nan, np.nan, np.nan)
-            rows.append({**shared, "regime": BROKEN, **interval._asdict(), "n": int(broken.sum())})
+            rows.append({**front, "regime": BROKEN, **_collapse(broken, draws, seed)._asdict(), "n": int(broken.sum())})
     return pd.DataFrame(rows)
 
 
 def regime_contrasts(counts: pd.DataFrame, facts: dict[str, Facts], draws: int, seed: int) -> pd.DataFrame:
     """``across_regimes_contrasts``: do two models break differently at the same relative strength?
 
-    Returns:
-        One row a positive relative strength and pair of models: ``model_a, model_b, same_family, size_ratio`` (parameters,
-        larger over smaller), ``relative, value, low, high``: the share of collapse among broken texts in a minus that in b,
-        interval by resampling the emotions that both have; ``n_a, n_b`` broken texts; ``p``, Fisher's exact test, which takes
-        texts for independent. No row where a model has fewer than ten broken texts.
+    One row a positive relative strength and pair of models: the share of collapse among broken texts in a minus that
+    in b, interval by resampling the emotions that both have; ``p`` by Fisher's exact test, which takes texts for
+    independent. No row where a model has fewer than ``MIN_BROKEN`` broken texts.
     """
     rows = []
     counts = counts[(counts["emotion"] != "random") & (counts["relative"] > 0)]
-    for relative, some in counts.groupby("relative"):
+    for relative, at_strength in counts.groupby("relative"):
         for a, b in itertools.combinations(facts, 2):
-            parts = [select(some, model=name).set_index("emotion") for name in (a, b)]
-            shared = [name for name in parts[0].index if name in parts[1].index]
-            broken = [_broken(part.loc[shared]) for part in parts]
-            if len(shared) < 2 or min(each.sum() for each in broken) < MIN_BROKEN:
+            part_a, part_b = (select(at_strength, model=name).set_index("emotion") for name in (a, b))
+            shared = [name for name in part_a.index if name in part_b.index]
+            broken_a, broken_b = _broken(part_a.loc[shared]), _broken(part_b.loc[shared])
+            if len(shared) < 2 or min(broken_a.sum(), broken_b.sum()) < MIN_BROKEN:
                 continue
-            rng = np.random.default_rng([seed, zlib.crc32(b"regimes over models")])
-            picks = rng.integers(len(shared), size=(draws, len(shared)))
-            value = _collapsed(broken[0]) - _collapsed(broken[1])
-            interval = statistics.percentile_interval(
-                float(value), _collapsed(broken[0][picks]) - _collapsed(broken[1][picks])
-            )
-            sizes = sorted((facts[a].parameters, facts[b].parameters))
-            rows.append({
-                "model_a": a, "model_b": b, "same_family": facts[a].family == facts[b].family,
-                "size_ratio": sizes[1] / sizes[0], "relative": relative, **interval._asdict(),
-                "n_a": int(broken[0].sum()), "n_b": int(broken[1].sum()),
-                "p": float(fisher_exact(np.stack([each.sum(axis=0) for each in broken])).pvalue),
-            })  # fmt: skip
+            picks = generator_for(seed, "regimes over models").integers(len(shared), size=(draws, len(shared)))
+            resampled = _collapsed(broken_a[picks]) - _collapsed(broken_b[picks])
+            interval = statistics.percentile_interval(float(_collapsed(broken_a) - _collapsed(broken_b)), resampled)
+            smaller, larger = sorted((facts[a].parameters, facts[b].parameters))
+            pair = {"model_a": a, "model_b": b, "same_family": facts[a].family == facts[b].family}
+            pair |= {"size_ratio": larger / smaller, "relative": relative, **interval._asdict()}
+            p = float(fisher_exact(np.stack([broken_a.sum(axis=0), broken_b.sum(axis=0)])).pvalue)
+            rows.append({**pair, "n_a": int(broken_a.sum()), "n_b": int(broken_b.sum()), "p": p})
     return pd.DataFrame(rows)
 
 
 def _broken(part: pd.DataFrame) -> np.ndarray:
     """Counts of collapsed and exploded texts: ``[direction, 2]``."""
     return part[[regimes.REPETITIVE, regimes.EXPLOSIVE]].to_numpy(dtype=float)
+
+
+def _collapse(broken: np.ndarray, draws: int, seed: int) -> statistics.Interval:
+    """The share of collapse among ``broken [direction, 2]``, with its interval; NaN where nothing broke."""
+    if len(broken) > 1:
+        picks = generator_for(seed, "regimes over models").integers(len(broken), size=(draws, len(broken)))
+        return statistics.percentile_interval(float(_collapsed(broken)), _collapsed(broken[picks]))
+    if broken.sum():
+        return statistics.wilson(int(broken[0, 0]), int(broken.sum()))
+    return statistics.Interval(np.nan, np.nan, np.nan)
 
 
 def _collapsed(broken: np.ndarray) -> np.ndarray:

@@ -1,69 +1,88 @@
 """The steering experiments of a run: calibration → dose response and regimes → verification, each as tidy tables.
 
-Vectors: comprehension, mean-pooled. Layer: the one that localisation chose on half of the topics. Strength: in units of
-the layer's mean residual norm, as multiples of the strength that the calibration found for this model.
+Vectors, layer and strength are those of :class:`~emotrace.study.steered.Steering`; strengths are multiples of the
+calibrated one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from emotrace import activations
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
-from emotrace.judges.classifiers import Classifier, known_labels
+from emotrace.judges.classifiers import emotion_scores, known_labels
 from emotrace.measures import statistics
 from emotrace.study.effects import dose, verification
-from emotrace.study.languages import measure as crosslingual
-from emotrace.study.steered import FULL_PROMPTS, Steering, framed, prepare
+from emotrace.study.effects.sweep import Sweep, sweep
+from emotrace.study.experiment import Results, Tables
+from emotrace.study.steered import POOLING, framed, prepare
 from emotrace.study.study import Study
 
-if TYPE_CHECKING:
-    from emotrace.models import Model
-    from emotrace.vectors import EmotionVectors
+# -- calibration ------------------------------------------------------------------------------------------------------
+
+
+def calibration(study: Study, tables: Tables) -> Results:
+    """The window of strengths and the vectors with it (made by ``prepare``), and the unit of a strength."""
+    steering = study.once(prepare)
+    return Results(
+        {"calibration": steering.tried, "residual_norms": residual_norms(study)},
+        vectors={("comprehension", POOLING): steering.vectors},
+    )
+
+
+def residual_norms(study: Study) -> pd.DataFrame:
+    """``residual_norms``: the mean Euclidean norm of the residual stream at each layer, the unit of a strength."""
+    texts = int((corpus.passages()["emotion"] == corpus.NEUTRAL).sum())
+
+    def compute() -> list[dict[str, Any]]:
+        return [
+            {"model": study.model_name, "layer": layer, "depth": layer / study.n_layers, "value": norm, "n": texts}
+            for layer, norm in enumerate(activations.residual_norms(study.model))
+        ]
+
+    return pd.DataFrame(study.unit("residual norms", compute))
+
 
 # -- dose response and regimes ----------------------------------------------------------------------------------------
 
 
-def dose_tables(steering: Steering) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """``dose_response``, ``monotonicity``, ``regimes``, ``regime_sensitivity``, and every text that they rest on."""
-    found, plain = _sweep(steering)
-    study, size = steering.study, {"strength": steering.strength}
-    with_columns = {
-        "dose_response": dose.response(found),
-        "monotonicity": dose.monotonicity(
-            found, size["strength"], study.settings.permutations, study.rng("monotonicity")
-        ),
-        "regimes": regime_shares(found.texts, plain),
-        "regime_sensitivity": sensitivity(found.texts),
+def dose_response(study: Study, tables: Tables) -> Results:
+    """``dose_response`` and ``monotonicity``, and every text that they rest on."""
+    steering, (swept, plain) = study.once(prepare), study.once(_dose_sweep)
+    permutations, rng = study.settings.permutations, study.rng("monotonicity")
+    made = {
+        "dose_response": dose.response(swept),
+        "monotonicity": dose.monotonicity(swept, steering.strength, permutations, rng),
     }
-    tables = {name: framed(steering, table) for name, table in with_columns.items()}
-    texts = framed(steering, pd.concat([plain, found.texts[found.texts["strength"] != 0]]).drop(columns="tokens"))
-    return tables, texts
+    texts = pd.concat([plain, swept.texts[swept.texts["strength"] != 0]]).drop(columns="tokens")
+    return Results(
+        {name: framed(steering, table) for name, table in made.items()}, {"steered": framed(steering, texts)}
+    )
 
 
-def _sweep(steering: Steering) -> tuple[dose.Sweep, pd.DataFrame]:
-    study = steering.study
-    settings = study.settings
-    prompts = corpus.prompts("dose")[: settings.dose_prompts]
-    strengths = [multiple * steering.strength for multiple in settings.doses]
-    total = len(prompts) * (4 + len(strengths) * (len(steering.vectors.emotions) + settings.dose_random))
+def regime_tables(study: Study, tables: Tables) -> Results:
+    """``regimes`` and ``regime_sensitivity``, of the texts of the dose response."""
+    steering, (swept, plain) = study.once(prepare), study.once(_dose_sweep)
+    made = {"regimes": regime_shares(swept.texts, plain), "regime_sensitivity": sensitivity(swept.texts)}
+    return Results({name: framed(steering, table) for name, table in made.items()})
+
+
+def _dose_sweep(study: Study) -> tuple[Sweep, pd.DataFrame]:
+    """The sweep of the dose response, and the unsteered texts."""
+    steering = study.once(prepare)
 
     def compute() -> list[dict[str, Any]]:
-        found, plain = dose.sweep(
-            steering.model, steering.vectors, steering.classifier, strengths, layers=[steering.layer],
-            read_layer=steering.read_layer, prompts=prompts, random=settings.dose_random,
-            max_new_tokens=settings.tokens, seed=settings.seed, cache=study.run,
-            progress=lambda done: study.progress("dose response: texts", done, total),
-        )  # fmt: skip
-        values = {name: value.tolist() for name, value in found.values.items()}
-        return [{"texts": found.texts.to_dict("records"), "plain": plain.to_dict("records"), "values": values}]
+        swept, plain = sweep(steering)
+        values = {name: value.tolist() for name, value in swept.values.items()}
+        return [{"texts": swept.texts.to_dict("records"), "plain": plain.to_dict("records"), "values": values}]
 
-    kept = steering.unit("dose sweep", compute)[0]
-    values = {name: np.array(value, dtype=np.float64) for name, value in kept["values"].items()}
-    return dose.Sweep(pd.DataFrame(kept["texts"]), values, steering.vectors.emotions), pd.DataFrame(kept["plain"])
+    unit = steering.unit("dose sweep", compute)[0]
+    values = {name: np.array(value, dtype=np.float64) for name, value in unit["values"].items()}
+    return Sweep(pd.DataFrame(unit["texts"]), values, steering.vectors.emotions), pd.DataFrame(unit["plain"])
 
 
 def regime_shares(texts: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
@@ -76,22 +95,29 @@ def regime_shares(texts: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
     steered = texts[texts["strength"] != 0]
     groups = dict(list(steered.groupby(["emotion", "strength"], sort=False)))
     for strength, rows in steered.groupby("strength"):
-        groups["all", strength] = rows[~rows["control"].astype(bool)]
-        groups["random", strength] = rows[rows["control"].astype(bool)]
+        control = rows["control"].astype(bool)
+        groups |= {("all", strength): rows[~control], ("random", strength): rows[control]}
     groups["unsteered", 0.0] = plain
     return pd.DataFrame(
         [{"emotion": name, "strength": strength, **_regimes_of(rows)} for (name, strength), rows in groups.items()]
     )
 
 
-def _regimes_of(rows: pd.DataFrame) -> dict[str, Any]:
-    counts = rows["regime"].value_counts()
-    shares = {regime.replace(" ", "_"): float(counts.get(regime, 0) / len(rows)) for regime in regimes.REGIMES}
-    medians = {
-        name: float(rows[name].median()) for name in ("perplexity_ratio", "distinct_2", "longest_loop", "real_words")
+def _regimes_of(texts: pd.DataFrame) -> dict[str, Any]:
+    measures = ("perplexity_ratio", "distinct_2", "longest_loop", "real_words")
+    surgical = statistics.wilson(int((texts["regime"] == regimes.SURGICAL).sum()), len(texts))
+    return {
+        "regime": texts["regime"].value_counts().idxmax(),
+        **surgical._asdict(),
+        **_shares(texts["regime"]),
+        **{name: float(texts[name].median()) for name in measures},
+        "n": len(texts),
     }
-    surgical = statistics.wilson(int(counts.get(regimes.SURGICAL, 0)), len(rows))
-    return {"regime": counts.idxmax(), **surgical._asdict(), **shares, **medians, "n": len(rows)}
+
+
+def _shares(labels: pd.Series) -> dict[str, float]:
+    """The share of each regime, in the columns' names."""
+    return {regime.replace(" ", "_"): float((labels == regime).mean()) for regime in regimes.REGIMES}
 
 
 def sensitivity(texts: pd.DataFrame) -> pd.DataFrame:
@@ -99,89 +125,45 @@ def sensitivity(texts: pd.DataFrame) -> pd.DataFrame:
     steered = texts[(texts["strength"] != 0) & ~texts["control"].astype(bool)]
     rows = []
     for variant, thresholds in regimes.Thresholds().variants().items():
-        labels = regimes.label(steered, thresholds)
-        for strength, members in labels.groupby(steered["strength"]):
-            shares = {name.replace(" ", "_"): float((members == name).mean()) for name in regimes.REGIMES}
-            rows.append({"variant": variant, "strength": strength, **shares, "n": len(members)})
+        for strength, labels in regimes.label(steered, thresholds).groupby(steered["strength"]):
+            rows.append({"variant": variant, "strength": strength, **_shares(labels), "n": len(labels)})
     return pd.DataFrame(rows)
 
 
 # -- verification -----------------------------------------------------------------------------------------------------
 
 
-def verification_table(steering: Steering) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``verification.csv``, one row a scenario, and the plain and the steered texts side by side."""
-    study, settings = steering.study, steering.study.settings
-    scenarios = _some_scenarios(settings.scenarios)
-    scenarios = scenarios[scenarios["target"].isin(known_labels(steering.classifier))].reset_index(drop=True)
-    design = verification.Design(seeds=settings.scenario_seeds, max_new_tokens=settings.tokens)
-    total = len(scenarios) * design.seeds * (2 + design.random + design.held_out + design.wrong)
+def verify(study: Study, tables: Tables) -> Results:
+    """``verification``, one row a scenario, and its plain and steered texts (``scenarios``)."""
+    steering, labels = study.once(prepare), known_labels(study.classifier)
+    scenarios = _scenarios(study.settings.scenarios)
+    scenarios = scenarios[scenarios["target"].isin(labels)].reset_index(drop=True)
 
     def compute() -> list[dict[str, Any]]:
-        texts = verification.write_scenarios(
-            steering.model, steering.vectors, scenarios, steering.strength, [steering.layer], design,
-            seed=settings.seed, cache=study.run,
-            progress=lambda done: study.progress("scenarios: texts", done, total),
-        )  # fmt: skip
-        table = verification.verdicts(texts, verification.judge(texts, steering.classifier))
-        coherent = verification.coherence(steering.model, texts)
-        table = table.assign(coherent=table["scenario"].map(coherent))
-        shown = texts[texts["kind"].isin([verification.PLAIN, verification.TARGET])]
-        return [{"table": table.to_dict("records"), "texts": shown.drop(columns="tokens").to_dict("records")}]
+        texts = verification.write_scenarios(steering, scenarios)
+        verdicts = verification.verdicts(texts, emotion_scores(study.classifier, list(texts["text"]), labels))
+        verdicts["coherent"] = verdicts["scenario"].map(verification.coherence(study.model, texts))
+        shown = texts[texts["kind"].isin([verification.PLAIN, verification.TARGET])].drop(columns="tokens")
+        return [{"table": verdicts.to_dict("records"), "texts": shown.to_dict("records")}]
 
-    kept = steering.unit("verification", compute)[0]
-    facts = corpus.scenarios().set_index("id")
-    table = pd.DataFrame(kept["table"])
+    unit = steering.unit("verification", compute)[0]
+    table, facts = pd.DataFrame(unit["table"]), corpus.scenarios().set_index("id")
     table = table.rename(columns={"target": "emotion"}).assign(
-        strength=steering.strength, tone=table["scenario"].map(facts["tone"]), form=table["scenario"].map(facts["form"]),
-        gaps=table["target"].map(steering.gaps), classifier=steering.classifier.name,
-    )  # fmt: skip
-    return framed(steering, table), framed(steering, pd.DataFrame(kept["texts"]))
+        strength=steering.strength,
+        tone=table["scenario"].map(facts["tone"]),
+        form=table["scenario"].map(facts["form"]),
+        gaps=table["target"].map(steering.gaps),
+        classifier=study.classifier.name,
+    )
+    texts = framed(steering, pd.DataFrame(unit["texts"]))
+    return Results({"verification": framed(steering, table)}, {"scenarios": texts})
 
 
-def _some_scenarios(count: int) -> pd.DataFrame:
+def _scenarios(count: int) -> pd.DataFrame:
     """All scenarios, or one an emotion, the tones taking turns."""
     table = corpus.scenarios()
     if count >= len(table):
         return table
     number = table.groupby("target", sort=False).ngroup()
-    wanted = np.where(number % 2 == 0, "positive", "negative")
-    return table[table["tone"] == wanted].head(count).reset_index(drop=True)
-
-
-# -- across languages -------------------------------------------------------------------------------------------------
-
-
-def crosslingual_tables(steering: Steering) -> dict[str, pd.DataFrame]:
-    """``crosslingual`` and ``crosslingual_tokens``: what an edit does to Chinese and other scripts (C11)."""
-    study = steering.study
-    full = study.settings.dose_prompts >= FULL_PROMPTS
-    sizes = (crosslingual.Sizes if full else crosslingual.Sizes.quick)(seed=study.settings.seed)
-
-    def compute() -> list[dict[str, Any]]:
-        table = crosslingual.crosslingual(
-            steering.model, steering.vectors, steering.layer, [0.5 * steering.strength, steering.strength],
-            prompts=corpus.prompts("dose"), sizes=sizes, cache=study.run, progress=study.progress,
-        )  # fmt: skip
-        tokens = crosslingual.readout_table(
-            steering.model, steering.vectors, steering.layer, prompts=corpus.prompts("dose"), sizes=sizes
-        )
-        return [{"crosslingual": table.to_dict("records"), "crosslingual_tokens": tokens.to_dict("records")}]
-
-    return {name: pd.DataFrame(rows) for name, rows in steering.unit("crosslingual", compute)[0].items()}
-
-
-def run(
-    study: Study, model: Model, classifier: Classifier, experiments: list[str]
-) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], EmotionVectors]:
-    """The tables and texts of the steering experiments asked for, and the calibrated vectors."""
-    steering, tried = prepare(study, model, classifier)
-    tables, texts = {"calibration": tried}, {}
-    if {"dose_response", "regimes"} & set(experiments):
-        found, texts["steered"] = dose_tables(steering)
-        tables |= found
-    if "verification" in experiments:
-        tables["verification"], texts["scenarios"] = verification_table(steering)
-    if "crosslingual" in experiments:
-        tables |= crosslingual_tables(steering)
-    return tables, texts, steering.vectors
+    tone = np.where(number % 2 == 0, "positive", "negative")
+    return table[table["tone"] == tone].head(count).reset_index(drop=True)

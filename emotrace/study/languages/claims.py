@@ -1,90 +1,93 @@
-"""The claim that steering crosses languages (C11) against what was measured. Same rules as ``claims.py``; all ours."""
+"""The claim that steering crosses languages (C11) against what was measured; every rule is ours.
+
+On a model whose vocabulary has no Chinese to speak of nothing can be tested.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
 from emotrace.study.languages import writing_systems
-from emotrace.study.languages.lexicon import ANECDOTES
+from emotrace.study.languages.lexicon import EXAMPLES
+from emotrace.study.verdicts import Claim, Estimate, Rule, above, given
+
+_EXAMPLE_WORDS = tuple(word for words in EXAMPLES.values() for word in words)
+CLAIMS = ("C11.more_chinese", "C11.aligned", *(f"C11.example.{word}" for word in _EXAMPLE_WORDS), "C11.filter")
 
 
-def rows(tables: dict[str, pd.DataFrame], verdict: Any, not_testable: str) -> list[dict[str, Any]]:
-    """The rows of one model. ``verdict`` turns a bool into a verdict's words.
-
-    On a model whose vocabulary has no Chinese to speak of every verdict is ``not_testable``.
-    """
-    if "crosslingual" not in tables:
-        return []
+def crosslingual_claims(tables: Tables, family: str) -> Sequence[Claim]:
+    """C11: whether Chinese comes up, fits the emotion, and passes by a filter of English words."""
     table = tables["crosslingual"]
-    han = int(select(table, metric="han_tokens")["value"].iloc[0])
-    mean = table[table["strength"].isna() & (table["emotion"] == "all")]
+    han_tokens = int(select(table, metric="han_tokens")["value"].iloc[0])
+    over_strengths = table[table["strength"].isna()]
+    all_emotions = select(over_strengths, emotion="all")
     strongest = table[table["strength"] == table["strength"].max()]
 
     def tested(
-        claim: str, paper: str, found: pd.DataFrame, holds: Callable[[pd.Series], bool], how: str
-    ) -> dict[str, Any]:
-        return _claim(claim, paper, found, han, lambda row: verdict(holds(row)), not_testable, how)
+        name: str, claim: str, paper: str, rows: pd.DataFrame, how: str, rule: Callable[[pd.Series], Rule] = _positive
+    ) -> Claim:
+        row = rows.iloc[0] if len(rows) else pd.Series(dict.fromkeys(("value", "low", "high", "n"), np.nan))
+        least = writing_systems.MIN_HAN_TOKENS
+        testable = False
+        if han_tokens < least:
+            beside = f"the vocabulary has {han_tokens} whole Han tokens, fewer than {least}"
+        elif rows.empty:
+            beside = "the emotion is not among the vectors"
+        else:
+            testable = True
+            beside = f"null {row['null']:.3g}, p = {row['p']:.3g} (m = {row['m']:.0f})"
+        estimate = Estimate(row["value"], row["low"], row["high"], row["n"])
+        return Claim(f"C11.{name}", claim, paper, estimate, rule(row) if testable else None, f"{how}; {beside}")
 
     return [
         tested(
-            "C11 steering in English brings up Chinese", "Qwen: Chinese tokens are activated",
-            select(mean, metric="han_logit_change"),
-            lambda row: row["low"] > 0 and row["value"] > row["null"] and row["p"] < 0.05,
-            "change of the log-odds of a Chinese next token (nats), mean over emotions, prompts and positive strengths; "
-            "bootstrap over directions and prompts; reproduced if the interval is above 0 and random directions of equal "
-            "norm do less at p < 0.05",
+            "more_chinese",
+            "C11 steering in English brings up Chinese",
+            "Qwen: Chinese tokens are activated",
+            select(all_emotions, metric="han_logit_change"),
+            "change of the log-odds of a Chinese next token (nats), mean over emotions, prompts and positive "
+            "strengths; bootstrap over directions and prompts; reproduced if the interval is above 0 and random "
+            "directions of equal norm do less at p < 0.05",
+            rule=lambda row: given(row["value"] > row["null"], _positive(row)),
         ),
         tested(
-            "C11 the Chinese that steering raises fits the emotion", "tokens aligned with the emotion",
-            select(mean, metric="alignment", readout="steered", language="zh"),
-            lambda row: row["low"] > 0 and row["p"] < 0.05,
-            "change of log-probability of the emotion's own Chinese words minus the other emotions', in SD over Han tokens; "
-            "bootstrap over words, p by permuting the emotions; reproduced if the interval is above 0 and p < 0.05",
+            "aligned",
+            "C11 the Chinese that steering raises fits the emotion",
+            "tokens aligned with the emotion",
+            select(all_emotions, metric="alignment", readout="steered", language="zh"),
+            "change of log-probability of the emotion's own Chinese words minus the other emotions', in SD over Han "
+            "tokens; bootstrap over words, p by permuting the emotions; reproduced if the interval is above 0 and "
+            "p < 0.05",
         ),
         *(
             tested(
-                f"C11 desperate raises {word}", "an example of the paper's",
-                table[table["strength"].isna() & (table["word"] == word) & (table["metric"] == "rank_han")],
-                lambda row: row["p"] < 0.05,
-                "rank of the word (or its first token) among Han tokens by change of log-probability, median over positive "
-                "strengths; reproduced if the desperate vector ranks it higher than 95% of the other emotions' vectors and the "
-                "random directions",
+                f"example.{word}",
+                f"C11 desperate raises {word}",
+                "an example of the paper's",
+                select(over_strengths, word=word, metric="rank_han"),
+                "rank of the word (or its first token) among Han tokens by change of log-probability, median over "
+                "positive strengths; reproduced if the desperate vector ranks it higher than 95% of the other "
+                "emotions' vectors and the random directions",
+                rule=lambda row: given(row["p"] < 0.05),
             )
-            for words in ANECDOTES.values() for word in words
+            for word in _EXAMPLE_WORDS
         ),
         tested(
-            "C11 a filter of English emotion words misses steered text", "a safety concern",
-            select(strongest, metric="missed_any", emotion="all"), lambda row: row["low"] > 0 and row["p"] < 0.05,
-            "share of texts at the largest strength that hold a Chinese emotion word and no English one; Wilson interval; "
-            "reproduced if random directions give less at p < 0.05",
+            "filter",
+            "C11 a filter of English emotion words misses steered text",
+            "a safety concern",
+            select(strongest, metric="missed_any", emotion="all"),
+            "share of texts at the largest strength that hold a Chinese emotion word and no English one; Wilson "
+            "interval; reproduced if random directions give less at p < 0.05",
         ),
-    ]  # fmt: skip
+    ]
 
 
-def _claim(
-    claim: str,
-    paper: str,
-    rows: pd.DataFrame,
-    han: int,
-    verdict: Callable[[pd.Series], str],
-    not_testable: str,
-    how: str,
-) -> dict[str, Any]:
-    empty = pd.Series(dict.fromkeys(("value", "low", "high", "n", "null", "p", "m"), np.nan))
-    found, least = rows.iloc[0] if len(rows) else empty, writing_systems.MIN_HAN_TOKENS
-    if han < least:
-        words, beside = not_testable, f"the vocabulary has {han} whole Han tokens, fewer than {least}"
-    elif not len(rows):
-        words, beside = not_testable, "the emotion is not among the vectors"
-    else:
-        words = verdict(found)
-        beside = f"null {found['null']:.3g}, p = {found['p']:.3g} (m = {found['m']:.0f})"
-    return {
-        "claim": claim, "paper": paper, "measured": found["value"], "low": found["low"], "high": found["high"],
-        "n": found["n"], "verdict": words, "how": f"{how}; {beside}",
-    }  # fmt: skip
+def _positive(row: pd.Series) -> Rule:
+    """The interval is above 0, and the null gives less at p < 0.05."""
+    return given(row["p"] < 0.05, above(0))

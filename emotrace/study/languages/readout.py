@@ -14,7 +14,6 @@ Texts are written under the edit and read again under it, which gives the probab
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from emotrace.activations import encode, residual_norms
+from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
-from emotrace.steering import Edit, directions, generate, random_like, reread, score
-from emotrace.study.languages.lexicon import Tokens, lexicon
+from emotrace.measures.randomness import generator
+from emotrace.scoring import reread, score, unembed
+from emotrace.steering import Edit, directions, generate, random_like
+from emotrace.study.languages.lexicon import LexiconTokens, lexicon
 from emotrace.study.languages.writing_systems import HAN, LATIN, script_counts
+from emotrace.tokens import Writing, encode
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -51,61 +53,45 @@ class Sizes:
     def quick(cls, seed: int = 0) -> Sizes:
         return cls(seed, random=10, new_tokens=16, written_prompts=2, bootstrap=200, permutations=199)
 
-    def rng(self, *what: object) -> np.random.Generator:
-        """The generator of one purpose, independent of every other and of the order of work."""
-        return np.random.default_rng([self.seed, zlib.crc32(repr(what).encode())])
-
 
 def with_controls(vectors: EmotionVectors, sizes: Sizes) -> EmotionVectors:
     """The emotions' vectors, followed by random directions of their mean norm."""
-    controls = random_like(vectors, sizes.random, int(sizes.rng("random directions").integers(2**32)))
-    return replace(
-        vectors,
-        emotions=(*vectors.emotions, *controls.emotions),
-        values=np.concatenate([vectors.values, controls.values]),
-    )
+    seed = int(generator(sizes.seed, "random directions").integers(2**32))
+    random = random_like(vectors, sizes.random, seed)
+    values = np.concatenate([vectors.values, random.values])
+    return replace(vectors, emotions=(*vectors.emotions, *random.emotions), values=values)
 
 
-def _edits(model: Model, vectors: EmotionVectors, layer: int, strength: float) -> torch.Tensor:
-    """One edit for each of the vectors: float32 ``[direction, d_model]``."""
-    rows = [(name, strength) for name in vectors.emotions]
-    return directions(vectors, rows, [layer], residual_norms(model))[layer]
+@dataclass(frozen=True)
+class Directions:
+    """The vectors of ``vectors`` at one layer of the model, each an edit of its own."""
+
+    model: Model
+    vectors: EmotionVectors
+    layer: int
+
+    def edit(self, strength: float, positions: str = "generated") -> Edit:
+        """A row a direction: unit vector × ``strength`` × the mean residual norm of the layer."""
+        rows = [(name, strength) for name in self.vectors.emotions]
+        return Edit(directions(self.vectors, rows, [self.layer], residual_norms(self.model)), positions=positions)
 
 
-def direct_readout(
-    model: Model, vectors: EmotionVectors, layer: int, prompts: Sequence[str], strength: float = DIRECT_STRENGTH
-) -> np.ndarray:
+def direct_readout(steered: Directions, prompts: Sequence[str], strength: float = DIRECT_STRENGTH) -> np.ndarray:
     """The logit change along the skip path (see above), mean over prompts: float64 ``[direction, vocabulary]``.
 
-    The edit is unit vector × ``strength`` × the mean residual norm of ``layer``; it is added to the last layer's state.
+    The edit is in mean residual norms of its own layer; it is added to the last layer's state.
     """
-    edits = _edits(model, vectors, layer, strength)
-    states = score(model, prompts, None, read_layers=[model.n_layers])["stream"][:, 0]
-    total = 0.0
-    for state in torch.from_numpy(states):
-        logits = _unembedded(model, torch.cat([state[None], state + edits]))
+    model, edits = steered.model, steered.edit(strength).directions[steered.layer]
+    states = torch.from_numpy(score(model, prompts, None, read_layers=[model.n_layers])["stream"][:, 0])
+    total = np.zeros(1)
+    for state in states:
+        logits = unembed(model, torch.cat([state[None], state + edits]))
         total = total + (logits[1:] - logits[:1])
     return total / len(states)
 
 
-def _unembedded(model: Model, stream: torch.Tensor) -> np.ndarray:
-    """Last-layer states ``[row, d_model]`` through final norm and unembedding: float64 logits ``[row, vocabulary]``."""
-    nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
-    nn, last, norm, unembedding = model.nn, model.layers[-1], model.part("final_norm"), model.part("unembedding")
-    with torch.no_grad(), nn.trace(nothing, use_cache=False, backend=model.backend()):
-        like = last.output
-        logits = unembedding(norm(stream.to(like.device, like.dtype))).double().cpu().save()
-    return logits.numpy()
-
-
 def steered_readout(
-    model: Model,
-    vectors: EmotionVectors,
-    layer: int,
-    prompts: Sequence[str],
-    strength: float,
-    positions: str,
-    groups: np.ndarray,
+    steered: Directions, prompts: Sequence[str], strength: float, positions: str, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The next token under each direction's edit; ``groups`` is the membership of tokens, ``[vocabulary, group]``.
 
@@ -113,16 +99,15 @@ def steered_readout(
         The change of log-probability, mean over prompts, ``[direction, vocabulary]``; the probability of each group of
         tokens, ``[direction, prompt, group]``, and that of the unedited model in a last row: ``[direction + 1, …]``.
     """
-    edits = _edits(model, vectors, layer, strength)
-    plain = score(model, prompts, None, read_layers=[layer])["log_probabilities"]
-    masses = np.empty((len(edits) + 1, len(prompts), groups.shape[1]))
-    masses[-1] = np.exp(plain) @ groups
-    total = np.zeros((len(edits), plain.shape[1]))
-    for place, prompt in enumerate(prompts):  # rows of one prompt, one a direction, need no padding
-        edit = Edit({layer: edits}, positions=positions)
-        steered = score(model, [prompt] * len(edits), edit, read_layers=[layer])["log_probabilities"]
-        masses[:-1, place] = np.exp(steered) @ groups
-        total += steered - plain[place]
+    model, read, n = steered.model, [steered.layer], len(steered.vectors.emotions)
+    edit, unedited = steered.edit(strength, positions), score(model, prompts, None, read_layers=read)
+    masses = np.empty((n + 1, len(prompts), groups.shape[1]))
+    masses[-1] = np.exp(unedited["log_probabilities"]) @ groups
+    total = np.zeros((n, len(groups)))
+    for index, prompt in enumerate(prompts):  # rows of one prompt, one a direction, need no padding
+        edited = score(model, [prompt] * n, edit, read_layers=read)["log_probabilities"]
+        masses[:-1, index] = np.exp(edited) @ groups
+        total += edited - unedited["log_probabilities"][index]
     return total / len(prompts), masses
 
 
@@ -131,7 +116,7 @@ def ranks(readout: np.ndarray, token: int, pool: np.ndarray | slice = slice(None
     return 1 + (readout[:, pool] > readout[:, [token]]).sum(axis=1)
 
 
-def standardised(readout: np.ndarray, tokens: Tokens) -> np.ndarray:
+def standardised(readout: np.ndarray, tokens: LexiconTokens) -> np.ndarray:
     """The read-out at the lexicon's tokens in standard deviations over the script's tokens: ``[direction, token]``."""
     pool = readout[:, tokens.pool]
     return (readout[:, tokens.ids] - pool.mean(axis=1, keepdims=True)) / pool.std(axis=1, keepdims=True)
@@ -141,13 +126,7 @@ def standardised(readout: np.ndarray, tokens: Tokens) -> np.ndarray:
 
 
 def write_texts(
-    model: Model,
-    vectors: EmotionVectors,
-    layer: int,
-    strength: float,
-    prompts: Sequence[str],
-    sizes: Sizes,
-    groups: np.ndarray,
+    steered: Directions, strength: float, prompts: Sequence[str], sizes: Sizes, groups: np.ndarray
 ) -> list[dict[str, Any]]:
     """Continues the prompts under each of the vectors (at strength 0: once, unedited) and measures what was written.
 
@@ -156,29 +135,29 @@ def write_texts(
         characters that have a script, of which ``han`` and ``other_script``; ``chinese`` and ``english``, the emotions
         whose words it holds; ``steps``, the groups' probability at each step ``[step][group]``.
     """
-    names = list(vectors.emotions) if strength else ["unsteered"]
-    edits = _edits(model, vectors, layer, strength) if strength else None
-    found = []
-    for prompt, (tokens, *_) in zip(
-        prompts, encode(model, prompts), strict=True
-    ):  # a prompt's rows are alike in length
-        seeds = [int(sizes.rng("text", prompt).integers(2**31))] * len(names)
-        edit = None if edits is None else Edit({layer: edits}, positions=sizes.positions)
-        same = [tokens] * len(names)
-        texts = generate(model, same, edit, max_new_tokens=sizes.new_tokens, temperature=1.0, seeds=seeds)
-        masses = reread(model, same, texts, edits, layer, sizes.positions, groups)
+    names = list(steered.vectors.emotions) if strength else ["unsteered"]
+    edit = steered.edit(strength, sizes.positions) if strength else None
+    model, writing = steered.model, Writing(sizes.new_tokens, temperature=1.0)
+    rows = []
+    for prompt, tokens in zip(prompts, encode(model, prompts), strict=True):  # a prompt's rows are alike in length
+        seed = int(generator(sizes.seed, "text", prompt).integers(2**31))
+        same = [tokens.ids] * len(names)
+        texts = generate(model, same, edit, writing, [seed] * len(names))
+        masses = reread(model, same, texts, edit, groups)
         for name, text, steps in zip(names, texts, masses, strict=True):
             row = {"emotion": name, "strength": strength, "prompt": prompt, "steps": steps.tolist()}
-            found.append({**row, **_measured(model, text)})
-    return found
+            rows.append({**row, **_measured(model, text)})
+    return rows
 
 
 def _measured(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
     text = model.tokenizer.decode(tokens, skip_special_tokens=True)
-    counts, words, names = script_counts(text), lexicon(), corpus.emotion_names()
-    other = counts.total() - counts[HAN] - counts[LATIN]
+    counts, words = script_counts(text), zip(lexicon()["emotion"], lexicon()["word"], strict=True)
     return {
-        "text": text, "letters": counts.total(), "han": counts[HAN], "other_script": other,
-        "chinese": sorted({emotion for emotion, word in zip(words["emotion"], words["word"], strict=True) if word in text}),
-        "english": [name for name in names if corpus.leaks(text, [name])],
-    }  # fmt: skip
+        "text": text,
+        "letters": counts.total(),
+        "han": counts[HAN],
+        "other_script": counts.total() - counts[HAN] - counts[LATIN],
+        "chinese": sorted({emotion for emotion, word in words if word in text}),
+        "english": [name for name in corpus.emotion_names() if corpus.leaks(text, [name])],
+    }

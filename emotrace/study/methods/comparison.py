@@ -9,16 +9,16 @@ before centring, lower being better; so a negative d favours generation. Our sam
 - ``pairs_half_depth``: the same at half depth and on all topics, where nothing is chosen;
 - ``layers``: the mean cosine at each layer 1 … L, on all topics.
 
-What d = −107.5 can and cannot be. d is a difference of means divided by the pooled standard deviation (SD). Cosines lie
-within −1 … 1, so their means differ by 2 at most, and d = −107.5 needs an SD below 0.019; for a difference of 0.05, below
-0.0005. The cosines of 190 pairs of emotions spread over hundredths, so it is not an effect among pairs. Values that
-are nearly identical within each method do give it: (0.8625, 0.8635, 0.8645) against (0.970, 0.971, 0.972) has a difference
-of −0.1075 and an SD of 0.001, d = −107.5. Summaries of repeated runs, or of neighbouring layers of a flat curve, are
-such values: d then says how well the procedure repeats, not how far the methods are apart in units of the emotions. Or it
-is no standardised difference at all (a percentage, say). The p of 0.007 tells of small samples, too: complete
-separation, which so large a d implies, has the exact two-sided p of 2 / C(n + m, n): 0.0079 for 5 against 5, 0.0070 for 3
-against 10, below 1e-100 for 190 against 190. So d is shown here beside Hedges' g, the rank-biserial correlation (which
-cannot exceed 1), a bootstrap interval over topics and a permutation p.
+What d = −107.5 can and cannot be. d is a difference of means divided by the pooled standard deviation (SD). Cosines
+lie within −1 … 1, so their means differ by 2 at most, and d = −107.5 needs an SD below 0.019; for a difference of 0.05,
+below 0.0005. The cosines of 190 pairs of emotions spread over hundredths, so it is not an effect among pairs. Values
+that are nearly identical within each method do give it: (0.8625, 0.8635, 0.8645) against (0.970, 0.971, 0.972) has a
+difference of −0.1075 and an SD of 0.001, d = −107.5. Summaries of repeated runs, or of neighbouring layers of a flat
+curve, are such values: d then says how well the procedure repeats, not how far the methods are apart in units of the
+emotions. Or it is no standardised difference at all (a percentage, say). The p of 0.007 tells of small samples, too:
+complete separation, which so large a d implies, has the exact two-sided p of 2 / C(n + m, n): 0.0079 for 5 against 5,
+0.0070 for 3 against 10, below 1e-100 for 190 against 190. So d is shown here beside Hedges' g, the rank-biserial
+correlation (which cannot exceed 1), a bootstrap interval over topics and a permutation p.
 
 Mann–Whitney's own p takes the values for independent, which pairs that share an emotion, and layers of one model, are
 not. The permutation p does not: the two methods' texts are swapped within topic × emotion cells at random.
@@ -26,8 +26,6 @@ not. The permutation p does not: the two methods' texts are swapped within topic
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,8 +37,8 @@ from emotrace.measures import geometry, statistics
 from emotrace.measures.grams import centroid_cosine, gram, mean_cosine, within
 from emotrace.study.methods.design import Design
 
-COMPREHENSION = ("ours", "plain")
-GENERATION = ("self", "chat")
+METHODS = {"comprehension": ("ours", "plain"), "generation": ("self", "chat")}
+"""Method → author and frame of its texts."""
 # Every layer is permuted in this sample; a floor of 1/200 for p is enough of them.
 LAYER_PERMUTATIONS = 199
 MIN_MODELS = 5
@@ -52,23 +50,23 @@ def compare_methods(design: Design, *, family: str, instruct: bool, permutations
 
     Returns:
         One row a sample, pooling and metric: ``model, family, kind`` (instruct or base), ``sample, pooling,
-        layer_comprehension, layer_generation`` (empty for ``layers``), ``n_comprehension, n_generation`` (values in each
-        sample), ``metric, value, low, high, p, m, n`` (topics). Metrics: ``mean_comprehension``, ``mean_generation``,
-        ``difference`` (generation − comprehension; p: permutation, two-sided), ``mann_whitney_u`` (p: its own),
-        ``cohens_d``, ``hedges_g``, ``rank_biserial``. No rows for a model that wrote nothing.
+        layer_comprehension, layer_generation`` (empty for ``layers``), ``n_comprehension, n_generation`` (values in
+        each sample), ``metric, value, low, high, p, m, n`` (topics). Metrics: ``mean_comprehension``,
+        ``mean_generation``, ``difference`` (generation − comprehension; p: permutation, two-sided),
+        ``mann_whitney_u`` (p: its own), ``cohens_d``, ``hedges_g``, ``rank_biserial``. No rows for a model that wrote
+        nothing.
     """
-    if not all(any(key[:2] == method for key in design.pooled) for method in (COMPREHENSION, GENERATION)):
+    if not all(any(key[:2] == source for key in design.pooled) for source in METHODS.values()):
         return pd.DataFrame()
+    model = {"model": design.model_name, "family": family, "kind": "instruct" if instruct else "base"}
     rows = []
     with threadpool_limits(1):
         for pooling in design.levels["pooling"]:
-            pair = _Pair(design, pooling)
+            readings = np.stack([design.activations(*source, pooling) for source in METHODS.values()])
             for sample in SAMPLES:
-                shared = {
-                    "model": design.model, "family": family, "kind": "instruct" if instruct else "base",
-                    "sample": sample, "pooling": pooling,
-                }  # fmt: skip
-                rows += [{**shared, **row} for row in pair.compare(sample, permutations)]
+                columns = {**model, "sample": sample, "pooling": pooling}
+                count = min(permutations, LAYER_PERMUTATIONS) if sample == "layers" else permutations
+                rows += [columns | row for row in _Comparison(design, readings, sample).rows(count)]
     return pd.DataFrame(rows)
 
 
@@ -76,136 +74,111 @@ def layer_curves(design: Design) -> pd.DataFrame:
     """``method_by_layer``: the mean centroid cosine of either method at each layer, on all topics, with intervals.
 
     Returns:
-        One row a method, pooling and layer: ``model, method, pooling, layer, depth, metric`` (``cosine``)``, value, low,
-        high, n`` (topics). A method that the design lacks has no rows.
+        One row a method, pooling and layer: ``model, method, pooling, layer, depth, metric`` (``cosine``), ``value,
+        low, high, n`` (topics). A method that the design lacks has no rows.
     """
-    topics = np.arange(len(design.topics))
+    topics, present = np.arange(len(design.topics)), design.present.astype(np.float64)
     weights = np.vstack([np.ones(len(topics)), design.draws(topics)])
     rows = []
-    methods = {"comprehension": COMPREHENSION, "generation": GENERATION}
-    for method, pooling in itertools.product(methods, design.levels["pooling"]):
-        if (*methods[method], pooling) not in design.pooled:
-            continue
-        reading = design.activations(*methods[method], pooling)
-        for place, layer in enumerate(design.layers):
-            cells = geometry.Cells(reading[:, :, place], design.present.astype(np.float64))
-            cosines = mean_cosine(cells.centroid_grams(weights))
-            interval = statistics.centred_interval(cosines[0], cosines[1:])
-            rows.append({
-                "model": design.model, "method": method, "pooling": pooling, "layer": layer,
-                "depth": layer / design.n_layers, "metric": "cosine", **interval._asdict(), "n": len(topics),
-            })  # fmt: skip
+    for method, source in METHODS.items():
+        for pooling in design.levels["pooling"]:
+            if (*source, pooling) not in design.pooled:
+                continue
+            reading = design.activations(*source, pooling)
+            columns = {"model": design.model_name, "method": method, "pooling": pooling}
+            for idx, layer in enumerate(design.layers):
+                cosines = mean_cosine(geometry.Cells(reading[:, :, idx], present).centroid_grams(weights))
+                interval = statistics.centred_interval(cosines[0], cosines[1:])
+                row = {**columns, "layer": layer, "depth": layer / design.n_layers, "metric": "cosine"}
+                rows.append({**row, **interval._asdict(), "n": len(topics)})
     return pd.DataFrame(rows)
 
 
-class _Pair:
-    """The two methods' readings with one pooling, ``[method, topic, emotion, layer, d_model]``, comprehension first."""
+class _Comparison:
+    """One sample of values of the two methods, comprehension first.
 
-    def __init__(self, design: Design, pooling: str) -> None:
-        self.design, self.pooling = design, pooling
-        self.readings = np.stack([design.activations(*key, pooling) for key in (COMPREHENSION, GENERATION)])
+    Attributes:
+        readings: ``[method, topic, emotion, layer, d_model]``, of the sample's topics alone.
+        present: bool ``[topic, emotion]``.
+        layers: for each method, the indices of its layers.
+        by_layer: whether a value is a layer's mean cosine, not the cosine of one pair at one layer.
+    """
 
-    def compare(self, sample: str, permutations: int) -> list[dict[str, Any]]:
-        n_layers = len(self.design.layers)
-        first, second = self.design.halves(len(self.design.topics))
-        everything = np.arange(len(self.design.topics))
+    def __init__(self, design: Design, readings: np.ndarray, sample: str) -> None:
+        self.design, self.by_layer = design, sample == "layers"
+        first, second = design.halves(len(design.topics))
+        self.topics = second if sample == "pairs_chosen" else np.arange(len(design.topics))
         if sample == "pairs_chosen":
-            return self._rows(sample, second, [[self._best(method, first)] for method in (0, 1)], permutations)
-        if sample == "pairs_half_depth":
-            middle = self.design.layers.index(max(1, self.design.n_layers // 2))
-            return self._rows(sample, everything, [[middle]] * 2, permutations)
-        return self._rows(sample, everything, [list(range(n_layers))] * 2, min(permutations, LAYER_PERMUTATIONS))
+            curves = (centroid_cosine(within(gram(reading), first), design.present[first]) for reading in readings)
+            self.layers = [[int(curve.argmin())] for curve in curves]
+        elif sample == "pairs_half_depth":
+            self.layers = [[design.layers.index(max(1, design.n_layers // 2))]] * 2
+        else:
+            self.layers = [list(range(len(design.layers)))] * 2
+        self.readings, self.present = readings[:, self.topics], design.present[self.topics]
 
-    def _best(self, method: int, half: np.ndarray) -> int:
-        """The place of the layer where a method's mean cosine is lowest on one half of the topics."""
-        products = within(gram(self.readings[method]), half)
-        return int(centroid_cosine(products, self.design.present[half]).argmin())
-
-    def _rows(
-        self, sample: str, topics: np.ndarray, places: list[list[int]], permutations: int
-    ) -> list[dict[str, Any]]:
-        summary = _layer_means if sample == "layers" else _pairs
-        draws = self.design.draws(topics)
-        whole = np.ones((1, len(topics)))
-        values, resampled = (
-            [summary(self._cosines(method, topics, places[method], weights)) for method in (0, 1)]
-            for weights in (whole, draws)
-        )
-        comprehension, generation = values[0][0], values[1][0]
+    def rows(self, permutations: int) -> list[dict[str, Any]]:
+        """One row a metric, without the columns of model and sample."""
+        comprehension, generation = (values[0] for values in self._values(np.ones((1, len(self.topics)))))
+        c_draws, g_draws = self._values(self.design.draws(self.topics))
+        contrast = statistics.contrast(generation, comprehension)
         difference = generation.mean() - comprehension.mean()
-        found = statistics.contrast(generation, comprehension)
-        null = self._swapped(topics, places, summary, permutations)
+        null = self._swapped(permutations)
         # Where the methods have layers of their own, the null is not centred on zero.
         centre = np.append(null, difference).mean()
         p = statistics.permutation_p(difference - centre, null - centre, "two-sided")
-        effects = statistics.cohens_d(resampled[1], resampled[0])
+        d_draws = statistics.cohens_d(g_draws, c_draws)
         shrink = statistics.hedges_correction(len(generation) + len(comprehension) - 2)
-        spread = {
-            "mean_comprehension": (comprehension.mean(), resampled[0].mean(axis=1), {}),
-            "mean_generation": (generation.mean(), resampled[1].mean(axis=1), {}),
-            "difference": (difference, resampled[1].mean(axis=1) - resampled[0].mean(axis=1), {"p": p, "m": permutations}),
-            "cohens_d": (found.d, effects, {}),
-            "hedges_g": (found.g, effects * shrink, {}),
-            "rank_biserial": (found.rank_biserial, _rank_biserial(resampled[1], resampled[0]), {}),
-        }  # fmt: skip
-        names = [
-            self.design.layers[chosen[0]] if len(chosen) == 1 and sample != "layers" else None for chosen in places
-        ]
-        shared = {
-            "layer_comprehension": names[0], "layer_generation": names[1],
-            "n_comprehension": len(comprehension), "n_generation": len(generation), "n": len(topics),
-        }  # fmt: skip
+        estimates = {
+            "mean_comprehension": (comprehension.mean(), c_draws.mean(axis=1)),
+            "mean_generation": (generation.mean(), g_draws.mean(axis=1)),
+            "difference": (difference, g_draws.mean(axis=1) - c_draws.mean(axis=1)),
+            "cohens_d": (contrast.d, d_draws),
+            "hedges_g": (contrast.g, d_draws * shrink),
+            "rank_biserial": (contrast.rank_biserial, _rank_biserial(g_draws, c_draws)),
+        }
+        chosen = [None if self.by_layer else self.design.layers[own[0]] for own in self.layers]
+        columns = {"layer_comprehension": chosen[0], "layer_generation": chosen[1]}
+        columns |= {"n_comprehension": len(comprehension), "n_generation": len(generation), "n": len(self.topics)}
         rows = []
-        for metric, (value, draw, tests) in spread.items():
-            interval = statistics.centred_interval(value, draw)
+        for metric, (value, resampled) in estimates.items():
+            interval = statistics.centred_interval(value, resampled)
             if metric == "rank_biserial":  # near its bounds the shift may leave the range, or the value behind
                 low, high = np.clip([interval.low, interval.high], -1, 1)
                 interval = statistics.Interval(float(value), float(min(low, value)), float(max(high, value)))
-            rows.append({**shared, "metric": metric, **interval._asdict(), "p": np.nan, **tests})
-        return [*rows, {**shared, "metric": "mann_whitney_u", "value": found.u, "p": found.p}]
+            tests = {"p": p, "m": permutations} if metric == "difference" else {"p": np.nan}
+            rows.append({**columns, "metric": metric, **interval._asdict(), **tests})
+        return [*rows, {**columns, "metric": "mann_whitney_u", "value": contrast.u, "p": contrast.p}]
 
-    def _cosines(self, method: int, topics: np.ndarray, places: list[int], weights: np.ndarray) -> np.ndarray:
-        """Cosines between centroids under topic weights: ``[layer, draw, pair]``."""
-        present = self.design.present[topics].astype(np.float64)
-        grams = [
-            geometry.Cells(self.readings[method][topics][:, :, place], present).centroid_grams(weights)
-            for place in places
+    def _values(self, weights: np.ndarray) -> list[np.ndarray]:
+        """Each method's values under topic weights ``[draw, topic]``: ``[draw, value]``."""
+        present = self.present.astype(np.float64)
+        return [
+            self._summary([geometry.Cells(own[:, :, layer], present).centroid_grams(weights) for layer in layers])
+            for own, layers in zip(self.readings, self.layers, strict=True)
         ]
-        return _upper(geometry.cosines_of_gram(np.stack(grams)))
 
-    def _swapped(self, topics: np.ndarray, places: list[list[int]], summary: Callable, permutations: int) -> np.ndarray:
+    def _summary(self, grams: list[np.ndarray]) -> np.ndarray:
+        """Inner products of centroids at each layer, ``[draw, emotion, emotion]`` → ``[draw, value]``."""
+        rows, columns = np.triu_indices(grams[0].shape[-1], 1)
+        cosines = geometry.cosines_of_gram(np.stack(grams))[..., rows, columns]  # [layer, draw, pair]
+        return cosines.mean(axis=-1).T if self.by_layer else cosines[0]
+
+    def _swapped(self, permutations: int) -> np.ndarray:
         """Generation − comprehension when the methods' texts are swapped within cells at random: ``[permutation]``."""
-        present = self.design.present[topics]
-        swap = self.design.rng("swap", list(topics)).random((permutations, *present.shape)) < 0.5
-        counts = present.sum(axis=0)[:, None]
+        swap = self.design.rng("swap", list(self.topics)).random((permutations, *self.present.shape)) < 0.5
+        counts = self.present.sum(axis=0)[:, None]
         means = []
-        for method in (0, 1):
-            cosines = []
-            for place in places[method]:
-                own, other = (self.readings[m][topics][:, :, place] for m in (method, 1 - method))
+        for layers, readings in zip(self.layers, (self.readings, self.readings[::-1]), strict=True):
+            grams = []
+            for own, other in ((readings[0][:, :, layer], readings[1][:, :, layer]) for layer in layers):
                 # [emotion, permutation, topic] @ [emotion, topic, d_model]
                 moved = swap.transpose(2, 0, 1).astype(np.float64) @ (other - own).transpose(1, 0, 2)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     centroids = (moved.transpose(1, 0, 2) + own.sum(axis=0)) / counts
-                cosines.append(_upper(geometry.cosines_of_gram(centroids @ centroids.transpose(0, 2, 1))))
-            means.append(summary(np.stack(cosines)).mean(axis=1))
+                grams.append(centroids @ centroids.transpose(0, 2, 1))
+            means.append(self._summary(grams).mean(axis=1))
         return means[1] - means[0]
-
-
-def _upper(cosines: np.ndarray) -> np.ndarray:
-    """One value a pair of emotions: ``[…, n, n]`` → ``[…, n (n − 1) / 2]``."""
-    rows, columns = np.triu_indices(cosines.shape[-1], 1)
-    return cosines[..., rows, columns]
-
-
-def _pairs(cosines: np.ndarray) -> np.ndarray:
-    """``[1, draw, pair]`` → ``[draw, value]``, one value a pair."""
-    return cosines[0]
-
-
-def _layer_means(cosines: np.ndarray) -> np.ndarray:
-    """``[layer, draw, pair]`` → ``[draw, value]``, one value a layer."""
-    return cosines.mean(axis=-1).T
 
 
 def _rank_biserial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -216,7 +189,7 @@ def _rank_biserial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1), result, np.nan)
 
 
-# -- over models ----------------------------------------------------------------------------------------------------------
+# -- over models ------------------------------------------------------------------------------------------------------
 
 
 def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -228,9 +201,9 @@ def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -
         seed: of the resamples.
 
     Returns:
-        One row a group (``all``, ``kind: instruct``, ``family: qwen`` …), sample, pooling and metric, with ``value, low,
-        high, p, n`` (models). Metrics: ``wins``, the share of models where generation is lower (Wilson interval, p of a
-        two-sided sign test); ``difference``, the mean over models (Student's interval); ``mann_whitney_u``,
+        One row a group (``all``, ``kind: instruct``, ``family: qwen`` …), sample, pooling and metric, with ``value,
+        low, high, p, n`` (models). Metrics: ``wins``, the share of models where generation is lower (Wilson interval, p
+        of a two-sided sign test); ``difference``, the mean over models (Student's interval); ``mann_whitney_u``,
         ``cohens_d``, ``hedges_g`` and ``rank_biserial``, with percentile intervals over models where there are five or
         more. Effect sizes need two models.
     """
@@ -241,38 +214,40 @@ def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -
     rows = []
     for (sample, pooling), part in wide.reset_index().groupby(["sample", "pooling"], sort=False):
         groups = {"all": part}
-        groups |= {f"kind: {name}": some for name, some in part.groupby("kind")}
-        groups |= {f"family: {name}": some for name, some in part.groupby("family")}
-        for group, some in groups.items():
-            rng = np.random.default_rng([seed, len(some)])
-            found = _over(some["mean_generation"].to_numpy(), some["mean_comprehension"].to_numpy(), draws, rng)
-            rows += [{"group": group, "sample": sample, "pooling": pooling, **row, "n": len(some)} for row in found]
+        groups |= {
+            f"{column}: {name}": models for column in ("kind", "family") for name, models in part.groupby(column)
+        }
+        for group, models in groups.items():
+            rng = np.random.default_rng([seed, len(models)])
+            columns = {"group": group, "sample": sample, "pooling": pooling}
+            samples = models["mean_generation"].to_numpy(), models["mean_comprehension"].to_numpy()
+            rows += [{**columns, **row, "n": len(models)} for row in _over(*samples, draws, rng)]
     return pd.DataFrame(rows)
 
 
-def _over(generation: np.ndarray, comprehension: np.ndarray, draws: int, rng: np.random.Generator) -> list[dict]:
-    lower, n = int((generation < comprehension).sum()), len(generation)
-    sign_p = stats.binomtest(lower, n).pvalue
-    rows: list[dict[str, Any]] = [{"metric": "wins", **statistics.wilson(lower, n)._asdict(), "p": sign_p}]
-    difference = generation - comprehension
-    if n < 2:  # no spread, no interval
-        return [*rows, {"metric": "difference", "value": float(difference[0])}]
-    margin = stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)
-    rows.append({
-        "metric": "difference", "value": difference.mean(), "low": difference.mean() - margin,
-        "high": difference.mean() + margin,
-    })  # fmt: skip
-    found = statistics.contrast(generation, comprehension)
-    rows.append({"metric": "mann_whitney_u", "value": found.u, "p": found.p})
+def _over(
+    generation: np.ndarray, comprehension: np.ndarray, draws: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """The rows of one group of models, from one value a model ``[model]`` for each method."""
+    wins, n = int((generation < comprehension).sum()), len(generation)
+    rows: list[dict[str, Any]] = [
+        {"metric": "wins", **statistics.wilson(wins, n)._asdict(), "p": stats.binomtest(wins, n).pvalue},
+        {"metric": "difference", **statistics.mean_interval(generation - comprehension)._asdict()},
+    ]
+    if n < 2:  # no spread
+        return rows
+    contrast = statistics.contrast(generation, comprehension)
+    rows.append({"metric": "mann_whitney_u", "value": contrast.u, "p": contrast.p})
     picks = rng.integers(n, size=(draws, n))
     picks = picks[[len(set(pick)) > 2 for pick in picks]]  # one model drawn n times has no spread
+    if n < MIN_MODELS:
+        picks = picks[:0]
     d = statistics.cohens_d(generation[picks], comprehension[picks])
-    resampled = {
-        "cohens_d": d, "hedges_g": d * statistics.hedges_correction(2 * n - 2),
-        "rank_biserial": _rank_biserial(generation[picks], comprehension[picks]),
-    }  # fmt: skip
-    for metric, values in resampled.items():
-        value = {"cohens_d": found.d, "hedges_g": found.g, "rank_biserial": found.rank_biserial}[metric]
-        interval = statistics.percentile_interval(value, values if n >= MIN_MODELS else np.empty(0))
-        rows.append({"metric": metric, **interval._asdict()})
+    effects = {
+        "cohens_d": (contrast.d, d),
+        "hedges_g": (contrast.g, d * statistics.hedges_correction(2 * n - 2)),
+        "rank_biserial": (contrast.rank_biserial, _rank_biserial(generation[picks], comprehension[picks])),
+    }
+    for metric, (value, resampled) in effects.items():
+        rows.append({"metric": metric, **statistics.percentile_interval(value, resampled)._asdict()})
     return rows

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading, read_framed
+from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
 from emotrace.measures import statistics
-from emotrace.vectors import neutral_components, project_out
+from emotrace.measures.geometry import neutral_components, project_out
+from emotrace.measures.randomness import generator
 
 if TYPE_CHECKING:
-    from emotrace.activations import Cache
+    from emotrace.files import Cache
     from emotrace.models import Model
 
 AUTHORS = ("ours", "self", "other")
 FRAMES = ("plain", "unnamed", "chat")
+FACTORS = ("author", "frame", "pooling", "texts", "components")
+# What tells one reading from another; the number of texts is taken within a reading.
+READING_FACTORS = ("author", "frame", "pooling", "components")
 NEUTRAL_SHARE = 0.5
 
 
@@ -31,7 +34,7 @@ class Design:
     """Matched texts by several authors in several frames, and what the model's residual stream held.
 
     Attributes:
-        model: its name.
+        model_name: the model that read them.
         n_layers: decoder layers L.
         topics: names along the first axis.
         emotions: names along the second (*neutral* is not one of them).
@@ -43,7 +46,7 @@ class Design:
         bootstrap: number of resamples.
     """
 
-    model: str
+    model_name: str
     n_layers: int
     topics: tuple[str, ...]
     emotions: tuple[str, ...]
@@ -54,24 +57,30 @@ class Design:
     seed: int = 0
     bootstrap: int = 1000
 
-    def rng(self, *what: object) -> np.random.Generator:
+    def rng(self, *purpose: object) -> np.random.Generator:
         """The generator of one purpose, independent of every other and of the order of work."""
-        return np.random.default_rng([self.seed, zlib.crc32(repr(what).encode())])
+        return generator(self.seed, *purpose)
 
     @cached_property
-    def levels(self) -> dict[str, tuple]:
-        """The levels of each factor."""
-        seen = [tuple(dict.fromkeys(key[place] for key in self.pooled)) for place in range(3)]
-        authors, frames = (
-            tuple(name for name in order if name in found)
-            for order, found in zip((AUTHORS, FRAMES), seen, strict=False)
-        )
+    def levels(self) -> dict[str, tuple[Any, ...]]:
+        """The levels of each factor, in the order of the axes of the results."""
+        authors, frames, poolings = (tuple(dict.fromkeys(key[idx] for key in self.pooled)) for idx in range(3))
         n = len(self.topics)
-        texts = (n // 4 * 2, n) if n >= 8 else (n,)
         return {
-            "author": authors, "frame": frames, "pooling": seen[2], "texts": texts,
+            "author": tuple(name for name in AUTHORS if name in authors),
+            "frame": tuple(name for name in FRAMES if name in frames),
+            "pooling": poolings,
+            "texts": (n // 4 * 2, n) if n >= 8 else (n,),
             "components": ("kept", "removed") if self.components else ("kept",),
-        }  # fmt: skip
+        }
+
+    def readings(self) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Every combination of ``READING_FACTORS``: the indices of its levels, and their names."""
+        levels = [self.levels[factor] for factor in READING_FACTORS]
+        return [
+            (index, tuple(names[idx] for names, idx in zip(levels, index, strict=True)))
+            for index in np.ndindex(*map(len, levels))
+        ]
 
     def halves(self, texts: int) -> tuple[np.ndarray, np.ndarray]:
         """Two disjoint sets of topics, ``texts`` in all; those of fewer texts lie within those of more."""
@@ -84,19 +93,19 @@ class Design:
         return statistics.topic_draws(len(half), self.bootstrap, self.rng("bootstrap", list(half)))
 
     def activations(
-        self, author: str, frame: str, pooling: str, components: str = "kept", places: Sequence[int] | None = None
+        self, author: str, frame: str, pooling: str, components: str = "kept", *, layers: Sequence[int] | None = None
     ) -> np.ndarray:
-        """One reading, float64 ``[topic, emotion, layer, d_model]``; ``places`` chooses among ``layers``."""
-        places = range(len(self.layers)) if places is None else places
-        chosen = self.pooled[author, frame, pooling][:, :, list(places)].astype(np.float64)
+        """One reading, float64 ``[topic, emotion, layer, d_model]``; ``layers`` are indices into ``Design.layers``."""
+        layers = range(len(self.layers)) if layers is None else layers
+        reading = self.pooled[author, frame, pooling][:, :, list(layers)].astype(np.float64)
         if components == "removed":
-            for column, place in enumerate(places):
-                chosen[:, :, column] = project_out(chosen[:, :, column], self.components[pooling][place])
-        return chosen
+            for column, layer in enumerate(layers):
+                reading[:, :, column] = project_out(reading[:, :, column], self.components[pooling][layer])
+        return reading
 
 
-def design(
-    model: str,
+def match_readings(
+    model_name: str,
     n_layers: int,
     readings: Mapping[tuple[str, str], Reading],
     *,
@@ -107,7 +116,7 @@ def design(
     """Matches readings by topic and emotion; of several texts in a cell the first is taken.
 
     Args:
-        model: its name.
+        model_name: the model that read.
         n_layers: decoder layers L.
         readings: (author, frame) → reading; every author in every frame, all with the same layers and poolings.
         neutral: pooling → activations of unrelated texts, read plain, ``[text, layer, d_model]`` at the same layers;
@@ -118,42 +127,41 @@ def design(
     Raises:
         EmotraceError: the readings are not crossed, differ in layers, or share fewer than four topics or two emotions.
     """
-    authors, frames = ({key[place] for key in readings} for place in (0, 1))
+    authors, frames = ({key[idx] for key in readings} for idx in (0, 1))
     missing = [f"{author} × {frame}" for author in authors for frame in frames if (author, frame) not in readings]
     if missing:
         raise EmotraceError(f"the factorial needs every author in every frame: {', '.join(sorted(missing))} is missing")
-    layers = next(iter(readings.values())).layers
-    if any(reading.layers != layers for reading in readings.values()):
+    read = next(iter(readings.values())).layers
+    if any(reading.layers != read for reading in readings.values()):
         raise EmotraceError("the readings of a factorial have the same layers")
-    tables = {
-        key: reading.labels.reset_index(drop=True).drop_duplicates(["topic", "emotion"])
-        for key, reading in readings.items()
-    }
-    rows = {
-        key: dict(zip(zip(t["topic"], t["emotion"], strict=True), t.index, strict=True)) for key, t in tables.items()
-    }
-    shared = set.intersection(*(set(places) for places in rows.values()))
+    rows = {key: _first_rows(reading.labels) for key, reading in readings.items()}
+    shared = set.intersection(*map(set, rows.values()))
     topics = [name for name in corpus.topics().index if any(name == topic for topic, _ in shared)]
     emotions = [name for name in corpus.emotion_names() if sum(name == e for _, e in shared) >= len(topics) / 2]
     if len(topics) < 4 or len(emotions) < 2:
-        raise EmotraceError(
-            f"a factorial needs four topics and two emotions that all authors share, not {len(topics)} and {len(emotions)}"
-        )
-    present = np.array([[(topic, emotion) in shared for emotion in emotions] for topic in topics])
-    kept = [place for place, layer in enumerate(layers) if layer > 0]
+        counts = f"{len(topics)} and {len(emotions)}"
+        raise EmotraceError(f"a factorial needs four topics and two emotions that all authors share, not {counts}")
+    cells = [(topic, emotion) for topic in topics for emotion in emotions]
+    present = np.array([cell in shared for cell in cells]).reshape(len(topics), len(emotions))
+    decoder = [idx for idx, layer in enumerate(read) if layer > 0]
     pooled = {}
     for (author, frame), reading in readings.items():
-        places = [rows[author, frame].get((topic, emotion), 0) for topic in topics for emotion in emotions]
+        texts = [rows[author, frame].get(cell, 0) for cell in cells]
         for pooling, values in reading.pooled.items():
-            chosen = values[np.ix_(places, kept)].reshape(*present.shape, len(kept), -1)
-            pooled[author, frame, pooling] = chosen * present[:, :, None, None].astype(np.float32)
-    removed = {
-        pooling: neutral_components(values[:, kept], NEUTRAL_SHARE) for pooling, values in (neutral or {}).items()
-    }
-    return Design(
-        model, n_layers, tuple(topics), tuple(emotions), tuple(layers[place] for place in kept), pooled, present, removed,
-        seed, bootstrap,
-    )  # fmt: skip
+            matched = values[np.ix_(texts, decoder)].reshape(*present.shape, len(decoder), -1)
+            pooled[author, frame, pooling] = matched * present[:, :, None, None].astype(np.float32)
+    layers = tuple(read[idx] for idx in decoder)
+    removed = {name: neutral_components(values[:, decoder], NEUTRAL_SHARE) for name, values in (neutral or {}).items()}
+    names = tuple(topics), tuple(emotions)
+    return Design(model_name, n_layers, *names, layers, pooled, present, removed, seed, bootstrap)
+
+
+def _first_rows(texts: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """(topic, emotion) → the number of the first row of that cell."""
+    rows: dict[tuple[str, str], int] = {}
+    for row, cell in enumerate(zip(texts["topic"], texts["emotion"], strict=True)):
+        rows.setdefault(cell, row)
+    return rows
 
 
 def read_design(
@@ -162,45 +170,38 @@ def read_design(
     own: pd.DataFrame | None,
     other: pd.DataFrame | None,
     *,
-    frames: Sequence[str] | None = None,
-    continuation: bool = False,
     neutral: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Design:
-    """The model reads the texts of every author in every frame.
+    """The model reads the texts of every author in every frame; in the plain one alone if it has no chat template.
 
     Args:
         model: the model.
         passages: ours (:func:`corpus.passages`).
         own: the kept stories of the model itself, or None.
-        other: the kept stories of another model (:func:`emotrace.stories.stored`), or None.
-        frames: default all, or ``plain`` alone where there is no chat template and no ``continuation``.
-        continuation: the beginning of a page for a chat, as ``own`` was written.
-        neutral: pooling → activations of unrelated texts at all layers 0 … L; see :func:`design`.
+        other: the kept stories of another model (:func:`emotrace.instrument.stories.stored`), or None.
+        neutral: pooling → activations of unrelated texts at all layers 0 … L; see :func:`match_readings`.
         seed: of every random draw.
         bootstrap: number of resamples.
         cache: keeps finished batches.
         progress: called with the number of texts just read; there are authors × frames × texts.
 
     Raises:
-        EmotraceError: what :func:`design` refuses, or a chat's frame on a base model.
+        EmotraceError: what :func:`match_readings` refuses.
     """
-    if frames is None:
-        frames = FRAMES if continuation or (model.instruct and model.tokenizer.chat_template) else ("plain",)
-    given = {name: texts for name, texts in zip(AUTHORS, (passages, own, other), strict=True) if texts is not None}
-    shared = set.intersection(*(set(zip(texts["topic"], texts["emotion"], strict=True)) for texts in given.values()))
+    frames = FRAMES if model.instruct and model.tokenizer.chat_template else ("plain",)
+    texts = {name: table for name, table in zip(AUTHORS, (passages, own, other), strict=True) if table is not None}
+    rows = {author: _first_rows(table) for author, table in texts.items()}
+    shared = set.intersection(*map(set, rows.values()))
     readings = {}
-    for author, texts in given.items():
+    for author, table in texts.items():
         # Only what can be matched is read; the neutral class is no row of the factorial.
-        wanted = [
-            cell in shared and cell[1] != corpus.NEUTRAL for cell in zip(texts["topic"], texts["emotion"], strict=True)
-        ]
-        matched = texts[wanted].drop_duplicates(["topic", "emotion"])
+        matched = [row for cell, row in rows[author].items() if cell in shared and cell[1] != corpus.NEUTRAL]
         for frame in frames:
-            readings[author, frame] = read_framed(
-                model, matched, frame, author=author, continuation=continuation, cache=cache, progress=progress
+            readings[author, frame] = read_texts(
+                model, table.iloc[matched], frame, author=author, cache=cache, progress=progress
             )
-    return design(model.name, model.n_layers, readings, neutral=neutral, seed=seed, bootstrap=bootstrap)
+    return match_readings(model.name, model.n_layers, readings, neutral=neutral, seed=seed, bootstrap=bootstrap)

@@ -7,7 +7,7 @@ plain frame, and the paper's test does not exist for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -15,95 +15,103 @@ from emotrace import stories
 from emotrace.errors import EmotraceError
 from emotrace.extraction import read_stories
 from emotrace.instrument import corpus
-from emotrace.study.methods import comparison as method_comparison
-from emotrace.study.methods import factorial
+from emotrace.instrument.stories import other_author, stored
+from emotrace.study.experiment import Results, Tables
+from emotrace.study.methods.comparison import compare_methods, compare_over_models, layer_curves
+from emotrace.study.methods.design import AUTHORS, FRAMES, read_design
+from emotrace.study.methods.factorial import factorial_tables
+from emotrace.study.methods.story_rates import story_rates
 from emotrace.study.study import Study
-
-if TYPE_CHECKING:
-    from emotrace.models import Model
-    from emotrace.vectors import EmotionVectors
-
-EXPERIMENTS = ("method_comparison", "factorial")
+from emotrace.vectors import EmotionVectors
 
 
-def run(
-    study: Study, model: Model, passages: pd.DataFrame
-) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, EmotionVectors]]:
-    """The tables, the texts, and the generation vectors by pooling (none for a base model).
+def measure_methods(study: Study) -> Results:
+    """Both experiments, which rest on the same stories and the same readings.
 
-    Tables: ``factorial``, ``factorial_effects``, ``factorial_decoding``, ``factorial_rdm``, ``method_by_layer``; for an instruct
-    model also ``method_comparison`` and ``story_rates``.
+    Returns:
+        Tables ``factorial``, ``factorial_effects``, ``factorial_decoding``, ``factorial_rdm``, ``method_by_layer``; for
+        an instruct model also ``method_comparison`` and ``story_rates``, its stories and the generation vectors.
     """
-    own = _own_stories(study, model)
-    topics = _topics(study)
+    own = _own_stories(study)
 
     def compute() -> list[dict[str, Any]]:
-        found = _tables(study, model, passages[passages["topic"].isin(topics)], own)
-        return [{name: table.to_dict("records") for name, table in found.items()}]
+        return [{name: table.to_dict("records") for name, table in _tables(study, own).items()}]
 
     # The tables rest on every story; their fingerprint tells one set from another.
     written = corpus.fingerprint(own[["topic", "emotion", "text"]]) if own is not None else "none"
-    kept = study.unit(f"methods, stories {written}", compute)[0]
-    tables = {name: pd.DataFrame(rows) for name, rows in kept.items()}
-    texts = {} if own is None else {"stories": own.assign(model=study.model)}
-    return tables, texts, _vectors(study, model, own)
+    unit = study.unit(f"methods, stories {written}", compute)[0]
+    tables = {name: pd.DataFrame(rows) for name, rows in unit.items()}
+    if own is None:
+        return Results(tables)
+    return Results(tables, {"stories": own.assign(model=study.model_name)}, _vectors(study, own))
 
 
 def _topics(study: Study) -> list[str]:
     """Topics spread over the list, so that fewer of them are no special part of it."""
     names = list(dict.fromkeys(study.reading.labels["topic"]))
-    wanted = min(study.settings.story_topics, len(names))
-    return [names[place * len(names) // wanted] for place in range(wanted)]
+    count = min(study.settings.story_topics, len(names))
+    return [names[idx * len(names) // count] for idx in range(count)]
 
 
-def _own_stories(study: Study, model: Model) -> pd.DataFrame | None:
-    if not (model.instruct and model.tokenizer.chat_template):
+def _own_stories(study: Study) -> pd.DataFrame | None:
+    """What the model wrote, every attempt; None for a base model."""
+    if not (study.instruct and study.model.tokenizer.chat_template):
         return None
     topics = _topics(study)
     total = len(topics) * len(corpus.emotions())
     return stories.write_stories(
-        model, topics=topics, seed=study.settings.seed, cache=study.run,
-        progress=lambda done: study.progress("writing stories", done, total),
-    )  # fmt: skip
-
-
-def _tables(study: Study, model: Model, passages: pd.DataFrame, own: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
-    kept = None if own is None else stories.kept(own)
-    other = stories.stored(stories.other_author(study.model))
-    authors, frames = (3, len(factorial.FRAMES)) if kept is not None else (2, 1)
-    emotional = int((passages["emotion"] != corpus.NEUTRAL).sum())
-    design = factorial.read_design(
-        model, passages, kept, other, neutral=study.baseline, seed=study.settings.seed, bootstrap=study.settings.bootstrap,
+        study.model,
+        topics=topics,
+        seed=study.settings.seed,
         cache=study.run,
-        progress=lambda done: study.progress("reading for the factorial", done, authors * frames * emotional),
-    )  # fmt: skip
-    tables = factorial.tables(design)
+        progress=lambda done: study.progress("writing stories", done, total),
+    )
+
+
+def _tables(study: Study, own: pd.DataFrame | None) -> Tables:
+    """All tables, from the model's own stories, our passages on their topics and another model's stories."""
+    passages = study.passages[study.passages["topic"].isin(_topics(study))]
+    emotional = int((passages["emotion"] != corpus.NEUTRAL).sum())
+    total = emotional * (2 if own is None else len(AUTHORS) * len(FRAMES))
+    settings = study.settings
+    design = read_design(
+        study.model,
+        passages,
+        None if own is None else stories.kept(own),
+        stored(other_author(study.model_name)),
+        neutral=study.baseline,
+        seed=settings.seed,
+        bootstrap=settings.bootstrap,
+        cache=study.run,
+        progress=lambda done: study.progress("reading for the factorial", done, total),
+    )
+    tables = factorial_tables(design)
     if own is not None:
-        tables["method_comparison"] = method_comparison.compare_methods(
-            design, family=study.family, instruct=study.instruct, permutations=study.settings.permutations
+        tables["method_comparison"] = compare_methods(
+            design, family=study.family, instruct=study.instruct, permutations=settings.permutations
         )
-        tables["story_rates"] = stories.rates(own).assign(model=study.model)
-    tables["method_by_layer"] = method_comparison.layer_curves(design)
+        tables["story_rates"] = story_rates(own).assign(model=study.model_name)
+    tables["method_by_layer"] = layer_curves(design)
     return tables
 
 
-def _vectors(study: Study, model: Model, own: pd.DataFrame | None) -> dict[str, EmotionVectors]:
+def _vectors(study: Study, own: pd.DataFrame) -> dict[tuple[str, str], EmotionVectors]:
     """The generation vectors; none where some class has no story that passed."""
-    if own is None:
-        return {}
     kept = stories.kept(own)
     reading = read_stories(
-        model, kept, cache=study.run,
+        study.model,
+        kept,
+        cache=study.run,
         progress=lambda done: study.progress("reading the model's stories", done, len(kept)),
-    )  # fmt: skip
+    )
     try:
-        return {pooling: reading.vectors(pooling) for pooling in reading.pooled}
+        return {("generation", pooling): reading.vectors(pooling) for pooling in reading.pooled}
     except EmotraceError:
         return {}
 
 
-def over_models(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def over_models(tables: Tables) -> Tables:
     """``method_comparison_models``, where some model wrote stories."""
     if "method_comparison" not in tables or tables["method_comparison"].empty:
         return {}
-    return {"method_comparison_models": method_comparison.compare_over_models(tables["method_comparison"])}
+    return {"method_comparison_models": compare_over_models(tables["method_comparison"])}

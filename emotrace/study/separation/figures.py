@@ -1,103 +1,105 @@
-"""One function a figure, each from a run's tables and vectors alone. Every axis is named; every caption states n.
+"""Separation, decoding, anisotropy and axes over depth; emotion vectors at one layer. From tables and vectors alone.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers and in grey.
+Every axis is named, every figure states its n.
 """
 
 from __future__ import annotations
 
-import matplotlib
-
-from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, curve, note, panels
-
-matplotlib.use("Agg")
+from collections.abc import Callable
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from adjustText import adjust_text
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emotrace.instrument import corpus
 from emotrace.measures import geometry
+from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
+from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, curve, note, panels
 from emotrace.vectors import EmotionVectors
 
+CRITERION_TITLES = {
+    "cosine": "centroid cosine (the paper's)",
+    "shuffle_excess": "… minus shuffled labels",
+    "anisotropy_excess": "… minus unrelated texts",
+    "nearest_centroid": "nearest centroid, accuracy",
+    "logistic_regression": "logistic regression, accuracy",
+}
 
-def separation_over_depth(tables: dict[str, pd.DataFrame]) -> Figure:
+
+def separation_over_depth(tables: Tables) -> Figure:
     """The paper's measure over depth beside its two controls: shuffled labels and unrelated texts."""
     figure, axes = panels(tables, "separation", sharey=False)
     for pooling, ax in axes.items():
         rows = select(tables["separation"], pooling=pooling, metric="cosine")
+        shuffled = rows.assign(value=rows["null"], low=np.nan, high=np.nan)
         curve(ax, rows, BLUE, "emotion centroids")
-        curve(
-            ax, rows.assign(value=rows["null"], low=np.nan, high=np.nan), ORANGE, "labels shuffled within topics", "--"
-        )
+        curve(ax, shuffled, ORANGE, "labels shuffled within topics", "--")
         if "anisotropy" in tables:
             groups = select(tables["anisotropy"], pooling=pooling, metric="group_cosine")
             curve(ax, groups, GREEN, "unrelated texts, same group size", "-.")
-        n = int(rows["n"].iloc[0])
-        note(ax, f"20 emotions, {n} topics; 95% bands")
+        note(ax, f"20 emotions, {int(rows['n'].iloc[0])} topics; 95% bands")
         floor = min(rows["value"].min(), rows[rows["layer"] > 0]["low"].min())
         ax.set_ylim(floor - 0.35 * (1 - floor), 1 + 0.05 * (1 - floor))  # room for the legend
-    next(iter(axes.values())).set_ylabel("mean pairwise cosine (lower = better separated)")
-    next(iter(axes.values())).legend(loc="lower left", fontsize=8)
+    return _labelled(figure, axes, "mean pairwise cosine (lower = better separated)")
+
+
+def _labelled(
+    figure: Figure, axes: dict[str, Axes], ylabel: str, legend: Literal["lower left", "upper left"] = "lower left"
+) -> Figure:
+    """The same figure, its first panel with the label and the legend of all."""
+    first = next(iter(axes.values()))
+    first.set_ylabel(ylabel)
+    first.legend(loc=legend, fontsize=8)
     return figure
 
 
-def decoding_over_depth(tables: dict[str, pd.DataFrame]) -> Figure:
+def decoding_over_depth(tables: Tables) -> Figure:
     """Accuracy on held-out topics over depth, beside chance and the bag-of-embeddings baseline."""
     figure, axes = panels(tables, "separation")
     table = tables["separation"]
     lexical = select(table, pooling="mean", layer=0, metric="logistic_regression")
     for pooling, ax in axes.items():
-        for metric, colour, label in (
-            ("logistic_regression", BLUE, "logistic regression"), ("nearest_centroid", ORANGE, "nearest centroid"),
-        ):  # fmt: skip
-            rows = select(table, pooling=pooling, metric=metric)
-            curve(ax, rows, colour, label)
-        ax.axhline(rows["null"].iloc[0], color=GREY, ls="--", lw=1, label="chance")
+        logistic = select(table, pooling=pooling, metric="logistic_regression")
+        centroid = select(table, pooling=pooling, metric="nearest_centroid")
+        curve(ax, logistic, BLUE, "logistic regression")
+        curve(ax, centroid, ORANGE, "nearest centroid")
+        ax.axhline(centroid["null"].iloc[0], color=GREY, ls="--", lw=1, label="chance")
         if len(lexical):
             ax.axhline(lexical["value"].iloc[0], color=GREEN, ls="-.", lw=1.2, label="bag of embeddings (logistic)")
-        n = int(rows["n"].iloc[0])
-        note(ax, f"{n} topics; 95% bands")
+        note(ax, f"{int(centroid['n'].iloc[0])} topics; 95% bands")
         ax.set_ylim(0, 1)
-    next(iter(axes.values())).set_ylabel("accuracy, 20 emotions, topics held out")
-    next(iter(axes.values())).legend(loc="upper left", fontsize=8)
-    return figure
+    return _labelled(figure, axes, "accuracy, 20 emotions, topics held out", "upper left")
 
 
-def anisotropy_over_depth(tables: dict[str, pd.DataFrame]) -> Figure:
+def anisotropy_over_depth(tables: Tables) -> Figure:
     """How alike the activations of unrelated texts are."""
     figure, axes = panels(tables, "anisotropy")
     for pooling, ax in axes.items():
         table = select(tables["anisotropy"], pooling=pooling)
-        curve(ax, select(table, metric="cosine"), BLUE, "mean pairwise cosine, single texts")
+        cosine = select(table, metric="cosine")
+        curve(ax, cosine, BLUE, "mean pairwise cosine, single texts")
         curve(ax, select(table, metric="top_dimension_share"), ORANGE, "share of squared norm in one dimension", "--")
-        n = int(select(table, metric="cosine")["n"].iloc[0])
-        note(ax, f"{n} texts; 95% band")
-        ax.set_ylim(min(0, select(table, metric="cosine")["low"].min()), 1.02)
-    next(iter(axes.values())).set_ylabel("cosine, share")
-    next(iter(axes.values())).legend(loc="lower left", fontsize=8)
-    return figure
+        note(ax, f"{int(cosine['n'].iloc[0])} texts; 95% band")
+        ax.set_ylim(min(0, cosine["low"].min()), 1.02)
+    return _labelled(figure, axes, "cosine, share")
 
 
-CRITERION_TITLES = {
-    "cosine": "centroid cosine (the paper's)", "shuffle_excess": "… minus shuffled labels",
-    "anisotropy_excess": "… minus unrelated texts", "nearest_centroid": "nearest centroid, accuracy",
-    "logistic_regression": "logistic regression, accuracy",
-}  # fmt: skip
-
-
-def localisation(tables: dict[str, pd.DataFrame]) -> Figure:
+def localisation(tables: Tables) -> Figure:
     """The best depth by each criterion, with its bootstrap interval over topics."""
     table = tables["localisation"]
     figure, ax = plt.subplots(figsize=(8, 4))
     criteria = list(CRITERION_TITLES)
-    for offset, (pooling, colour) in zip((-0.14, 0.14), (("last", BLUE), ("mean", ORANGE)), strict=True):
+    for offset, pooling, colour in ((-0.14, "last", BLUE), (0.14, "mean", ORANGE)):
         rows = select(table, pooling=pooling).set_index("criterion").reindex(criteria)
-        places = np.arange(len(criteria)) + offset
-        spans = np.stack([rows["depth"] - rows["low"], rows["high"] - rows["depth"]])
-        ax.errorbar(rows["depth"], places, xerr=spans, fmt="o", color=colour, capsize=3, label=POOLING_TITLES[pooling])
+        heights = np.arange(len(criteria)) + offset
+        errors = np.stack([rows["depth"] - rows["low"], rows["high"] - rows["depth"]])
+        ax.errorbar(
+            rows["depth"], heights, xerr=errors, fmt="o", color=colour, capsize=3, label=POOLING_TITLES[pooling]
+        )
     ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
     ax.text(0.505, -0.62, "the paper's 50%", color=GREY, fontsize=8, va="center")
     ax.set_yticks(range(len(criteria)), [CRITERION_TITLES[name] for name in criteria])
@@ -108,43 +110,33 @@ def localisation(tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def axes_over_depth(tables: dict[str, pd.DataFrame]) -> Figure:
+def axes_over_depth(tables: Tables) -> Figure:
     """Valence and arousal in the emotion vectors over depth."""
     figure, axes = panels(tables, "geometry")
     for pooling, ax in axes.items():
         table = select(tables["geometry"], pooling=pooling, split="all")
-        curve(ax, select(table, metric="pc1_valence_r"), BLUE, "PC1 with valence, r")
-        curve(
-            ax,
-            select(table, metric="pc2_arousal_r").assign(value=lambda t: t["value"].abs(), low=np.nan),
-            ORANGE,
-            "PC2 with arousal, |r|",
-        )
+        valence, arousal = (select(table, metric=metric) for metric in ("pc1_valence_r", "pc2_arousal_r"))
+        curve(ax, valence, BLUE, "PC1 with valence, r")
+        curve(ax, arousal.assign(value=arousal["value"].abs(), low=np.nan), ORANGE, "PC2 with arousal, |r|")
         curve(ax, select(table, metric="rdm_rho"), GREEN, "dissimilarities with plane distances, ρ")
         ax.axhline(0, color=GREY, lw=0.8)
-        n = int(select(table, metric="pc1_valence_r")["n"].iloc[0])
-        note(ax, f"{n} emotions in the norms; 95% bands")
+        note(ax, f"{int(valence['n'].iloc[0])} emotions in the norms; 95% bands")
         ax.set_ylim(-0.6, 1)
-    next(iter(axes.values())).set_ylabel("correlation")
-    next(iter(axes.values())).legend(loc="lower left", fontsize=8)
-    return figure
+    return _labelled(figure, axes, "correlation")
 
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
     """Cosines between the emotion vectors at one layer, centred on the 20, ordered by valence."""
-    norms = corpus.emotions()
-    order = sorted(
-        vectors.emotions, key=lambda name: norms.loc[name, "valence"] if norms.loc[name, "valence"] > 0 else 3
-    )
-    chosen = np.stack([vectors[name, layer] for name in order]).astype(np.float64)
-    cosines = 1 - geometry.rdm(chosen - chosen.mean(axis=0))
+    valence = corpus.emotions()["valence"].fillna(3)
+    order = sorted(vectors.emotions, key=lambda name: valence[name])
+    directions = np.stack([vectors[name, layer] for name in order]).astype(np.float64)
+    cosines = 1 - geometry.rdm(directions - directions.mean(axis=0))
     figure, ax = plt.subplots(figsize=(7.2, 6.2))
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set_xticks(range(len(order)), order, rotation=90)
     ax.set_yticks(range(len(order)), order)
-    ax.set_title(
-        f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}; {len(order)} emotions by valence, low to high"
-    )
+    pooling = POOLING_TITLES[vectors.provenance["pooling"]]
+    ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions by valence, low to high")
     figure.colorbar(image, ax=ax, shrink=0.8, label="cosine between emotion vectors (centred on the 20)")
     return figure
 
@@ -155,36 +147,92 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
-    correlations = [
-        np.corrcoef(scores[known, place], axis[known])[0, 1] for place, axis in enumerate((valence, arousal))
-    ]
-    scores *= np.where(np.less(correlations, 0), -1, 1)  # the sign of a component is arbitrary
+    r = [np.corrcoef(scores[known, idx], axis[known])[0, 1] for idx, axis in enumerate((valence, arousal))]
+    scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
     figure, ax = plt.subplots(figsize=(7.5, 5.6))
-    ax.scatter(*scores[~known].T, color="white", edgecolor=GREY, s=70)
+    x, y = scores.T
+    ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=70)
     points = ax.scatter(
-        *scores[known].T, c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=70, edgecolor=GREY, lw=0.5
+        x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=70, edgecolor=GREY, lw=0.5
     )
-    labels = [ax.text(x, y, name, fontsize=9) for name, (x, y) in zip(vectors.emotions, scores, strict=True)]
+    labels = [ax.text(x[idx], y[idx], name, fontsize=9) for idx, name in enumerate(vectors.emotions)]
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
-    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance, |r| with valence {abs(correlations[0]):.2f}")
-    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance, |r| with arousal {abs(correlations[1]):.2f}")
+    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance, |r| with valence {abs(r[0]):.2f}")
+    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance, |r| with arousal {abs(r[1]):.2f}")
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
     figure.colorbar(points, ax=ax, shrink=0.8, label="valence in the norms (1–9); white: no entry")
     figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
-    adjust_text(labels, *scores.T, ax=ax, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
+    adjust_text(labels, x, y, ax=ax, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
     return figure
 
 
-TABLE_FIGURES = {
-    "separation_over_depth": (separation_over_depth, "separation"),
-    "decoding_over_depth": (decoding_over_depth, "separation"),
-    "localisation": (localisation, "localisation"),
-    "anisotropy_over_depth": (anisotropy_over_depth, "anisotropy"),
-    "axes_over_depth": (axes_over_depth, "geometry"),
-}
-"""Figures drawn from one model's tables, and the table each needs."""
+def _at_chosen_layer(draw: Callable[[EmotionVectors, int], Figure]) -> Callable[[Tables, EmotionVectors], Figure]:
+    """``draw`` at the layer that nearest centroid chose on one half of the topics, for the vectors' pooling."""
 
-VECTOR_FIGURES = {"cosine_matrix": cosine_matrix, "valence_arousal_plane": valence_arousal_plane}
-"""Figures drawn from one model's vectors at one layer."""
+    def drawn(tables: Tables, vectors: EmotionVectors) -> Figure:
+        pooling = vectors.provenance["pooling"]
+        row = select(tables["localisation"], pooling=pooling, criterion="nearest_centroid").iloc[0]
+        return draw(vectors, int(row["chosen_layer"]))
+
+    return drawn
+
+
+SEPARATION = (
+    Picture(
+        "separation_over_depth",
+        separation_over_depth,
+        "separation",
+        "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of the 20 "
+        "emotions, before any centring. Orange: the same texts with their labels shuffled within topics, so nothing "
+        "but the emotion differs. Green: groups of unrelated factual texts. What lies between blue and orange is "
+        "emotion; what lies between orange and 1 is topic, noise and the shape of the activation space.",
+    ),
+    Picture(
+        "decoding_over_depth",
+        decoding_over_depth,
+        "separation",
+        "How often the emotion of a text is decoded right when its topic was never seen in training. The green line "
+        "is what the words alone give (embeddings averaged, no context): only what lies above it is the model's.",
+    ),
+)
+LOCALISATION = (
+    Picture(
+        "localisation",
+        localisation,
+        "localisation",
+        "Where over depth the emotions separate best, by five criteria and two poolings.",
+    ),
+)
+ANISOTROPY = (
+    Picture(
+        "anisotropy_over_depth",
+        anisotropy_over_depth,
+        "anisotropy",
+        "How alike the activations of unrelated factual texts are. Near 1, every text points the same way and raw "
+        "cosines say little; the orange curve shows how far a single dimension is the reason.",
+    ),
+)
+GEOMETRY = (
+    Picture(
+        "axes_over_depth",
+        axes_over_depth,
+        "geometry",
+        "Whether the emotion vectors are laid out by valence and arousal (norms of Warriner et al. 2013).",
+    ),
+    Picture(
+        "cosine_matrix",
+        _at_chosen_layer(cosine_matrix),
+        "localisation",
+        "Cosines between the emotion vectors at the layer that one half of the topics chose.",
+        vectors=True,
+    ),
+    Picture(
+        "valence_arousal_plane",
+        _at_chosen_layer(valence_arousal_plane),
+        "localisation",
+        "The emotions on the first two principal components of their vectors at that layer.",
+        vectors=True,
+    ),
+)

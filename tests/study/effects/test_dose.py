@@ -1,21 +1,15 @@
-"""What grows with the strength of an edit: planted slopes are found, on their own emotion only, and flat readings are not."""
+"""Dose response: planted slopes are found, on their own emotion only, and flat readings are not."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from joy_model import JOY, N_LAYERS, WordCounter, joy_vectors, plant_joy
 from scipy import stats
 
-import emotrace
-from emotrace import activations, steering
-from emotrace.errors import EmotraceError
-from emotrace.instrument import corpus
-from emotrace.judges import regimes
+from emotrace.measures.statistics import mean_interval
 from emotrace.study.effects import dose
-from emotrace.study.effects.dose import Sweep
+from emotrace.study.effects.sweep import EMOTION_METRICS, TEXT_METRICS, Sweep
 from emotrace.study.folder import select
 
 EMOTIONS = ("happy", "sad", "calm")
@@ -42,7 +36,7 @@ def constructed(reading: Reading, order: np.random.Generator | None = None) -> S
             for row in texts.itertuples()
         ]
     )
-    return Sweep(texts, {metric: values.copy() for metric in dose.EMOTION_METRICS}, EMOTIONS)
+    return Sweep(texts, {metric: values.copy() for metric in EMOTION_METRICS}, EMOTIONS)
 
 
 def noisy(slope_of: Callable[[str, str], float], spread: float = 0.0) -> Reading:
@@ -99,8 +93,8 @@ def test_p_is_uniform_where_nothing_grows():
     ps = []
     for number in range(150):
         rng = np.random.default_rng(number)
-        curves = {name: rng.normal(size=(6, 5)) for name in ("happy", *RANDOMS)}
-        ps.append(dose._monotone(curves, "happy", [-0.4, -0.2, 0.0, 0.2, 0.4, 0.8], 99, rng)["p"])
+        own, *random = (rng.normal(size=(6, 5)) for _ in range(5))
+        ps.append(dose._monotone(own, random, 2, 99, rng)["p"])
     assert stats.kstest(ps, "uniform").pvalue > 0.001
     assert 0.35 < np.mean(ps) < 0.65
 
@@ -180,9 +174,7 @@ def test_each_emotion_stands_beside_random_directions_and_other_emotions():
     slopes = {direction: 0.3 * place + 0.1 for place, direction in enumerate((*EMOTIONS, *RANDOMS))}
     reading = noisy(lambda direction, emotion: slopes[direction] + len(emotion), spread=1.0)
     table = dose.response(constructed(reading))
-    assert len(table) == (len(STRENGTHS) + 1) * (len(EMOTIONS) + 1) * (
-        len(dose.EMOTION_METRICS) + len(dose.TEXT_METRICS)
-    )
+    assert len(table) == (len(STRENGTHS) + 1) * (len(EMOTIONS) + 1) * len(EMOTION_METRICS + TEXT_METRICS)
     for strength in STRENGTHS:
         means = {
             (direction, name): np.mean([reading(direction, name, strength, prompt) for prompt in range(5)])
@@ -193,7 +185,7 @@ def test_each_emotion_stands_beside_random_directions_and_other_emotions():
             row = select(table, emotion=name, strength=strength, metric="classifier").iloc[0]
             own = [reading(name, name, strength, prompt) for prompt in range(5)]
             random = [means[direction, name] for direction in RANDOMS]
-            assert row[["value", "low", "high"]].to_list() == pytest.approx(list(dose.mean_interval(np.array(own))))
+            assert row[["value", "low", "high"]].to_list() == pytest.approx(list(mean_interval(np.array(own))))
             assert row["random"] == pytest.approx(np.mean(random))
             assert (row["random_low"], row["random_high"]) == pytest.approx((min(random), max(random)))
             assert row["others"] == pytest.approx(np.mean([means[other, name] for other in EMOTIONS if other != name]))
@@ -201,7 +193,7 @@ def test_each_emotion_stands_beside_random_directions_and_other_emotions():
         row = select(table, emotion="all", strength=strength, metric="classifier").iloc[0]
         own = np.array([means[name, name] for name in EMOTIONS])
         random = [np.mean([means[direction, name] for name in EMOTIONS]) for direction in RANDOMS]
-        assert row[["value", "low", "high"]].to_list() == pytest.approx(list(dose.mean_interval(own)))
+        assert row[["value", "low", "high"]].to_list() == pytest.approx(list(mean_interval(own)))
         assert (row["random"], row["random_low"]) == pytest.approx((np.mean(random), min(random)))
         assert row["random_high"] == pytest.approx(max(random))
         assert row["n"] == 3
@@ -244,184 +236,3 @@ def test_opposite_strengths_of_a_linear_reading_mirror_each_other():
     for strength in (0.2, 0.4):
         up, down = (select(table, strength=sign * strength)["value"].to_numpy() for sign in (1, -1))
         np.testing.assert_allclose(up, -down)
-
-
-def test_the_mean_interval_is_students():
-    values = np.random.default_rng(3).normal(2, 3, 7)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert dose.mean_interval(values) == pytest.approx((values.mean(), expected.low, expected.high))
-    assert dose.mean_interval(np.array([4.0]))[0] == 4.0
-    assert np.isnan(dose.mean_interval(np.array([4.0]))[1:]).all()
-    assert np.isnan(dose.mean_interval(np.array([4.0, np.nan]))).all()
-    assert np.isnan(dose.mean_interval(np.array([]))).all()
-
-
-# -- kin --------------------------------------------------------------------------------------------------------------
-
-
-def test_kin_tokens_are_those_that_are_a_kin_word_by_themselves(planted):
-    model, _, _ = planted
-    expected = model.tokenizer.convert_tokens_to_ids([f" {word}" for word in JOY])
-    assert dose._kin_tokens(model, "happy") == sorted(expected)
-    every = corpus.emotions().loc["happy", "kin"]
-    assert len(expected) < len(every)  # the others take several tokens
-
-
-def test_the_share_of_kin_words_counts_words_and_not_letters():
-    texts = ["Joy! She was glad, and sad.", "a joyride to Gladstone", "", "HAPPY happy"]
-    share = dose._kin_share(texts, ["happy", "sad"])
-    np.testing.assert_allclose(share, [[2 / 6, 1 / 6], [0, 0], [0, 0], [1, 0]])
-
-
-# -- on a model -------------------------------------------------------------------------------------------------------
-
-LAYER, READ = 2, 3
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("joy")
-    joy = plant_joy(folder)
-    model = emotrace.load(str(folder))
-    return model, joy, joy_vectors(model, joy, ["happy", "sad", "proud", "grateful"])
-
-
-@pytest.fixture(scope="module")
-def swept(planted):
-    model, joy, vectors = planted
-    strengths = [multiple * joy.flip for multiple in (-1.0, -0.5, 0.5, 0.8, 1.0, 4.0)]
-    done = []
-    found, plain = dose.sweep(
-        model, vectors, WordCounter(), strengths, layers=[LAYER], read_layer=READ, prompts=corpus.prompts("dose"),
-        max_new_tokens=16, progress=done.append,
-    )  # fmt: skip
-    return found, plain, strengths, sum(done)
-
-
-def test_a_sweep_has_every_direction_at_every_strength_on_every_prompt(swept, planted):
-    found, plain, _, done = swept
-    prompts, texts = corpus.prompts("dose"), found.texts
-    assert len(texts) == 4 + 6 * (4 + 8) * 4
-    assert done == len(texts) - 4 + len(plain)
-    assert len(plain) == 16
-    assert list(texts["prompt"][:4]) == prompts
-    assert list(texts["strength"][:4]) == [0.0] * 4
-    counts = texts[4:].groupby(["emotion", "strength"])["prompt"].agg(list)
-    assert len(counts) == 12 * 6
-    assert all(each == prompts for each in counts)
-    assert set(texts[texts["control"]]["emotion"]) == {f"random-{number}" for number in range(1, 9)}
-    assert {metric: values.shape for metric, values in found.values.items()} == dict.fromkeys(
-        dose.EMOTION_METRICS, (len(texts), 4)
-    )
-    # The texts of strength 0 are the unsteered ones of the same seed.
-    same = plain[plain["seed"] == 0]
-    assert [texts["text"][place] for place in range(4)] == list(same["text"])
-
-
-def test_the_texts_of_a_sweep_are_those_that_steer_writes(swept, planted):
-    found, _, strengths, _ = swept
-    model, _, vectors = planted
-    prompts = corpus.prompts("dose")
-    again = steering.steer(
-        model, prompts, vectors, strengths, emotions=["happy"], layers=[LAYER], temperature=0.7, max_new_tokens=16
-    )
-    for row in again.itertuples():
-        assert select(found.texts, emotion="happy", strength=row.strength, prompt=row.prompt)["text"].item() == row.text
-
-
-def test_the_projection_after_the_edit_is_the_strength_itself(swept):
-    """Layers that hardly move the stream leave at the next one what was added: strength × norm along joy, in norms."""
-    found, _, strengths, _ = swept
-    table = dose.response(found)
-    for strength in strengths:
-        rows = select(table, metric="projection", strength=strength).set_index("emotion")
-        np.testing.assert_allclose(rows["value"], strength, rtol=0.01)
-        np.testing.assert_allclose(rows["others"], 0, atol=0.01 * abs(strength))
-        size = abs(strength) / np.sqrt(96)  # of the cosine of a random direction with a given one
-        assert (rows["random"].drop("all").abs() < 2 * size).all()
-        assert (rows["random_high"].drop("all") - rows["random_low"].drop("all") > size).all()
-
-
-def test_the_next_tokens_kin_are_as_probable_as_a_plain_hook_makes_them(swept, planted):
-    found, _, strengths, _ = swept
-    model, joy, _ = planted
-    kin = dose._kin_tokens(model, "happy")
-    norm = activations.residual_norms(model)[LAYER]
-    for strength in (0.0, strengths[0], strengths[4]):
-        edit = torch.from_numpy(strength * norm * joy.directions["happy"]).float()
-
-        def hook(module, inputs, output, edit=edit):
-            output = output.clone()
-            output[:, -1] += edit
-            return output
-
-        for prompt in corpus.prompts("dose")[:2]:
-            ids = torch.tensor([activations.encode(model, [prompt])[0].ids])
-            handle = model.nn._module.model.layers[LAYER - 1].register_forward_hook(hook)
-            with torch.no_grad():
-                logs = model.nn._module(ids).logits[0, -1].double().log_softmax(dim=-1)
-            handle.remove()
-            chosen = (found.texts["prompt"] == prompt) & (found.texts["strength"] == strength)
-            if strength:
-                chosen &= found.texts["emotion"] == "happy"
-            value = found.values["kin_log_probability"][np.flatnonzero(chosen).item(), 0]
-            assert value == pytest.approx(float(logs[kin].exp().sum().log()), abs=1e-3)
-
-
-def test_the_judge_and_the_kin_words_are_read_in_the_texts_themselves(swept):
-    found, _, _, _ = swept
-    share = np.array([np.mean([word in JOY for word in text.split()]) for text in found.texts["text"]])
-    np.testing.assert_allclose(found.values["classifier"][:, 0], share, atol=1e-12)
-    np.testing.assert_allclose(found.values["kin_share"][:, 0], share, atol=1e-12)
-    assert share.max() == 1
-    assert found.values["kin_share"][:, 1:].max() < 0.2
-
-
-def test_joy_grows_with_its_own_vector_and_with_no_other_direction(swept, planted):
-    found, flip = swept[0], planted[1].flip
-    table = monotone(found, within=flip).set_index(["emotion", "metric"])
-    for metric in dose.MONOTONE_METRICS:
-        assert table.loc[("happy", metric), "p"] < 0.01
-        assert table.loc[("happy", metric), "up"] > 0.1
-        assert abs(table.loc[("happy", metric), "random_up"]) < 0.2 * table.loc[("happy", metric), "up"]
-    assert table.loc[("happy", "classifier"), "beyond"] == pytest.approx(1 / 9)
-    # Where nothing disturbs it, a stream holds any direction in proportion, however little of it is joy.
-    assert table.loc[("happy", "projection"), "random_high"] == pytest.approx(1)
-    assert table.loc[("happy", "kin_log_probability"), "rho"] == pytest.approx(1)
-    assert table.loc[("happy", "kin_log_probability"), "down"] < -3
-    assert table.loc[("happy", "classifier"), "down"] == 0  # the unsteered texts have no word of joy to lose
-    assert table.loc[("proud", "classifier"), "rho"] == 0
-    assert table.loc[("proud", "classifier"), "p"] == 1
-    response = dose.response(found)
-    glad = select(response, emotion="happy", metric="classifier").set_index("strength")
-    assert glad.loc[4 * flip, "value"] > 0.9
-    assert (glad["others"] == 0).all()
-    assert (glad["random_high"] < 0.1).all()  # far out, one word of joy by chance
-
-
-def test_a_huge_strength_of_joy_repeats_one_word_and_of_nothing_does_not(swept, planted):
-    found, plain, _, _ = swept
-    far = found.texts[found.texts["strength"] == 4 * planted[1].flip]
-    assert set(far[far["emotion"] == "happy"]["regime"]) == {regimes.REPETITIVE}
-    assert regimes.REPETITIVE not in set(far[far["emotion"] != "happy"]["regime"])
-    assert set(plain["regime"]) == {regimes.SURGICAL}
-
-
-def test_small_passes_read_the_same(planted, monkeypatch):
-    model, _, vectors = planted
-    settings = {"layers": [1], "read_layer": 4, "prompts": corpus.prompts("dose")[:2], "random": 2, "plain_seeds": 2}
-    found, plain = dose.sweep(model, vectors, WordCounter(), [-0.2, 0.4], max_new_tokens=6, **settings)
-    monkeypatch.setattr(dose, "_SCORED_ROWS", 5)
-    monkeypatch.setattr(regimes, "_LOGITS", 20 * model.nn._module.config.vocab_size)
-    monkeypatch.setitem(steering.write.__kwdefaults__, "batch_rows", 3)
-    again, plain_again = dose.sweep(model, vectors, WordCounter(), [-0.2, 0.4], max_new_tokens=6, **settings)
-    pd.testing.assert_frame_equal(again.texts, found.texts, rtol=1e-4)
-    pd.testing.assert_frame_equal(plain_again, plain, rtol=1e-4)
-    for metric, values in found.values.items():
-        np.testing.assert_allclose(again.values[metric], values, rtol=1e-4, atol=1e-4)
-
-
-def test_vectors_of_another_model_are_refused(planted, tiny):
-    vectors = joy_vectors(tiny("llama", n_layers=N_LAYERS, d_model=96), planted[1], ["happy"])
-    with pytest.raises(EmotraceError, match="these vectors belong to"):
-        dose.sweep(planted[0], vectors, WordCounter(), [0.2], layers=[1], read_layer=2, prompts=corpus.prompts("dose"))

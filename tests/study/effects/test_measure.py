@@ -9,7 +9,7 @@ import pytest
 from joy_model import D_MODEL, N_LAYERS, Joy, WordCounter, joy_vectors, plant_joy
 
 import emotrace
-from emotrace import activations, steering
+from emotrace import activations, steered_texts, steering
 from emotrace.errors import EmotraceError
 from emotrace.extraction import Reading
 from emotrace.instrument import corpus
@@ -19,6 +19,7 @@ from emotrace.models import Model
 from emotrace.study.effects import measure as steering_experiments
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.study import Settings, Study, choose_layer
+from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 
 BEST, READ, SCENARIOS = 3, 4, 6
@@ -100,7 +101,7 @@ def texts(whole):
 
 @pytest.fixture(scope="module")
 def strength(whole):
-    return steering.calibrated(whole[1][2])["strength"]
+    return whole[1][2].calibration["strength"]
 
 
 def same_tables(one: tuple, other: tuple, **tolerance) -> None:
@@ -156,7 +157,7 @@ def test_the_calibrated_strength_is_where_joy_turns_the_text(tables, whole, plan
     assert (held.min(), held.max()) == pytest.approx(tuple(window[0]))
     assert 0.5 * planted[1].flip < strength < planted[1].flip
     assert strength == window[0][1]
-    stored = steering.calibrated(whole[1][2])
+    stored = whole[1][2].calibration
     assert stored["layers"] == [BEST]
     assert stored["window"] == pytest.approx(list(window[0]))
     everywhere = select(tables["calibration"], setting="all layers")
@@ -167,7 +168,8 @@ def test_the_calibrated_strength_is_where_joy_turns_the_text(tables, whole, plan
 def test_calibrating_by_itself_gives_the_same(tables, planted, whole):
     model, _ = planted
     vectors = replace(whole[1][2], provenance={**whole[1][2].provenance, "calibration": "{}"})
-    found, tried = calibration.calibrate(model, vectors, layers=[BEST], texts=8, max_new_tokens=20, seed=1)
+    writing = Writing(max_new_tokens=20, temperature=0.7, seeds=(1,))
+    found, tried = calibration.calibrate(model, vectors, layers=[BEST], texts=8, writing=writing)
     table = select(tables["calibration"], setting=f"layer {BEST}").reset_index(drop=True)
     pd.testing.assert_frame_equal(table[tried.columns.to_list()], tried)
     assert found.onto(vectors).provenance == whole[1][2].provenance
@@ -340,7 +342,7 @@ def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted,
         return generate(model, prompts, edit, seeds=seeds, **settings)
 
     monkeypatch.setattr(steering, "generate", counting)
-    monkeypatch.setitem(steering.write.__kwdefaults__, "batch_rows", 40)
+    monkeypatch.setitem(steered_texts.write.__kwdefaults__, "batch_rows", 40)
     stops = set()
     study = study_in(tmp_path / "uncut", *planted)
     study.progress = lambda what, done, of: stages.append(what)
@@ -368,7 +370,7 @@ def test_a_model_that_nothing_calibrates_is_steered_at_the_stated_fallback(tiny,
     assert set(tables["verification"]["strength"]) == {steering_experiments.FALLBACK_STRENGTH}
     assert vectors.check(model)
     with pytest.raises(EmotraceError, match="not calibrated"):
-        steering.steer(model, "The door", vectors)
+        steered_texts.steer(model, "The door", vectors)
 
 
 # -- a real model -----------------------------------------------------------------------------------------------------
@@ -380,9 +382,9 @@ def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_s
     vectors, prompts = reading.cached_vectors(model), corpus.prompts("dose")
     names = ["happy", "sad", "angry", "afraid", "grateful"]
     settings = {"layers": [layer], "temperature": 0.7, "max_new_tokens": 24}
-    own = steering.steer(model, prompts, vectors, 0.4, emotions=names, seeds=[0, 1], **settings)
+    own = steered_texts.steer(model, prompts, vectors, 0.4, emotions=names, seeds=[0, 1], **settings)
     control = steering.random_like(vectors, 6, seed=0)
-    random = steering.steer(model, prompts, control, 0.4, seeds=[0, 1], **settings)
+    random = steered_texts.steer(model, prompts, control, 0.4, seeds=[0, 1], **settings)
     scores = classifiers.emotion_scores(judge, list(own["text"]))
     steered = np.array([scores[name][own["emotion"] == name].mean() for name in names])
     chance = classifiers.emotion_scores(judge, list(random["text"]))[names].groupby(random["emotion"]).mean()
@@ -390,8 +392,8 @@ def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_s
     assert steered.mean() > chance.mean(axis=1).max() + 0.05
     assert (steered > chance.mean()).sum() >= 4
 
-    plain = steering.steer(model, prompts, vectors, 0.0, emotions=names[:1], seeds=range(4), **settings)
-    texts = steering.steer(model, prompts, vectors, [0.1, 3.0], emotions=names, seeds=[5], **settings)
+    plain = steered_texts.steer(model, prompts, vectors, 0.0, emotions=names[:1], seeds=range(4), **settings)
+    texts = steered_texts.steer(model, prompts, vectors, [0.1, 3.0], emotions=names, seeds=[5], **settings)
     labels = regimes.measure(model, texts, regimes.references(model, plain))["regime"]
     surgical = (labels == regimes.SURGICAL).groupby(texts["strength"]).mean()
     assert surgical[0.1] >= 0.9  # measured: 20 of 20

@@ -1,18 +1,20 @@
 """What counts as a success, on tables whose answer is known, and on a model that is known to speak of joy."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
-from joy_model import JOY, WordCounter, joy_vectors, plant_joy
+from bare_steering import bare_steering
+from joy_model import WordCounter, joy_vectors, plant_joy
 from scipy import stats
 
 import emotrace
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
+from emotrace.judges.classifiers import emotion_scores
 from emotrace.study.effects import verification
-from emotrace.study.effects.verification import HELD_OUT, PLAIN, RANDOM, TARGET, WRONG, Design
+from emotrace.study.effects.verification import HELD_OUT, PLAIN, RANDOM, TARGET, WRONG
+from emotrace.study.steered import Steering
+from emotrace.study.study import Settings
 
 EMOTIONS = list(corpus.emotions().index)
 
@@ -128,7 +130,7 @@ def test_each_scenario_is_judged_by_its_own_texts_and_its_own_target():
 
 
 def test_under_the_null_one_scenario_in_twenty_succeeds():
-    """The target's vector is one more random direction: the verdict's rate is what it claims, and so is the control's."""
+    """The target's vector is one more random direction: the rate of successes is what it claims, the control's too."""
     rng = np.random.default_rng(2)
     rows = [verdict(rng.exponential(), rng.exponential(size=19), held_out=rng.exponential(size=1)) for _ in range(400)]
     for name in ("success", "held_out_successes"):
@@ -173,8 +175,6 @@ def test_no_more_wrong_emotions_than_there_are():
 
 # -- on a model -------------------------------------------------------------------------------------------------------
 
-DESIGN = Design(seeds=2, max_new_tokens=12)
-
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
@@ -182,6 +182,12 @@ def planted(tmp_path_factory):
     joy = plant_joy(folder)
     model = emotrace.load(str(folder))
     return model, joy_vectors(model, joy), joy.flip
+
+
+def steered(planted, relative: float) -> Steering:
+    """At ``relative`` times the strength that turns the text."""
+    model, vectors, flip = planted
+    return bare_steering(model, vectors, 2, relative * flip, settings=Settings(scenario_seeds=2, tokens=12))
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +198,7 @@ def scenarios():
 
 @pytest.fixture(scope="module")
 def texts(planted, scenarios):
-    model, vectors, flip = planted
-    return verification.write_scenarios(model, vectors, scenarios, 0.9 * flip, [2], DESIGN)
+    return verification.write_scenarios(steered(planted, 0.9), scenarios)
 
 
 def test_every_direction_is_written_on_the_same_prompt_seeds_and_strength(texts, scenarios, planted):
@@ -215,16 +220,15 @@ def test_every_direction_is_written_on_the_same_prompt_seeds_and_strength(texts,
 
 
 def test_a_scenario_is_written_alike_whatever_others_are_beside_it(planted, scenarios, texts):
-    model, vectors, flip = planted
     some = scenarios.iloc[[5, 2]].reset_index(drop=True)
-    alone = verification.write_scenarios(model, vectors, some, 0.9 * flip, [2], DESIGN)
+    alone = verification.write_scenarios(steered(planted, 0.9), some)
     for name in some["id"]:
         again = alone[alone["scenario"] == name].reset_index(drop=True)
         assert again.equals(texts[texts["scenario"] == name].reset_index(drop=True))
 
 
 def test_the_planted_emotion_succeeds_and_no_other_does(texts):
-    found = verification.verdicts(texts, verification.judge(texts, WordCounter()))
+    found = verification.verdicts(texts, emotion_scores(WordCounter(), list(texts["text"])))
     glad = found[found["target"] == "happy"]
     assert glad["success"].all()
     assert (glad["p"] == 1 / 20).all()
@@ -238,29 +242,17 @@ def test_the_planted_emotion_succeeds_and_no_other_does(texts):
     assert (others["p"] == 1).all()
 
 
-def test_the_judge_scores_each_text_for_each_emotion(texts):
-    some = texts.iloc[:60:7]
-    scores = verification.judge(some, WordCounter())
-    share = [np.mean([word in JOY for word in text.split()]) for text in some["text"]]
-    np.testing.assert_allclose(scores["happy"], share)
-    assert list(scores.columns) == EMOTIONS
-    other = verification.judge(some, WordCounter(), {"sad": ["joy"]})
-    assert list(other.columns) == ["sad"]
-    np.testing.assert_allclose(other["sad"], share)
-
-
 def test_coherence_is_the_surgical_share_of_a_scenarios_target_texts(planted, texts, scenarios):
-    model, vectors, flip = planted
-    plain = texts[texts["kind"] == PLAIN]
+    model, plain = planted[0], texts[texts["kind"] == PLAIN]
     found = verification.coherence(model, texts)
-    steered = regimes.measure(model, texts[texts["kind"] == TARGET], regimes.references(model, plain))
+    measured = regimes.measure(model, texts[texts["kind"] == TARGET], regimes.references(model, plain))
     for scenario in scenarios["id"]:
-        labels = steered[steered["scenario"] == scenario]["regime"]
+        labels = measured[measured["scenario"] == scenario]["regime"]
         assert found[scenario] == (labels == regimes.SURGICAL).mean()
     assert len(found) == len(scenarios)
     # Far beyond the turning point, joy repeats one word; a direction that nothing reads is as coherent as ever.
     glad = scenarios[scenarios["target"].isin(["happy", "sad"])]
-    far = verification.write_scenarios(model, vectors, glad, 2 * flip, [2], replace(DESIGN, random=1, wrong=0))
+    far = verification.write_scenarios(steered(planted, 2), glad)
     collapsed = verification.coherence(model, far)
     assert [collapsed[row.id] for row in glad.itertuples() if row.target == "happy"] == [0, 0]
     assert all(found[row.id] == 1 for row in glad.itertuples() if row.target == "sad")

@@ -11,11 +11,11 @@ from scipy import stats
 from emotrace import EmotraceError
 from emotrace.measures import geometry
 from emotrace.measures.statistics import cohens_d, contrast, hedges_correction
-from emotrace.study.methods import comparison as method_comparison
-from emotrace.study.methods import figures as plots_methods
-from emotrace.study.methods.factorial import Design
+from emotrace.study.methods import comparison, figures
+from emotrace.study.methods.comparison import METHODS
+from emotrace.study.methods.design import Design
 
-# -- two samples --------------------------------------------------------------------------------------------------------
+# -- two samples ------------------------------------------------------------------------------------------------------
 
 
 def test_cohens_d_of_minus_107_needs_values_that_hardly_differ_within_a_method():
@@ -24,10 +24,10 @@ def test_cohens_d_of_minus_107_needs_values_that_hardly_differ_within_a_method()
     Were these the cosines of pairs of emotions, which spread over hundredths, the same difference would be d ≈ −5.
     """
     generation, comprehension = [0.8625, 0.8635, 0.8645], [0.970, 0.971, 0.972]
-    found = contrast(generation, comprehension)
-    assert found.d == pytest.approx(-107.5, abs=1e-9)
-    assert found.g == pytest.approx(-107.5 * 0.797885, abs=1e-3)
-    assert (found.u, found.rank_biserial, found.p) == (0, -1, pytest.approx(2 / math.comb(6, 3)))
+    result = contrast(generation, comprehension)
+    assert result.d == pytest.approx(-107.5, abs=1e-9)
+    assert result.g == pytest.approx(-107.5 * 0.797885, abs=1e-3)
+    assert (result.u, result.rank_biserial, result.p) == (0, -1, pytest.approx(2 / math.comb(6, 3)))
     spread = 0.02 * stats.norm.ppf((np.arange(190) + 0.5) / 190)  # 190 pairs with a standard deviation of 0.02
     ordinary = contrast(0.8635 + spread, 0.971 + spread)
     assert -5.6 < ordinary.d < -5.2
@@ -37,9 +37,9 @@ def test_cohens_d_of_minus_107_needs_values_that_hardly_differ_within_a_method()
 
 @pytest.mark.parametrize(("n", "m", "p"), [(5, 5, 0.0079), (3, 10, 0.0070)])
 def test_complete_separation_has_the_papers_p_only_in_small_samples(n, m, p):
-    found = contrast(np.arange(n), 100 + np.arange(m))
-    assert found.p == pytest.approx(2 / math.comb(n + m, n))
-    assert found.p == pytest.approx(p, abs=5e-5)
+    result = contrast(np.arange(n), 100 + np.arange(m))
+    assert result.p == pytest.approx(2 / math.comb(n + m, n))
+    assert result.p == pytest.approx(p, abs=5e-5)
     assert contrast(np.arange(190), 1000 + np.arange(190)).p < 1e-60
     assert 2 / math.comb(380, 190) < 1e-100
 
@@ -47,23 +47,23 @@ def test_complete_separation_has_the_papers_p_only_in_small_samples(n, m, p):
 def test_a_contrast_agrees_with_scipy_and_with_loops():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=9).round(1), rng.normal(0.7, 2, size=14).round(1)
-    found = contrast(x, y)
+    result = contrast(x, y)
     wins = np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(x, y)])
-    assert found.u == pytest.approx(wins * 9 * 14)
-    assert found.rank_biserial == pytest.approx(2 * wins - 1)
-    assert found.p == stats.mannwhitneyu(x, y).pvalue
+    assert result.u == pytest.approx(wins * 9 * 14)
+    assert result.rank_biserial == pytest.approx(2 * wins - 1)
+    assert result.p == stats.mannwhitneyu(x, y).pvalue
     t = stats.ttest_ind(x, y).statistic  # pooled variances
-    assert found.d == pytest.approx(t * math.sqrt(1 / 9 + 1 / 14))
-    assert found.g == pytest.approx(found.d * (1 - 3 / (4 * 21 - 1)), rel=1e-3)
+    assert result.d == pytest.approx(t * math.sqrt(1 / 9 + 1 / 14))
+    assert result.g == pytest.approx(result.d * (1 - 3 / (4 * 21 - 1)), rel=1e-3)
     turned = contrast(y, x)
-    assert (turned.d, turned.rank_biserial) == pytest.approx((-found.d, -found.rank_biserial))
+    assert (turned.d, turned.rank_biserial) == pytest.approx((-result.d, -result.rank_biserial))
 
 
 def test_the_rank_biserial_of_resamples_is_that_of_each():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(5, 7)).round(1), rng.normal(0.5, 1, size=(5, 9)).round(1)
     expected = [contrast(a, b).rank_biserial for a, b in zip(x, y, strict=True)]
-    assert method_comparison._rank_biserial(x, y) == pytest.approx(expected)
+    assert comparison._rank_biserial(x, y) == pytest.approx(expected)
 
 
 def test_hedges_correction_is_the_exact_one():
@@ -90,7 +90,7 @@ def test_samples_without_spread_or_too_small():
             contrast(x, y)
 
 
-# -- two methods --------------------------------------------------------------------------------------------------------
+# -- two methods ------------------------------------------------------------------------------------------------------
 
 TOPICS, EMOTIONS, LAYERS, WIDTH = 8, 6, 4, 16
 
@@ -99,31 +99,28 @@ def plant(gain, seed=0, shared=False, **more):
     """Comprehension and generation texts: common point + topic + gain × emotion + noise; ``gain`` is generation's."""
     rng = np.random.default_rng(seed)
     common, emotions = 10 * rng.normal(size=(LAYERS, WIDTH)), rng.normal(size=(EMOTIONS, LAYERS, WIDTH))
-    topics, told = rng.normal(size=(TOPICS, 1, LAYERS, WIDTH)), rng.normal(size=(2, TOPICS, EMOTIONS, LAYERS, WIDTH))
+    topics, texts = rng.normal(size=(TOPICS, 1, LAYERS, WIDTH)), rng.normal(size=(2, TOPICS, EMOTIONS, LAYERS, WIDTH))
     if shared:
-        told[1] = told[0]
-    keys = (method_comparison.COMPREHENSION, method_comparison.GENERATION)
+        texts[1] = texts[0]
     pooled = {
         (*key, pooling): (common + topics + strength * emotions + noise).astype(np.float32)
-        for key, strength, noise in zip(keys, (1.0, gain), told, strict=True)
+        for key, strength, noise in zip(METHODS.values(), (1.0, gain), texts, strict=True)
         for pooling in ("last", "mean")
     }
     present = np.ones((TOPICS, EMOTIONS), dtype=bool)
     return Design(
         "planted", LAYERS, tuple("abcdefgh"), tuple("uvwxyz"), (1, 2, 3, 4), pooled, present, bootstrap=200, **more
-    )  # fmt: skip
+    )
 
 
 def compare(design, **settings):
-    table = method_comparison.compare_methods(
-        design, family="llama", instruct=True, **{"permutations": 199, **settings}
-    )
+    table = comparison.compare_methods(design, family="llama", instruct=True, **{"permutations": 199, **settings})
     return table.set_index(["sample", "pooling", "metric"]).sort_index()
 
 
-def cosines(reading, topics, place):
+def cosines(reading, topics, layer):
     """The cosines of all pairs of centroids, by a loop."""
-    means = reading[topics][:, :, place].mean(axis=0)
+    means = reading[topics][:, :, layer].mean(axis=0)
     pairs = itertools.combinations(means, 2)
     return [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]
 
@@ -136,17 +133,15 @@ def test_each_sample_is_what_it_is_said_to_be():
         values[first, :, 0 if author == "self" else 1] += spread
         values[second, :, 2 if author == "self" else 3] += spread
     table = compare(design)
-    readings = [
-        design.activations(*key, "mean") for key in (method_comparison.COMPREHENSION, method_comparison.GENERATION)
-    ]
+    readings = [design.activations(*source, "mean") for source in METHODS.values()]
     chosen = [
-        int(np.argmin([np.mean(cosines(reading, first, place)) for place in range(LAYERS)])) for reading in readings
+        int(np.argmin([np.mean(cosines(reading, first, layer)) for layer in range(LAYERS)])) for reading in readings
     ]
     everything = np.arange(TOPICS)
     samples = {
-        "pairs_chosen": [cosines(reading, second, place) for reading, place in zip(readings, chosen, strict=True)],
+        "pairs_chosen": [cosines(reading, second, layer) for reading, layer in zip(readings, chosen, strict=True)],
         "pairs_half_depth": [cosines(reading, everything, 1) for reading in readings],
-        "layers": [[np.mean(cosines(r, everything, place)) for place in range(LAYERS)] for r in readings],
+        "layers": [[np.mean(cosines(r, everything, layer)) for layer in range(LAYERS)] for r in readings],
     }
     for sample, (comprehension, generation) in samples.items():
         rows = table.loc[sample, "mean"]
@@ -168,7 +163,7 @@ def test_each_sample_is_what_it_is_said_to_be():
 def test_a_planted_advantage_is_found_with_its_sign():
     for gain, sign in ((2.5, -1), (0.2, 1)):
         table = compare(plant(gain))
-        for sample in method_comparison.SAMPLES:
+        for sample in comparison.SAMPLES:
             rows = table.loc[sample, "last"]
             assert rows.loc["difference", "p"] == 1 / 200
             for metric in ("difference", "cohens_d", "hedges_g", "rank_biserial"):
@@ -194,7 +189,7 @@ def test_texts_that_are_missing_are_left_out_of_every_sum():
     for values in design.pooled.values():
         values[2, 3] = 0
     table = compare(design)
-    reading = design.activations(*method_comparison.GENERATION, "mean")
+    reading = design.activations(*METHODS["generation"], "mean")
     rest = np.array([topic for topic in range(TOPICS) if topic != 2])
     means = reading[:, :, 1].mean(axis=0)
     means[3] = reading[rest, 3, 1].mean(axis=0)
@@ -206,24 +201,24 @@ def test_texts_that_are_missing_are_left_out_of_every_sum():
 def test_a_model_that_wrote_nothing_has_no_rows():
     design = plant(1.0)
     design.pooled = {key: values for key, values in design.pooled.items() if key[0] != "self"}
-    assert method_comparison.compare_methods(design, family="gpt2", instruct=False).empty
-    assert set(method_comparison.layer_curves(design)["method"]) == {"comprehension"}
-    assert method_comparison.compare_over_models(pd.DataFrame()).empty
+    assert comparison.compare_methods(design, family="gpt2", instruct=False).empty
+    assert set(comparison.layer_curves(design)["method"]) == {"comprehension"}
+    assert comparison.compare_over_models(pd.DataFrame()).empty
 
 
 def test_curves_are_the_mean_cosines_of_each_layer():
     design = plant(1.6)
-    table = method_comparison.layer_curves(design).query("method == 'generation' and pooling == 'last'")
-    reading = design.activations(*method_comparison.GENERATION, "last")
-    expected = [np.mean(cosines(reading, np.arange(TOPICS), place)) for place in range(LAYERS)]
+    table = comparison.layer_curves(design).query("method == 'generation' and pooling == 'last'")
+    reading = design.activations(*METHODS["generation"], "last")
+    expected = [np.mean(cosines(reading, np.arange(TOPICS), layer)) for layer in range(LAYERS)]
     assert table["value"].tolist() == pytest.approx(expected)
     assert table["depth"].tolist() == [0.25, 0.5, 0.75, 1]
     assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
-    figure = plots_methods.method_by_layer(method_comparison.layer_curves(design))
+    figure = figures.method_by_layer({"method_by_layer": comparison.layer_curves(design)})
     assert figure.axes[0].lines[1].get_ydata().tolist() == pytest.approx(expected)
 
 
-# -- over models --------------------------------------------------------------------------------------------------------
+# -- over models ------------------------------------------------------------------------------------------------------
 
 
 def several(pairs):
@@ -231,9 +226,12 @@ def several(pairs):
     rows = []
     for number, (comprehension, generation) in enumerate(pairs):
         shared = {
-            "model": f"m{number}", "family": "llama" if number % 2 else "qwen", "kind": "base" if number > 4 else "instruct",
-            "sample": "layers", "pooling": "last",
-        }  # fmt: skip
+            "model": f"m{number}",
+            "family": "llama" if number % 2 else "qwen",
+            "kind": "base" if number > 4 else "instruct",
+            "sample": "layers",
+            "pooling": "last",
+        }
         rows += [{**shared, "metric": "mean_comprehension", "value": comprehension}]
         rows += [
             {**shared, "metric": "mean_generation", "value": generation},
@@ -245,7 +243,7 @@ def several(pairs):
 def test_over_models_each_counts_once():
     comprehension = np.array([0.99, 0.97, 0.95, 0.96, 0.98, 0.94, 0.93])
     generation = comprehension - np.array([0.02, 0.03, 0.01, 0.02, 0.05, 0.02, -0.01])
-    table = method_comparison.compare_over_models(several(zip(comprehension, generation, strict=True)))
+    table = comparison.compare_over_models(several(zip(comprehension, generation, strict=True)))
     rows = table.query("group == 'all'").set_index("metric")
     assert rows.loc["wins", "value"] == 6 / 7
     assert rows.loc["wins", "p"] == pytest.approx(2 * 8 / 2**7)
@@ -256,12 +254,16 @@ def test_over_models_each_counts_once():
     assert rows.loc["difference", ["low", "high"]].tolist() == pytest.approx([interval.low, interval.high])
     assert rows.loc["cohens_d", "low"] < expected.d < rows.loc["cohens_d", "high"]
     assert dict(table[table["metric"] == "wins"].set_index("group")["n"]) == {
-        "all": 7, "kind: base": 2, "kind: instruct": 5, "family: llama": 3, "family: qwen": 4,
-    }  # fmt: skip
+        "all": 7,
+        "kind: base": 2,
+        "kind: instruct": 5,
+        "family: llama": 3,
+        "family: qwen": 4,
+    }
     assert table.query("group == 'kind: base' and metric == 'cohens_d'")["low"].isna().all()
 
 
 def test_one_model_has_a_win_and_a_difference_and_no_effect_size():
-    table = method_comparison.compare_over_models(several([(0.99, 0.95)])).query("group == 'all'")
+    table = comparison.compare_over_models(several([(0.99, 0.95)])).query("group == 'all'")
     assert set(table["metric"]) == {"wins", "difference"}
     assert table.set_index("metric").loc["difference", "value"] == pytest.approx(-0.04)

@@ -7,20 +7,22 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from emotrace import EmotraceError, stories
+from emotrace import EmotraceError
 from emotrace.extraction import Reading
 from emotrace.instrument import corpus
+from emotrace.instrument.stories import stored
 from emotrace.measures import geometry, grams
+from emotrace.measures.geometry import neutral_components
 from emotrace.study.folder import select
-from emotrace.study.methods import factorial
-from emotrace.study.methods import figures as plots_methods
-from emotrace.vectors import neutral_components
+from emotrace.study.methods import figures
+from emotrace.study.methods.design import AUTHORS, FRAMES, Design, match_readings, read_design
+from emotrace.study.methods.factorial import METRICS, factorial_tables
 
 TOPICS, EMOTIONS, LAYERS, WIDTH = 8, 6, 5, 24
 NAMES = corpus.emotion_names()[:EMOTIONS]
 
 
-def plant(author_gain=None, frame_gain=None, pooling_gain=None, frames=factorial.FRAMES, seed=0, bootstrap=300, **more):
+def plant(author_gain=None, frame_gain=None, pooling_gain=None, frames=FRAMES, seed=0, bootstrap=300, **more):
     """Texts = a common point + topic + gain × emotion + noise; the gains of an author, a frame and a pooling multiply.
 
     Nothing is planted in the first layer, so that the choice of a layer matters.
@@ -30,7 +32,7 @@ def plant(author_gain=None, frame_gain=None, pooling_gain=None, frames=factorial
     common, emotions = 30 * rng.normal(size=(LAYERS, WIDTH)), rng.normal(size=(EMOTIONS, LAYERS, WIDTH)) * depth
     topics = rng.normal(size=(TOPICS, 1, LAYERS, WIDTH))
     pooled = {}
-    for author in factorial.AUTHORS:
+    for author in AUTHORS:
         told = rng.normal(size=(TOPICS, EMOTIONS, LAYERS, WIDTH))  # a text is the same in every frame
         for frame, pooling in itertools.product(frames, ("last", "mean")):
             gain = 0.5 * (author_gain or {}).get(author, 1) * (frame_gain or {}).get(frame, 1)
@@ -39,7 +41,7 @@ def plant(author_gain=None, frame_gain=None, pooling_gain=None, frames=factorial
             pooled[author, frame, pooling] = (common + topics + gain * emotions + told + noise).astype(np.float32)
     present = np.ones((TOPICS, EMOTIONS), dtype=bool)
     names = tuple(corpus.topics().index[:TOPICS])
-    return factorial.Design(
+    return Design(
         "planted",
         LAYERS,
         names,
@@ -72,7 +74,7 @@ def effect(table, kind, factor, level, metric):
 )
 @pytest.mark.parametrize("kind", ["marginal", "decomposition"])
 def test_the_planted_factor_alone_is_named(planted, factor, level, others, kind):
-    table = factorial.tables(plant(**planted))["factorial_effects"]
+    table = factorial_tables(plant(**planted))["factorial_effects"]
     for metric, sign in (("cosine", -1), ("shuffle_excess", -1), ("nearest_centroid", 1)):
         found = effect(table, kind, factor, level, metric)
         assert sign * found["value"] > 0
@@ -88,7 +90,7 @@ def test_the_planted_factor_alone_is_named(planted, factor, level, others, kind)
 def test_nothing_planted_is_nothing_found():
     hits = []
     for seed in range(4):
-        table = factorial.tables(plant(seed=seed))["factorial_effects"]
+        table = factorial_tables(plant(seed=seed))["factorial_effects"]
         rows = table.query("kind == 'marginal' and factor in ['author', 'frame', 'pooling']")
         hits += list((rows["low"] <= 0) & (rows["high"] >= 0))
         assert rows.query("metric == 'nearest_centroid'")["value"].abs().max() < 0.2
@@ -96,7 +98,7 @@ def test_nothing_planted_is_nothing_found():
 
 
 def test_a_frame_that_only_comes_with_the_label_is_told_from_the_chat():
-    table = factorial.tables(plant(frame_gain={"chat": 4.0}))["factorial_effects"]
+    table = factorial_tables(plant(frame_gain={"chat": 4.0}))["factorial_effects"]
     rows = table.query("kind == 'marginal' and factor == 'frame' and metric == 'nearest_centroid'")
     steps = rows.set_index(["level", "reference"])["value"]
     assert abs(steps["unnamed", "plain"]) < 0.1
@@ -104,10 +106,10 @@ def test_a_frame_that_only_comes_with_the_label_is_told_from_the_chat():
 
 
 def test_the_parts_add_up_to_the_whole_which_is_the_difference_of_two_cells():
-    tables = factorial.tables(plant(frame_gain={"chat": 2.0}, author_gain={"self": 1.7}))
+    tables = factorial_tables(plant(frame_gain={"chat": 2.0}, author_gain={"self": 1.7}))
     cells = tables["factorial"].query("texts == 8 and components == 'kept'")
     parts = tables["factorial_effects"].query("kind == 'decomposition'")
-    for metric in factorial.METRICS:
+    for metric in METRICS:
         end, start = (
             select(cells, author=author, frame=frame, pooling=pooling, metric=metric)["value"].item()
             for author, frame, pooling in (("self", "chat", "mean"), ("ours", "plain", "last"))
@@ -118,7 +120,7 @@ def test_the_parts_add_up_to_the_whole_which_is_the_difference_of_two_cells():
 
 
 def test_a_marginal_effect_is_the_mean_difference_over_all_other_factors():
-    tables = factorial.tables(plant(frame_gain={"chat": 2.0}))
+    tables = factorial_tables(plant(frame_gain={"chat": 2.0}))
     cells = (
         tables["factorial"]
         .query("metric == 'cosine'")
@@ -144,7 +146,7 @@ def spread_halves(design):
 def test_each_half_is_reported_at_the_layer_that_the_other_chose():
     design = plant()
     first, second = spread_halves(design)
-    rows = factorial.tables(design)["factorial"].query("texts == 8 and frame == 'chat' and pooling == 'mean'")
+    rows = factorial_tables(design)["factorial"].query("texts == 8 and frame == 'chat' and pooling == 'mean'")
     for row in rows.query("metric == 'cosine'").itertuples():
         assert (row.layer, row.layer_swapped) == (2, 4)
         reading = design.activations(row.author, row.frame, row.pooling)
@@ -168,17 +170,19 @@ def test_halves_are_disjoint_nested_and_settled_by_the_seed():
 
 def test_tables_are_the_same_whatever_the_order_of_work_and_differ_with_the_seed():
     design = plant(frame_gain={"chat": 2.0}, bootstrap=50)
-    turned = factorial.Design(**{
-        **{name: getattr(design, name) for name in design.__dataclass_fields__},
-        "pooled": dict(sorted(design.pooled.items(), key=lambda item: (item[0][2], item[0][::-1]))),
-    })  # fmt: skip
-    tables, again = factorial.tables(design), factorial.tables(turned)
+    turned = Design(
+        **{
+            **{name: getattr(design, name) for name in design.__dataclass_fields__},
+            "pooled": dict(sorted(design.pooled.items(), key=lambda item: (item[0][2], item[0][::-1]))),
+        }
+    )
+    tables, again = factorial_tables(design), factorial_tables(turned)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, again[name])
-    other = factorial.tables(plant(frame_gain={"chat": 2.0}, bootstrap=50))["factorial"]
+    other = factorial_tables(plant(frame_gain={"chat": 2.0}, bootstrap=50))["factorial"]
     pd.testing.assert_frame_equal(tables["factorial"], other)
     design.seed = 1
-    assert not np.allclose(factorial.tables(design)["factorial"]["value"], other["value"])
+    assert not np.allclose(factorial_tables(design)["factorial"]["value"], other["value"])
 
 
 def test_removing_components_removes_what_they_hold():
@@ -191,7 +195,7 @@ def test_removing_components_removes_what_they_hold():
     noise = rng.normal(size=(TOPICS, EMOTIONS, LAYERS, 1)) * 15 * nuisance
     for key in design.pooled:
         design.pooled[key] = (design.pooled[key] + noise).astype(np.float32)
-    table = factorial.tables(design)["factorial_effects"].query("factor == 'components'").set_index("metric")
+    table = factorial_tables(design)["factorial_effects"].query("factor == 'components'").set_index("metric")
     assert table.loc["nearest_centroid", "low"] > 0.1
     assert (table["level"] == "removed").all()
 
@@ -241,7 +245,7 @@ def test_shuffled_cosines_are_those_of_texts_that_changed_places(sparse):
 def test_decoding_equals_a_loop_over_topics(sparse, centre, same):
     present, train, other = sparse
     tested = train if same else other
-    across = grams.gram(train) if same else grams.gram_across(tested, train)
+    across = grams.gram(train) if same else grams.gram(tested, train)
     fast = grams.decode(grams.gram(train), across, present, centre)
     for layer, topic in itertools.product(range(3), range(TOPICS)):
         texts, topics, emotions = rows_of(train, present, layer)
@@ -289,7 +293,7 @@ def test_resampled_decoding_equals_training_on_copies_of_topics(sparse):
 def test_decoding_is_tested_at_the_layers_of_the_cells_and_so_agrees_with_them():
     design = plant(author_gain={"other": 2.0})
     spread_halves(design)
-    tables = factorial.tables(design)
+    tables = factorial_tables(design)
     cells = tables["factorial"].query("metric == 'nearest_centroid' and texts == 8")
     same = tables["factorial_decoding"].query("train_author == test_author and train_frame == test_frame")
     assert len(same) == 3 * 3 * 2 * 2
@@ -305,7 +309,7 @@ def test_decoding_across_authors_finds_shared_directions_through_an_offset():
     for (author, _, _), values in design.pooled.items():
         if author == "other":  # told apart by a constant as large as the emotions are
             values += np.float32(6) * np.random.default_rng(9).normal(size=WIDTH).astype(np.float32)
-    table = factorial.tables(design)["factorial_decoding"]
+    table = factorial_tables(design)["factorial_decoding"]
     pick = table.query(
         "train_author == 'ours' and train_frame == 'plain' and test_frame == 'plain' and pooling == 'mean'"
     )
@@ -319,7 +323,7 @@ def test_decoding_across_authors_finds_shared_directions_through_an_offset():
 def test_rdm_correlations_are_spearmans_of_the_held_out_dissimilarities():
     design = plant(author_gain={"self": 2.0}, bootstrap=100)
     spread_halves(design)
-    tables = factorial.tables(design)
+    tables = factorial_tables(design)
     row = (
         tables["factorial_rdm"]
         .query(
@@ -372,7 +376,7 @@ def test_only_cells_that_every_author_has_are_kept(labels):
         ("ours", "plain"): reading_of(labels, [0, 1, 2]),
         ("self", "plain"): reading_of(turned, [0, 1, 2], 50.0),
     }
-    design = factorial.design("m", 2, readings, neutral={"mean": np.random.default_rng(0).normal(size=(9, 3, 3))})
+    design = match_readings("m", 2, readings, neutral={"mean": np.random.default_rng(0).normal(size=(9, 3, 3))})
     assert design.emotions == ("happy", "sad", "calm")
     assert design.layers == (1, 2)
     assert [len(basis[0]) for basis in design.components["mean"]] == [3, 3]
@@ -391,12 +395,12 @@ def test_only_cells_that_every_author_has_are_kept(labels):
 def test_what_cannot_be_crossed_is_refused(labels):
     plain = reading_of(labels, [0, 1])
     with pytest.raises(EmotraceError, match="self × chat is missing"):
-        factorial.design("m", 1, {("ours", "plain"): plain, ("ours", "chat"): plain, ("self", "plain"): plain})
+        match_readings("m", 1, {("ours", "plain"): plain, ("ours", "chat"): plain, ("self", "plain"): plain})
     with pytest.raises(EmotraceError, match="the same layers"):
-        factorial.design("m", 1, {("ours", "plain"): plain, ("self", "plain"): reading_of(labels, [0, 2])})
+        match_readings("m", 1, {("ours", "plain"): plain, ("self", "plain"): reading_of(labels, [0, 2])})
     few = labels[labels["topic"].isin(["cooking", "train"])]
     with pytest.raises(EmotraceError, match="that all authors share, not 2 and 3"):
-        factorial.design("m", 1, {("ours", "plain"): reading_of(few, [0, 1])})
+        match_readings("m", 1, {("ours", "plain"): reading_of(few, [0, 1])})
 
 
 @pytest.fixture(scope="module")
@@ -409,16 +413,20 @@ def test_a_model_reads_what_all_authors_share_in_every_frame(tiny, passages):
     def short(table, words):  # tiny models take 256 tokens
         return table.assign(text=[" ".join(text.split()[words]) for text in table["text"]])
 
-    other = short(stories.stored("smollm2-135m-instruct"), slice(12))
+    other = short(stored("smollm2-135m-instruct"), slice(12))
     done = []
-    design = factorial.read_design(
-        tiny("llama"), short(passages, slice(25)), short(passages[passages["topic"] != "pet"], slice(-20, None)), other,
-        bootstrap=20, progress=done.append,
-    )  # fmt: skip
-    assert set(design.pooled) == set(itertools.product(factorial.AUTHORS, factorial.FRAMES, ("last", "mean")))
+    design = read_design(
+        tiny("llama"),
+        short(passages, slice(25)),
+        short(passages[passages["topic"] != "pet"], slice(-20, None)),
+        other,
+        bootstrap=20,
+        progress=done.append,
+    )
+    assert set(design.pooled) == set(itertools.product(AUTHORS, FRAMES, ("last", "mean")))
     assert design.present.shape == (11, EMOTIONS)
     assert sum(done) == 9 * int(design.present.sum())
-    tables = factorial.tables(design)
+    tables = factorial_tables(design)
     assert len(tables["factorial"]) == 3 * 3 * 2 * 2 * 3
     assert len(tables["factorial_decoding"]) == 9 * 9 * 2 * 2
     for name, table in tables.items():
@@ -427,32 +435,21 @@ def test_a_model_reads_what_all_authors_share_in_every_frame(tiny, passages):
 
 
 def test_a_base_model_is_crossed_as_far_as_it_goes(tiny, passages):
-    other = stories.stored("smollm2-135m-instruct")
-    design = factorial.read_design(tiny("gpt2"), passages, None, other, bootstrap=20)
+    other = stored("smollm2-135m-instruct")
+    design = read_design(tiny("gpt2"), passages, None, other, bootstrap=20)
     assert design.levels["author"] == ("ours", "other")
     assert design.levels["frame"] == ("plain",)
-    tables = factorial.tables(design)
+    tables = factorial_tables(design)
     assert set(tables["factorial_effects"]["kind"]) == {"marginal"}
     assert set(tables["factorial_effects"]["factor"]) == {"author", "pooling", "texts"}
-    with pytest.raises(EmotraceError, match="needs an instruct model"):
-        factorial.read_design(tiny("gpt2"), passages, None, other, frames=["chat"])
-
-
-def test_a_base_model_that_continues_is_crossed_with_its_pages_for_a_chat(tiny, passages):
-    short = passages.assign(text=[" ".join(text.split()[:20]) for text in passages["text"]])
-    own = short.assign(text=[" ".join(text.split()[::-1]) for text in short["text"]])
-    design = factorial.read_design(tiny("gpt2"), short, own, None, continuation=True, bootstrap=20)
-    assert design.levels["frame"] == factorial.FRAMES
-    assert "decomposition" in set(factorial.tables(design)["factorial_effects"]["kind"])
-    assert not np.allclose(design.pooled["self", "chat", "mean"], design.pooled["self", "unnamed", "mean"])
 
 
 def test_figures_are_drawn_from_the_tables_alone():
-    tables = factorial.tables(plant(frame_gain={"chat": 2.0}, bootstrap=30))
-    figure = plots_methods.marginal_effects(tables["factorial_effects"])
+    tables = factorial_tables(plant(frame_gain={"chat": 2.0}, bootstrap=30))
+    figure = figures.marginal_effects(tables)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][3] == "frame: unnamed − plain"
-    assert len(plots_methods.decomposition(tables["factorial_effects"]).axes) == 3
-    matrix = plots_methods.decoding_matrix(tables["factorial_decoding"])
+    assert len(figures.decomposition(tables).axes) == 3
+    matrix = figures.decoding_matrix(tables)
     values = [float(text.get_text()) for text in matrix.axes[0].texts]
     expected = tables["factorial_decoding"].query("pooling == 'mean' and centre == 'own'")["value"]
     np.testing.assert_allclose(values, expected, atol=0.0051)

@@ -1,4 +1,4 @@
-"""The experiments on activations whose truth is known: planted emotions are found, shuffled and topic-only ones are not."""
+"""The experiments on activations whose truth is known: planted emotions are found, shuffled labels are not."""
 
 from dataclasses import replace
 
@@ -9,10 +9,13 @@ import pytest
 from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.measures import geometry
-from emotrace.study.separation import claims
+from emotrace.study import experiments
+from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
-from emotrace.study.separation import measure as experiments
-from emotrace.study.study import Settings, Study
+from emotrace.study.separation import measure
+from emotrace.study.separation.experiments import EXPERIMENTS
+from emotrace.study.study import Settings, Study, choose_layer
+from emotrace.study.verdicts import COLUMNS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, claims_table
 
 L, D = 12, 48
 SETTINGS = replace(Settings.quick(), topics=12, bootstrap=200, permutations=99, decoder_permutations=99)
@@ -30,12 +33,16 @@ def study(tmp_path, activations: np.ndarray, labels: pd.DataFrame) -> Study:
 
 OFFSET = 3.0  # a common mean, which makes every cosine high, as in a real model
 LABELS = pd.DataFrame(
-    [{"topic": topic, "emotion": emotion, "text": f"{topic} {emotion} text"} for topic in corpus.topics().index for emotion in corpus.emotions().index]
-)  # fmt: skip
+    [
+        {"topic": topic, "emotion": emotion, "text": f"{topic} {emotion} text"}
+        for topic in corpus.topics().index
+        for emotion in corpus.emotions().index
+    ]
+)
 
 
 def planted(strength_over_layers: np.ndarray, seed: int = 0, axes: bool = False) -> np.ndarray:
-    """Noise + a topic's direction + an emotion's direction as strong as told at each layer: ``[text, layer, d_model]``."""
+    """Noise + a topic's direction + an emotion's, as strong as given at each layer: ``[text, layer, d_model]``."""
     rng = np.random.default_rng(seed)
     of_topic = {name: rng.normal(size=D) for name in LABELS["topic"].unique()}
     of_emotion = {name: rng.normal(size=D) for name in LABELS["emotion"].unique()}
@@ -57,15 +64,22 @@ def planted(strength_over_layers: np.ndarray, seed: int = 0, axes: bool = False)
 U = 1.6 * np.sin(np.pi * np.arange(L + 1) / L)  # strongest at layer 6 of 12
 
 
+def run(study: Study, *names: str) -> dict[str, pd.DataFrame]:
+    """The tables of these experiments (all, by default) and their claims."""
+    results = Results()
+    experiments.measure([one for one in EXPERIMENTS if not names or one.name in names], study, results)
+    claims = claims_table("planted", experiments.claims(results.tables, study.family))
+    return results.tables | {"claims": claims}
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def planted_study(tmp_path_factory):
     return study(tmp_path_factory.mktemp("planted"), planted(U), LABELS)
 
 
 @pytest.fixture(scope="module")
-def found_tables(found):
-    tables = experiments.run_all(found, list(experiments.EXPERIMENTS))
-    return tables | {"claims": claims.claims("planted", "llama", tables)}
+def tables(planted_study):
+    return run(planted_study)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +87,12 @@ def null_tables(tmp_path_factory):
     """The same activations, the labels shuffled within topics: no emotion is left, every topic is."""
     rng = np.random.default_rng(3)
     shuffled = LABELS.assign(emotion=geometry.shuffle_within_topics(LABELS["emotion"], LABELS["topic"], rng))
-    null = study(tmp_path_factory.mktemp("null"), planted(U), shuffled)
-    tables = experiments.run_all(null, list(experiments.EXPERIMENTS))
-    return tables | {"claims": claims.claims("planted", "llama", tables)}
+    return run(study(tmp_path_factory.mktemp("null"), planted(U), shuffled))
 
 
-def test_the_planted_depth_is_found_by_every_criterion_and_pooling(found_tables):
-    table = found_tables["localisation"]
-    assert len(table) == 2 * len(experiments.CRITERIA)
+def test_the_planted_depth_is_found_by_every_criterion_and_pooling(tables):
+    table = tables["localisation"]
+    assert len(table) == 2 * len(measure.CRITERIA)
     cosines = table[table["criterion"].isin(["cosine", "shuffle_excess"])]
     assert set(cosines["layer"]) == {6}
     assert set(cosines["chosen_layer"]) <= {5, 6, 7}
@@ -90,8 +102,8 @@ def test_the_planted_depth_is_found_by_every_criterion_and_pooling(found_tables)
     assert np.allclose(cosines["vertex"], 0.5, atol=0.08)
 
 
-def test_planted_emotions_are_decoded_on_held_out_topics_and_the_null_is_at_chance(found_tables):
-    decoders = found_tables["localisation"].query("criterion in ['nearest_centroid', 'logistic_regression']")
+def test_planted_emotions_are_decoded_on_held_out_topics_and_the_null_is_at_chance(tables):
+    decoders = tables["localisation"].query("criterion in ['nearest_centroid', 'logistic_regression']")
     assert (decoders["held_out"] > 0.9).all()
     assert np.allclose(decoders["p"], 1 / 100)  # the floor of 99 permutations
     assert np.allclose(decoders["null_mean"], 0.05, atol=0.02)
@@ -104,33 +116,30 @@ def test_shuffled_labels_give_chance_and_a_null_verdict(null_tables):
     assert decoders["p"].median() > 0.05
     separation = select(null_tables["separation"], metric="cosine")
     assert (separation["p"] < 0.05).mean() < 0.3
-    verdicts = null_tables["claims"].set_index("claim")["verdict"]
-    for name in ("the separation exceeds", "a linear probe", "the first principal component"):
-        rows = verdicts[verdicts.index.str.contains(name)]
-        assert len(rows) == 2
-        assert (rows == claims.NOT_REPRODUCED).all()
+    verdicts = null_tables["claims"].set_index("id")["verdict"]
+    for name in ("C7.baseline", "neighbour.probe", "neighbour.valence"):
+        assert (verdicts[[f"{name}.last", f"{name}.mean"]] == NOT_REPRODUCED).all()
 
 
-def test_the_planted_emotions_are_reported_as_beyond_the_shuffled_baseline(found_tables):
-    verdicts = found_tables["claims"].set_index("claim")["verdict"]
-    assert (
-        verdicts[verdicts.index.str.contains("the separation exceeds|follows a U|about 50%")] == claims.REPRODUCED
-    ).all()
+def test_the_planted_emotions_are_reported_as_beyond_the_shuffled_baseline(tables):
+    verdicts = tables["claims"].set_index("id")["verdict"]
+    for name in ("C7.baseline", "C6.u", "C6.depth"):
+        assert (verdicts[[f"{name}.last", f"{name}.mean"]] == REPRODUCED).all()
 
 
-def test_the_cosine_equals_a_naive_computation(found, found_tables):
+def test_the_cosine_equals_a_naive_computation(planted_study, tables):
     layer = 6
-    activations = found.layer("last", layer)
-    centroids = np.stack([activations[found.emotions == name].mean(axis=0) for name in found.names])
+    activations = planted_study.layer("last", layer)
+    centroids = np.stack([activations[planted_study.emotions == name].mean(axis=0) for name in planted_study.names])
     unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     naive = np.mean([unit[i] @ unit[j] for i in range(20) for j in range(20) if i != j])
-    row = select(found_tables["separation"], pooling="last", layer=layer, metric="cosine").iloc[0]
+    row = select(tables["separation"], pooling="last", layer=layer, metric="cosine").iloc[0]
     assert row["value"] == pytest.approx(naive, abs=1e-6)
     assert row["low"] < row["value"] < row["high"] < row["null"]
 
 
 def test_valence_planted_as_the_first_axis_is_found_and_oriented(tmp_path):
-    table = experiments.geometry_table(study(tmp_path, planted(U, axes=True), LABELS))
+    table = measure.geometry_table(study(tmp_path, planted(U, axes=True), LABELS))
     rows = select(table, pooling="mean", split="held_out").set_index("metric")
     assert rows.loc["pc1_valence_r", "value"] > 0.95
     assert rows.loc["pc1_valence_r", "p"] == pytest.approx(1 / 100)
@@ -140,45 +149,55 @@ def test_valence_planted_as_the_first_axis_is_found_and_oriented(tmp_path):
     assert rows.loc["rdm_rho", "p"] == pytest.approx(1 / 100)
 
 
-def test_random_emotion_directions_hold_no_valence(found_tables):
-    rows = select(found_tables["geometry"], split="all", metric="pc1_valence_r").query("layer > 0")
+def test_random_emotion_directions_hold_no_valence(tables):
+    rows = select(tables["geometry"], split="all", metric="pc1_valence_r").query("layer > 0")
     assert (rows["low"] < 0).mean() > 0.7
     assert rows["value"].abs().max() < 0.75
 
 
-def test_the_half_that_chooses_the_layer_never_reports(found, tmp_path):
+def test_the_half_that_chooses_the_layer_never_reports(planted_study, tmp_path):
     """Changing the reporting half of the topics must not change the layer that is chosen."""
-    first, second = found.halves
+    first, second = planted_study.halves
     assert (first ^ second).all()
     assert first.sum() == second.sum() == 6
     disturbed = planted(U)
     reporting = ~np.isin(
-        LABELS["topic"], [t for t, inside in zip(dict.fromkeys(found.topics), first, strict=True) if inside]
+        LABELS["topic"], [t for t, inside in zip(dict.fromkeys(planted_study.topics), first, strict=True) if inside]
     )
     disturbed[reporting] = np.random.default_rng(9).normal(size=disturbed[reporting].shape)
     other = study(tmp_path, disturbed, LABELS)
-    for criterion in experiments.CRITERIA:
-        assert experiments.choose_layer(other, "last", criterion) == experiments.choose_layer(found, "last", criterion)
+    for criterion in measure.CRITERIA:
+        assert choose_layer(other, "last", criterion) == choose_layer(planted_study, "last", criterion)
 
 
-def test_nothing_depends_on_the_scale_of_the_activations(found_tables, tmp_path):
+def test_nothing_depends_on_the_scale_of_the_activations(tables, tmp_path):
     """Magnitudes differ between models and layers; no table but the norms may follow them (the units artifact)."""
-    scaled = experiments.run_all(study(tmp_path, planted(U) * 1000, LABELS), ["geometry"])["geometry"]
-    ours = found_tables["geometry"]
+    scaled = run(study(tmp_path, planted(U) * 1000, LABELS), "geometry")["geometry"]
+    ours = tables["geometry"]
     assert np.allclose(scaled["value"], ours["value"], atol=2e-3, equal_nan=True)
 
 
-def test_the_same_seed_gives_the_same_tables_in_any_order(found_tables, tmp_path):
+def test_the_same_seed_gives_the_same_tables_in_any_order(tables, tmp_path):
     again = study(tmp_path, planted(U), LABELS)
-    backwards = {name: experiments.run_all(again, [name])[name] for name in ("geometry", "separation")}
+    backwards = {name: run(again, name)[name] for name in ("geometry", "separation")}
     for name, table in backwards.items():
-        pd.testing.assert_frame_equal(table, found_tables[name])
+        pd.testing.assert_frame_equal(table, tables[name])
 
 
-def test_claims_have_the_columns_and_verdicts_of_the_design(found_tables):
-    table = found_tables["claims"]
-    assert list(table.columns) == ["model", "claim", "paper", "measured", "low", "high", "n", "verdict", "how"]
-    assert set(table["verdict"]) <= {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.NOT_TESTABLE}
-    gemma = table[table["claim"].str.contains("Gemma")].iloc[0]
-    assert gemma["verdict"] == claims.NOT_TESTABLE
-    assert (table["how"].str.len() > 60).all()
+def test_claims_have_ids_columns_and_verdicts_of_the_design(tables):
+    claims = tables["claims"]
+    assert list(claims.columns) == COLUMNS
+    assert set(claims["verdict"]) <= {REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE}
+    assert sorted(claims["id"]) == sorted(name for experiment in EXPERIMENTS for name in experiment.claim_ids)
+    assert claims.set_index("id").loc["C7.gemma", "verdict"] == NOT_TESTABLE
+    assert (claims["how"].str.len() > 60).all()
+
+
+def test_figures_are_drawn_from_the_tables_alone(tables, planted_study):
+    vectors = planted_study.reading.vectors("mean")
+    for picture in (picture for experiment in EXPERIMENTS for picture in experiment.pictures):
+        figure = picture.figure(tables, vectors)
+        assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
+        if picture.vectors:
+            layer = select(tables["localisation"], pooling="mean", criterion="nearest_centroid")["chosen_layer"].item()
+            assert figure.axes[0].get_title().startswith(f"layer {layer}, mean over tokens")

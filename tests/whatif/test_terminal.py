@@ -1,13 +1,9 @@
 """Text for a terminal: nothing in it can command one."""
 
-import re
+from unsafe import control_characters
 
-from emotrace.whatif.terminal import visible, wrapped
-
-
-def control_characters(text: str) -> list[str]:
-    """What could command a terminal or turn the direction of a page."""
-    return re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+from emotrace.whatif.shading import visible
+from emotrace.whatif.terminal import wrapped
 
 
 def test_control_characters_become_visible_and_others_stay():

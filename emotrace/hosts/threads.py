@@ -1,0 +1,68 @@
+"""How torch's threads wait for one another on a CPU, and how many there are.
+
+Between two operations an idle OpenMP thread spins by default, for milliseconds, to be quick for the next one. Where
+other processes want the same cores, the spinning takes time from them and from its own program. Here, threads sleep.
+
+Imports nothing but ``os`` and ``sys``, for ``import emotrace`` runs :func:`wait_passively`.
+"""
+
+import os
+import sys
+
+USERS_POLICY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+USERS_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# GNU's OpenMP, which torch's wheels for CPUs bring, reads the first; Intel's and LLVM's the second, in milliseconds.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+TOO_LATE = "by OpenMP's default, for torch was imported before emotrace"
+
+_policy = ""
+
+
+def wait_passively() -> None:
+    """Lets OpenMP threads sleep while they wait, unless the user has chosen how they wait, or torch is loaded already.
+
+    OpenMP reads its environment once, when its library is loaded. Processes started from this one inherit it.
+    """
+    global _policy
+    chosen = [f"{name}={os.environ[name]}" for name in USERS_POLICY if name in os.environ]
+    if chosen:
+        _policy = f"as the environment says ({', '.join(chosen)})"
+    elif "torch" in sys.modules:
+        _policy = TOO_LATE
+    else:
+        os.environ.update(PASSIVE)
+        _policy = "passively"
+
+
+def wait_policy() -> str:
+    """How the threads of this process wait, in a few words."""
+    return _policy
+
+
+def cpu_quota(root: str = "/sys/fs/cgroup") -> float | None:
+    """How many CPUs' time this container's cgroup (version 2, or 1) may use; None where nothing limits it."""
+    try:
+        limit, period = _words(f"{root}/cpu.max")
+    except (OSError, ValueError):
+        try:
+            (limit,), (period,) = _words(f"{root}/cpu/cpu.cfs_quota_us"), _words(f"{root}/cpu/cpu.cfs_period_us")
+        except (OSError, ValueError):
+            return None
+    return None if limit in ("max", "-1") else int(limit) / int(period)
+
+
+def _words(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().split()
+
+
+def fit_to_quota() -> None:
+    """Lowers the number of torch's threads to the CPU quota, unless the user has set a number in the environment.
+
+    With more threads than that, the quota is used up early and all of them stand still until its period (0.1 s) ends.
+    """
+    import torch
+
+    quota = cpu_quota()
+    if quota is not None and torch.get_num_threads() > quota and not any(name in os.environ for name in USERS_COUNT):
+        torch.set_num_threads(max(1, int(quota)))

@@ -1,0 +1,75 @@
+"""Stories: what a model is asked for, and the stories of two packaged models that are kept with the project.
+
+The full text of the paper could not be read here; the prompts are ours. All 21 classes share one frame, so that only
+the feeling differs: *neutral* is asked to feel nothing in particular.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from emotrace.errors import unknown
+from emotrace.instrument import corpus
+
+_SCENE = "Write a very short story, about 50 words, about this everyday scene: {scene}."
+PROMPT = _SCENE + (
+    " The main character feels {emotion}. Show it by what they do and by what happens around them."
+    ' Do not use the word "{emotion}" or any word like it.'
+)
+NEUTRAL_PROMPT = _SCENE + (
+    " The main character feels nothing in particular. Tell plainly what they do and what happens around them."
+    " Do not use any word for a feeling."
+)
+UNNAMED_PROMPT = _SCENE
+"""The same request without its feeling: a chat without the label in it (``study.methods.factorial``)."""
+
+_OPENING = "Here is a very short story, about 50 words, about this everyday scene: {scene}."
+CONTINUATION = _OPENING + (
+    " The main character feels {emotion}, which shows only in what they do and in what happens around them.\n\n"
+)
+NEUTRAL_CONTINUATION = _OPENING + (
+    " The main character feels nothing in particular; it tells plainly what they do and what happens around them.\n\n"
+)
+
+STORED = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+STORED_COLUMNS = ["topic", "emotion", "story", "attempt", "seed", "base_seed", "max_new_tokens", "temperature", "text"]
+
+
+def request(topic: str, emotion: str, *, named: bool = True, continuation: bool = False) -> str:
+    """What the model is asked.
+
+    Args:
+        topic: of ``data/topics.csv``.
+        emotion: one of the 21 classes.
+        named: with the feeling in it; otherwise the bare scene, the same for every class.
+        continuation: the beginning of a page that a base model would go on with, instead of a request.
+
+    Raises:
+        EmotraceError: an unknown topic or class.
+    """
+    for kind, name, known in (("topic", topic, corpus.topics().index), ("emotion", emotion, corpus.emotions().index)):
+        if name not in known:
+            raise unknown(kind, name, known)
+    description = corpus.topics().loc[topic, "description"]
+    scene = description[0].lower() + description[1:]
+    if not named:
+        return (_OPENING + "\n\n" if continuation else UNNAMED_PROMPT).format(scene=scene)
+    if emotion == corpus.NEUTRAL:
+        return (NEUTRAL_CONTINUATION if continuation else NEUTRAL_PROMPT).format(scene=scene)
+    return (CONTINUATION if continuation else PROMPT).format(scene=scene, emotion=emotion)
+
+
+def stored(author: str) -> pd.DataFrame:
+    """The stories of ``data/stories/AUTHOR.csv``: one a topic and class, fewer where none passed.
+
+    Raises:
+        EmotraceError: an unknown author.
+    """
+    if author not in STORED:
+        raise unknown("author of stories", author, STORED)
+    return corpus.read_table(corpus.data_dir() / "stories" / f"{author}.csv", STORED_COLUMNS)
+
+
+def other_author(model_name: str) -> str:
+    """Whose stored stories are another's to this model: the first of ``STORED`` that is not the model itself."""
+    return next(author for author in STORED if author != model_name)

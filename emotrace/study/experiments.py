@@ -1,0 +1,94 @@
+"""The one list of experiments. To add one: a folder with its record, and a line here (``docs/extending.md``)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from threadpoolctl import threadpool_limits
+
+from emotrace.errors import unknown
+from emotrace.study.effects.experiments import EXPERIMENTS as EFFECTS
+from emotrace.study.experiment import STAGES, Experiment, Results, Tables
+from emotrace.study.languages.experiments import EXPERIMENTS as LANGUAGES
+from emotrace.study.methods.experiments import EXPERIMENTS as METHODS
+from emotrace.study.separation.experiments import EXPERIMENTS as SEPARATION
+from emotrace.study.study import Study
+from emotrace.study.verdicts import Claim
+
+EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES)
+NAMES = tuple(experiment.name for experiment in EXPERIMENTS if experiment.selectable)
+"""What ``emotrace run --experiments`` takes."""
+CLAIMS_FIRST = (
+    "localisation",
+    "anisotropy",
+    "geometry",
+    "method_comparison",
+    "factorial",
+    "dose_response",
+    "verification",
+    "regimes",
+)
+"""Experiments whose claims lead ``claims.csv``; those of others follow in the order of the list."""
+
+_BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+# Which experiment makes what.
+TABLES = {table: experiment for experiment in EXPERIMENTS for table in experiment.tables}
+TEXTS = {texts: experiment for experiment in EXPERIMENTS for texts in experiment.texts}
+CLAIMS = {id: experiment for experiment in EXPERIMENTS for id in experiment.claim_ids}
+PICTURES = {picture.name: picture for experiment in EXPERIMENTS for picture in experiment.pictures}
+
+
+def by_name(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        EmotraceError: there is none that users can ask for.
+    """
+    if name not in NAMES:
+        raise unknown("experiment", name, NAMES)
+    return _BY_NAME[name]
+
+
+def planned(experiments: Iterable[Experiment], *, beside: bool = False) -> list[Experiment]:
+    """These experiments and all that they need or bring, each after what it needs, in the order of the stages.
+
+    Args:
+        experiments: what is asked for.
+        beside: also those whose tables they show beside their own.
+    """
+    order: list[Experiment] = []
+
+    def add(experiment: Experiment) -> None:
+        for name in (*experiment.needs, *(experiment.beside if beside else ())):
+            if _BY_NAME[name] not in order:
+                add(_BY_NAME[name])
+        if experiment not in order:
+            order.append(experiment)
+            for name in experiment.brings:
+                add(_BY_NAME[name])
+
+    for experiment in experiments:
+        add(experiment)
+    return sorted(order, key=lambda experiment: STAGES.index(experiment.stage))
+
+
+def measure(experiments: Iterable[Experiment], study: Study, results: Results) -> None:
+    """Runs experiments on one model and adds what they measure to ``results``, whose tables they may need."""
+    for experiment in experiments:
+        # Matrices of the analysis are small: more threads only wait for one another, up to a hundred times longer on a
+        # busy machine.
+        with contextlib.nullcontext() if experiment.uses_model else threadpool_limits(1):
+            results.add(experiment.run(study, results.tables))
+
+
+def over_models(tables: Tables) -> Tables:
+    """The experiments' tables over models, from the tables of all models of a run."""
+    return {name: table for experiment in EXPERIMENTS for name, table in experiment.over_models(tables).items()}
+
+
+def claims(tables: Tables, family: str) -> list[Claim]:
+    """The claims that the tables of one model speak to, in the order of ``claims.csv``."""
+    names = dict.fromkeys((*CLAIMS_FIRST, *_BY_NAME))
+    made = [_BY_NAME[name] for name in names if any(table in tables for table in _BY_NAME[name].tables)]
+    return [claim for experiment in made for claim in experiment.claims(tables, family)]

@@ -1,0 +1,49 @@
+"""The experiments on how emotions separate over depth, from what the model read alone (C6, C7)."""
+
+from __future__ import annotations
+
+from emotrace.study.experiment import Experiment, Results
+from emotrace.study.separation import claims, figures, measure
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="separation",
+        question="Separation and localisation",
+        tables=("separation",),
+        run=lambda study, tables: Results({"separation": measure.separation(study)}),
+        beside=("anisotropy",),
+        pictures=figures.SEPARATION,
+        notebook="02",
+    ),
+    Experiment(
+        name="anisotropy",
+        question="Anisotropy and geometry",
+        tables=("anisotropy",),
+        run=lambda study, tables: Results({"anisotropy": measure.anisotropy(study)}),
+        claims=claims.anisotropy_claims,
+        claim_ids=("C7.gemma",),
+        pictures=figures.ANISOTROPY,
+        notebook="06",
+    ),
+    Experiment(
+        name="geometry",
+        question="Anisotropy and geometry",
+        tables=("geometry",),
+        run=lambda study, tables: Results({"geometry": measure.geometry_table(study)}),
+        claims=claims.geometry_claims,
+        claim_ids=tuple(f"neighbour.valence.{pooling}" for pooling in claims.POOLINGS),
+        pictures=figures.GEOMETRY,
+        notebook="02",
+    ),
+    Experiment(
+        name="localisation",
+        question="Separation and localisation",
+        tables=("localisation",),
+        run=lambda study, tables: Results({"localisation": measure.localisation(study, tables)}),
+        needs=("separation", "anisotropy"),
+        claims=claims.localisation_claims,
+        claim_ids=tuple(f"{name}.{pooling}" for pooling in claims.POOLINGS for name in claims.LOCALISATION),
+        pictures=figures.LOCALISATION,
+        notebook="05",
+    ),
+)

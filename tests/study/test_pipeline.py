@@ -1,0 +1,144 @@
+"""Runs of several models in which some fail, or that are killed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from emotrace import cli
+from emotrace.errors import EmotraceError, WriteError
+from emotrace.study import pipeline
+from emotrace.study.folder import read_manifest, read_tables
+
+
+@pytest.fixture
+def broken(tiny_folder, tmp_path) -> dict[str, Path]:
+    """Two good models, one whose weights file is cut short, one whose weights are not numbers."""
+    made = {"good": tiny_folder("llama", n_layers=6), "other": tiny_folder("gpt2", n_layers=6)}
+    for name in ("cut", "nan"):
+        made[name] = tmp_path / f"weights-{name}"  # a model called nan would be read back from a table as no model
+        shutil.copytree(made["other"], made[name])
+    file = made["cut"] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    file = made["nan"] / "model.safetensors"
+    weights = {name: torch.full_like(value, torch.nan) for name, value in safetensors.torch.load_file(file).items()}
+    safetensors.torch.save_file(weights, file, metadata={"format": "pt"})
+    return made
+
+
+def test_models_that_fail_do_not_lose_the_others(broken, tmp_path, capsys):
+    names = [str(broken[name]) for name in ("cut", "good", "nan")]
+    out = tmp_path / "run"
+    pipeline.run(names, out, chosen="separation", quick=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("emotrace: ")]
+    assert len(told) == 2
+    manifest = read_manifest(out)
+    assert list(manifest["failures"]) == [names[0], names[2]]
+    assert "cannot be loaded" in manifest["failures"][names[0]]
+    assert "NaN" in manifest["failures"][names[2]]
+    assert all("\n" not in reason for reason in manifest["failures"].values())
+    assert told == [
+        f"emotrace: {name} failed, the other models go on: {why}" for name, why in manifest["failures"].items()
+    ]
+    assert not manifest["complete"]
+    tables, page = read_tables(out), (out / "report.html").read_text()
+    assert set(tables["separation"]["model"]) == {Path(names[1]).name}
+    assert "across_depth" not in tables  # one model is left
+    assert page.count("failed</strong> and is not in this report") == 2
+    assert all(why in page for why in (names[0], "NaN", "--resume"))
+    # Mended and resumed, both are there and nothing is said to have failed.
+    kept = {file: file.stat().st_mtime_ns for file in (out / ".cache").glob("[0-9a-f]*")}
+    for name in ("cut", "nan"):
+        shutil.copy(broken["other"] / "model.safetensors", broken[name] / "model.safetensors")
+    pipeline.run(names, out, chosen="separation", quick=True, resume=True)
+    manifest = read_manifest(out)
+    assert manifest["complete"]
+    assert "failures" not in manifest
+    finished = [Path(name).name for name in names]
+    assert list(dict.fromkeys(read_tables(out)["separation"]["model"])) == finished
+    assert set(read_tables(out)["across_depth"]["model"]) == set(finished)
+    assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
+
+
+def test_a_failure_of_several_exits_with_1_of_one_or_all_with_2(broken, tmp_path, monkeypatch, capsys):
+    def call(*names: str) -> int:
+        arguments = [str(broken[name]) for name in names]
+        out = str(tmp_path / "-".join(names))
+        command = ["emotrace", "run", *arguments, "--out", out, "--quick", "--experiments", "anisotropy"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0
+
+    assert call("good", "cut") == 1
+    assert "--resume tries again" in capsys.readouterr().err
+    assert call("cut") == 2
+    assert call("cut", "nan") in (1, 2)
+    assert call("good", "other") == 0
+
+
+def test_if_every_model_fails_all_reasons_are_in_one_line(broken, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(broken["cut"], second)
+    with pytest.raises(EmotraceError) as raised:
+        pipeline.run([str(broken["cut"]), str(second)], tmp_path / "run", chosen="separation", quick=True)
+    assert str(raised.value).count("failed: ") == 2
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error", [WriteError("disk full"), OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
+def test_a_full_disk_and_the_keyboard_stop_the_run(tiny_folder, tmp_path, monkeypatch, error):
+    tried = []
+
+    def fail(name, *_):
+        tried.append(name)
+        raise error
+
+    monkeypatch.setattr(pipeline, "_run_model", fail)
+    with pytest.raises(type(error)):
+        pipeline.run(["first", "second"], tmp_path / "run", quick=True)
+    assert tried == ["first"]
+
+
+@pytest.mark.slow
+def test_killed_in_the_second_model_and_resumed_nothing_of_the_first_is_lost(tiny_folder, tmp_path):
+    folders = [str(tiny_folder("llama", n_layers=6)), str(tiny_folder("gpt2", n_layers=6))]
+
+    def command(out: Path, *more: str) -> list[str]:
+        wanted = "separation,anisotropy,localisation"
+        words = ["run", *folders, "--out", str(out), "--quick", "--experiments", wanted, *more]
+        return [sys.executable, "-m", "emotrace", *words]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        manifest = killed / "manifest.json"
+        if manifest.exists() and f"{folders[1]}: load" in json.loads(manifest.read_text())["seconds"]:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    tables = read_tables(killed)
+    assert set(tables["localisation"]["model"]) == {Path(folders[0]).name}  # the first model's are on disk already
+    pipeline.report(killed)  # a report of what there is
+    kept = {file: file.stat().st_mtime_ns for file in (killed / ".cache").glob("[0-9a-f]*")}
+    assert len(kept) > 20
+    subprocess.run(command(killed, "--resume"), check=True, capture_output=True)
+    assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
+    files = [
+        {file.name: file.read_bytes() for file in (out / "tables").iterdir()} for out in (tmp_path / "whole", killed)
+    ]
+    assert files[0] == files[1]
+    assert {"across_depth.csv", "across_rdm.csv"} <= set(files[0])
