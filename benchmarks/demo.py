@@ -1,7 +1,7 @@
-"""The whole job by stage: ``python benchmarks/demo.py [FOLDER]`` of a finished run, or of a fresh one (``make demo``, warm).
+"""The whole job by stage: ``python benchmarks/demo.py [FOLDER]`` of a finished run, or of a fresh ``make demo``.
 
-A fresh run goes to a temporary folder; nothing of an earlier run is used but the converted weights. The seconds of each stage are those of the
-run's manifest; the table goes to ``benchmarks/results/demo.csv``.
+A fresh run goes to a temporary folder; nothing of an earlier run is used but the converted weights. The seconds of each
+stage are those of the run's manifest; the table goes to ``benchmarks/results/demo.csv``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def stages(folder: Path) -> pd.DataFrame:
 
 
 def fresh(folder: str) -> pd.DataFrame:
-    """Runs the demo and adds what the stages leave out: the start of the process, tables and figures written between them."""
+    """Runs the demo and adds what the stages leave out: the process's start, tables and figures between them."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "emotrace", "run", DEFAULT_MODEL, "--out", folder], check=True)
     elapsed = time.perf_counter() - start

@@ -1,18 +1,18 @@
-"""Reading texts: tokens per second and peak memory, against peers, against the bare body and against the machine's limit.
+"""Reading texts: tokens per second and peak memory, against peers, the bare body and the machine's limit.
 
-Run by ``make bench``; ``python benchmarks/extraction.py MODEL`` for one model. All contenders take turns in one process, each
-several times; medians, spread and ratios within a repetition go to ``benchmarks/results/extraction.csv``. Absolute times depend on
-the machine: the ratios are the result. Before anything is timed, each contender's numbers are compared with ours.
-
-Two sets of texts: *passages*, 45–57 words each, and *mixed*, passages joined and cut to 7–330 words, evenly on a log scale.
+Run by ``make bench``; ``python benchmarks/extraction.py MODEL`` for one model. All contenders take turns in one
+process, each several times; medians, spread and ratios within a repetition go to ``benchmarks/results/extraction.csv``.
+Absolute times depend on the machine: the ratios are the result. Before anything is timed, each contender's numbers are
+compared with ours. There are two sets of texts: *passages*, 45–57 words each, and *mixed*, passages joined and cut to
+7–330 words, evenly on a log scale.
 
 - *emotrace*: both poolings at all layers, pooled in the trace, batches sorted by length.
 - *bare body*: the transformer without its head on the very same batches, nothing kept: the limit of the batching.
 - *machine's limit*: the products of the model's weights alone (``benchmarks/limit.py``).
-- *emotrace, torch as it comes*: ours without the choices of ``emotrace.hosts.cpu_matmul`` and ``emotrace.hosts.cpu_attention``; every other
-  contender has them as well.
-- one text at a time, one nnsight trace a text, repeng, steering-vectors: ``benchmarks/peers.py``. Those that take one text at a time
-  run on every third, evenly over the lengths, since their speed does not depend on how many there are.
+- *emotrace, torch as it comes*: ours without the choices of ``emotrace.hosts.cpu_matmul`` and
+  ``emotrace.hosts.cpu_attention``; every other contender has them as well.
+- one text at a time, one nnsight trace a text, repeng, steering-vectors: ``benchmarks/peers.py``. Those that take one
+  text at a time run on every third, evenly over the lengths, since their speed does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import timing
 import torch
 
 import emotrace
-from emotrace import activations
+from emotrace import activations, tokens
 from emotrace.instrument import corpus
 from emotrace.models import Model
 
@@ -61,8 +61,7 @@ def bare_body(model: Model, texts: Sequence[str]) -> None:
     body = model.nn._module.base_model
     with torch.no_grad():
         for batch in batches(model, texts):
-            ids, _ = activations._pad(batch, ("last",))
-            body(input_ids=ids, use_cache=False)
+            body(input_ids=tokens.pad_right([item.ids for item in batch]), use_cache=False)
 
 
 def products(model: Model, texts: Sequence[str]) -> float:
@@ -71,10 +70,10 @@ def products(model: Model, texts: Sequence[str]) -> float:
     return limit.seconds(limit.matrices(model), sizes)
 
 
-def batches(model: Model, texts: Sequence[str]) -> list[list[activations.Tokens]]:
-    tokens = activations.encode(model, texts)
-    rows = activations.batches([len(item.ids) for item in tokens], activations.BATCH_TOKENS)
-    return [[tokens[row] for row in batch] for batch in rows]
+def batches(model: Model, texts: Sequence[str]) -> list[list[tokens.Tokens]]:
+    items = tokens.encode(model, texts)
+    rows = tokens.batches([len(item.ids) for item in items], activations.BATCH_TOKENS)
+    return [[items[row] for row in batch] for batch in rows]
 
 
 CONTENDERS = {
@@ -104,43 +103,57 @@ def mixed(count: int, seed: int = 0) -> list[str]:
 
 def disagreement(model: Model, texts: Sequence[str], contender: str) -> float:
     """The largest difference from ours over texts, layers and the poolings it has, relative to the vector's norm."""
-    mine, theirs = ours(model, texts), CONTENDERS[contender].read(model, texts)
+    own, other = ours(model, texts), CONTENDERS[contender].read(model, texts)
     gaps = [
-        np.linalg.norm(theirs[pooling] - mine[pooling], axis=-1) / np.linalg.norm(mine[pooling], axis=-1)
-        for pooling in theirs
+        np.linalg.norm(other[pooling] - own[pooling], axis=-1) / np.linalg.norm(own[pooling], axis=-1)
+        for pooling in other
     ]
     return float(np.nanmax(gaps))
 
 
 def measure(
-    name: str, texts: Sequence[str], kind: str = "passages", repetitions: int = REPETITIONS,
+    name: str,
+    texts: Sequence[str],
+    kind: str = "passages",
+    repetitions: int = REPETITIONS,
     contenders: Sequence[str] = tuple(CONTENDERS),
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One row a contender: tokens per second (median, lowest, highest), the ratio of ours to it, peak memory."""
     model = emotrace.load(name)
-    lengths = [len(item.ids) for item in activations.encode(model, texts)]
+    lengths = [len(item.ids) for item in tokens.encode(model, texts)]
     by_length = np.argsort(lengths, kind="stable")
-    some = [texts[row] for row in by_length[:: max(1, len(texts) // 7)]]
-    gaps = {each: disagreement(model, some, each) for each in contenders if CONTENDERS[each].compared}
+    sample = [texts[row] for row in by_length[:: max(1, len(texts) // 7)]]
+    compared = [contender for contender in contenders if CONTENDERS[contender].compared]
+    gaps = {contender: disagreement(model, sample, contender) for contender in compared}
     if max(gaps.values()) > TOLERANCE:
         sys.exit(f"{name}: others compute something else, nothing was timed (relative differences {gaps})")
-    rows_of = {each: sorted(by_length[CONTENDERS[each].every // 2 :: CONTENDERS[each].every]) for each in contenders}
-    given = {each: [texts[row] for row in rows] for each, rows in rows_of.items()}
-    tokens = {each: sum(lengths[row] for row in rows) for each, rows in rows_of.items()}
-    runs = {each: partial(CONTENDERS[each].read, model, given[each]) for each in contenders}
+    read_rows, runs = {}, {}
+    for contender in contenders:
+        every = CONTENDERS[contender].every
+        read_rows[contender] = sorted(by_length[every // 2 :: every])
+        runs[contender] = partial(CONTENDERS[contender].read, model, [texts[row] for row in read_rows[contender]])
     seconds, peaks = timing.taking_turns(runs, repetitions)
+    n_tokens = {contender: sum(lengths[row] for row in rows) for contender, rows in read_rows.items()}
+    speeds = {contender: [n_tokens[contender] / time for time in times] for contender, times in seconds.items()}
     weights = sum(p.numel() * p.element_size() for p in model.nn._module.parameters())
     rows = []
-    for each, times in seconds.items():
-        speeds = [tokens[each] / one for one in times]
-        own = [tokens["emotrace"] / one for one in seconds["emotrace"]]
+    for contender, own_speeds in speeds.items():
         # Ratios within a repetition, where the machine was in the same state.
-        ratios = [mine / other for mine, other in zip(own, speeds, strict=True)]
-        rows.append({
-            "model": name, "texts": kind, "contender": each, "n": len(given[each]), "tokens": tokens[each],
-            **timing.spread(speeds, "tokens_per_second"), **timing.spread(ratios, "ratio"), "repetitions": repetitions,
-            "peak_over_weights_gb": (peaks[each] - weights) / 1e9, "disagreement": gaps.get(each, np.nan),
-        })  # fmt: skip
+        ratios = [emotrace_speed / speed for emotrace_speed, speed in zip(speeds["emotrace"], own_speeds, strict=True)]
+        rows.append(
+            {
+                "model": name,
+                "texts": kind,
+                "contender": contender,
+                "n": len(read_rows[contender]),
+                "tokens": n_tokens[contender],
+                **timing.spread(own_speeds, "tokens_per_second"),
+                **timing.spread(ratios, "ratio"),
+                "repetitions": repetitions,
+                "peak_over_weights_gb": (peaks[contender] - weights) / 1e9,
+                "disagreement": gaps.get(contender, np.nan),
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -1,8 +1,8 @@
-"""The machine's limit for reading: the floating-point operations of a model's matrices, at the rate at which the machine does
-products of those very matrices with nothing else around them.
+"""The machine's limit for reading: the floating-point operations of a model's matrices, at the rate at which the
+machine does products of those very matrices with nothing else around them.
 
-What a decoder does beside the products of its weights (attention over states, norms, activation functions, the pooling) is
-left out, so that no program can reach the limit.
+What a decoder does beside the products of its weights (attention over states, norms, activation functions, the pooling)
+is left out, so that no program can reach the limit.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def operations(maps: Sequence[torch.nn.Linear], tokens: int) -> int:
 def seconds(maps: Sequence[torch.nn.Linear], sizes: Sequence[int]) -> float:
     """Seconds that the maps' products alone take, over batches of so many tokens each.
 
-    Every weight of the model is multiplied once a batch, as in reading, so that each shape has its share and no matrix is
-    found in a cache where reading would not find it.
+    Every weight of the model is multiplied once a batch, as in reading, so that each shape has its share and no matrix
+    is found in a cache where reading would not find it.
     """
     inputs = {width: torch.full((max(sizes), width), 0.5) for width in {part.in_features for part in maps}}
     start = time.perf_counter()

@@ -1,9 +1,10 @@
 """Peak memory of reading texts, in a process that does nothing else.
 
-``python benchmarks/memory.py MODEL --texts N --words W --out FOLDER`` prints the peak resident size after loading and after reading
-(gigabytes), and how much reading added over the weights; Python and torch are in it. The texts are the passages, again and again,
-cut to W words; with a folder the result goes to files there. Without arguments (``make bench``) the packaged models read all
-passages, and SmolLM2 10,000 texts, kept and to disk; the table goes to ``benchmarks/results/memory.csv``.
+``python benchmarks/memory.py MODEL --texts N --words W --out FOLDER`` prints the peak resident size after loading and
+after reading (gigabytes), and how much reading added over the weights; Python and torch are in it. The texts are the
+passages, again and again, cut to W words; with a folder the result goes to files there. Without arguments
+(``make bench``) the packaged models read all passages, and SmolLM2 10,000 texts, kept and to disk; the table goes to
+``benchmarks/results/memory.csv``.
 """
 
 import argparse
@@ -36,8 +37,8 @@ def measure(name: str, count: int, words: int | None = None, out: str | None = N
     read = timing.peak()
     size = 0 if out else sum(array.nbytes for array in result.values()) / 1e9
     return (
-        f"{name}: {len(texts)} texts, weights {weights:.2f} GB, peak after loading {loaded:.2f} GB, after reading {read:.2f} GB, "
-        f"over the weights {read - weights:.2f} GB, of which the result {size:.2f} GB"
+        f"{name}: {len(texts)} texts, weights {weights:.2f} GB, peak after loading {loaded:.2f} GB, "
+        f"after reading {read:.2f} GB, over the weights {read - weights:.2f} GB, of which the result {size:.2f} GB"
     )
 
 
@@ -64,7 +65,7 @@ if __name__ == "__main__":
         parser.add_argument("--texts", type=int, default=len(corpus.passages()))
         parser.add_argument("--words", type=int)
         parser.add_argument("--out")
-        given = parser.parse_args()
-        print(measure(given.model, given.texts, given.words, given.out))
+        options = parser.parse_args()
+        print(measure(options.model, options.texts, options.words, options.out))
     else:
         timing.save(table(), "memory")

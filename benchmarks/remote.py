@@ -1,8 +1,8 @@
 """A run on a server against the same run here: wall time, bytes, memory.
 
-``python benchmarks/remote.py`` brings up the test suite's NDIF server on this machine (``make test-ndif`` installs it), with
-as many threads as this process has. Local and remote take turns, so that neither disturbs the other; ratios are taken
-within a repetition and go to ``benchmarks/results/remote.csv``. First both are checked to give the same.
+``python benchmarks/remote.py`` brings up the test suite's NDIF server on this machine (``make test-ndif`` installs it),
+with as many threads as this process has. Local and remote take turns, so that neither disturbs the other; ratios are
+taken within a repetition and go to ``benchmarks/results/remote.csv``. First both are checked to give the same.
 
 - *extraction*: all 252 passages, all layers, both poolings.
 - *steering*: 20 emotions × 3 strengths on one prompt, 24 tokens each, sampled.
@@ -37,8 +37,8 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def extraction(model: Model) -> np.ndarray:
-    found = activations.read_activations(model, list(corpus.passages()["text"]))
-    return np.stack([found[pooling] for pooling in activations.POOLINGS])
+    pooled = activations.read_activations(model, list(corpus.passages()["text"]))
+    return np.stack([pooled[pooling] for pooling in activations.POOLINGS])
 
 
 def sweep(vectors: emotrace.EmotionVectors) -> Callable[[Model], list[list[int]]]:
@@ -50,10 +50,10 @@ def sweep(vectors: emotrace.EmotionVectors) -> Callable[[Model], list[list[int]]
     return lambda model: list(steered_texts.write(model, rows, [15], Writing(24, 0.7))["tokens"])
 
 
-def same(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, np.ndarray):
-        return bool(np.abs(mine - theirs).max() <= 1e-3 * np.abs(mine).max())
-    return mine == theirs
+def same(here: Any, there: Any) -> bool:
+    if isinstance(here, np.ndarray):
+        return bool(np.abs(here - there).max() <= 1e-3 * np.abs(here).max())
+    return here == there
 
 
 def measure(job: str, run: Callable[[Model], Any], here: Model, there: Model) -> dict[str, Any]:
@@ -68,10 +68,16 @@ def measure(job: str, run: Callable[[Model], Any], here: Model, there: Model) ->
             seconds[side].append(time.perf_counter() - start)
     ratios = [remote / local for local, remote in zip(seconds["local"], seconds["remote"], strict=True)]
     return {
-        "job": job, "local": statistics.median(seconds["local"]), "remote": statistics.median(seconds["remote"]),
-        "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "n": REPETITIONS,
-        "received_mb": (there.remote.traffic.received - before) / REPETITIONS / 1e6, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "job": job,
+        "local": statistics.median(seconds["local"]),
+        "remote": statistics.median(seconds["remote"]),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "n": REPETITIONS,
+        "received_mb": (there.remote.traffic.received - before) / REPETITIONS / 1e6,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def main() -> None:
@@ -85,10 +91,7 @@ def main() -> None:
         there = emotrace.load(DEFAULT_MODEL, remote=server.url)
         vectors = reading.cached_vectors(here)
         table = pd.DataFrame(
-            [
-                measure("extraction", extraction, here, there),
-                measure("steering", sweep(vectors), here, there),
-            ]
+            [measure("extraction", extraction, here, there), measure("steering", sweep(vectors), here, there)]
         )
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / "remote.csv", index=False, float_format="%.4g")

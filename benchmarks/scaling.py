@@ -1,16 +1,17 @@
 """How time and memory of reading grow: with the number of texts, their length, the batch budget, layers and model size.
 
-Run by ``make bench``; table and figure go to ``benchmarks/results/scaling.csv`` and ``scaling.png``, slopes to ``scaling_slopes.csv``.
-Each point has a process of its own, which reads a few texts first; the smallest and the median of its readings are kept. All
-layers, both poolings.
+Run by ``make bench``; table and figure go to ``benchmarks/results/scaling.csv`` and ``scaling.png``, slopes to
+``scaling_slopes.csv``. Each point has a process of its own, which reads a few texts first; the smallest and the median
+of its readings are kept. All layers, both poolings.
 
-- *texts*: 100 to 10,000 of 6 words, SmolLM2-135M; *texts to disk*: the same with ``out=``, so that no result is in memory.
+- *texts*: 100 to 10,000 of 6 words, SmolLM2-135M; *texts to disk*: the same with ``out=``, so no result is in memory.
 - *length*: 16 texts of 16 to 1,024 tokens each, SmolLM2-135M.
 - *batch tokens*: the budget of one forward pass, 84 passages, SmolLM2-135M.
-- *layers*, *parameters*: 42 passages, llamas with random weights, 2 to 32 layers 576 wide and 128 to 2,048 wide with 8 layers.
+- *layers*, *parameters*: 42 passages, llamas with random weights, 2 to 32 layers 576 wide and 128 to 2,048 wide with 8
+  layers.
 
-*Straight* is a slope of log time on log size near 1, *flat* a peak that stays where it is once the weights and the result, which grows with texts ×
-layers, are taken off. Python, torch and transformers are part of the peak (0.3 GB).
+*Straight* is a slope of log time on log size near 1, *flat* a peak that stays where it is once the weights and the
+result, which grows with texts × layers, are taken off. Python, torch and transformers are part of the peak (0.3 GB).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import pandas as pd
 import timing
 
 import emotrace
-from emotrace import activations
+from emotrace import activations, tokens
 from emotrace.instrument import corpus
 from emotrace.models import DEFAULT_MODEL, Model
 
@@ -48,33 +49,41 @@ SIZES: dict[str, tuple[int, ...]] = {
 
 
 def point(kind: str, size: int, repetitions: int = REPETITIONS) -> dict[str, Any]:
-    """Reads what this point asks for, in a process that does nothing else: random weights are made here, not there."""
+    """Reads what this point asks for, in a process that does nothing else: random weights are made in this one."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, kind, str(size), source(kind, size, folder), str(repetitions), folder]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def run_point(kind: str, size: int, name: str, repetitions: int, folder: str) -> dict[str, Any]:
-    """Seconds, tokens, and the peak over weights and result in gigabytes; the folder takes a result that goes to disk."""
+    """Seconds, tokens, and the peak over weights and result in gigabytes; a result to disk goes to the folder."""
     model = emotrace.load(name)
-    tokens = activations.encode(model, texts(kind, size)) if kind != "length" else of_length(model, size)
+    items = of_length(model, size) if kind == "length" else tokens.encode(model, texts(kind, size))
     budget = size if kind == "batch tokens" else activations.BATCH_TOKENS
     out = Path(folder) / "result" if kind.endswith("to disk") else None
-    activations.read_activations(model, tokens[:2], batch_tokens=budget)
+    activations.read_activations(model, items[:2], batch_tokens=budget)
     seconds = []
-    for _ in range(1 if len(tokens) >= 3000 else repetitions):  # long ones need no repetition
+    for _ in range(1 if len(items) >= 3000 else repetitions):  # long ones need no repetition
         start = time.perf_counter()
-        result = activations.read_activations(model, tokens, batch_tokens=budget, out=out)
+        result = activations.read_activations(model, items, batch_tokens=budget, out=out)
         seconds.append(time.perf_counter() - start)
     parameters = list(model.nn._module.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters) / 1e9
     kept = 0.0 if out else sum(array.nbytes for array in result.values()) / 1e9
     return {
-        "kind": kind, "size": size, "parameters": sum(p.numel() for p in parameters), "texts": len(tokens),
-        "tokens": sum(len(item.ids) for item in tokens), "seconds": statistics.median(seconds), "lowest_seconds": min(seconds),
-        "highest_seconds": max(seconds), "repetitions": len(seconds), "result_gb": kept,
-        "peak_over_weights_gb": timing.peak() - weights, "peak_over_weights_and_result_gb": timing.peak() - weights - kept,
-    }  # fmt: skip
+        "kind": kind,
+        "size": size,
+        "parameters": sum(p.numel() for p in parameters),
+        "texts": len(items),
+        "tokens": sum(len(item.ids) for item in items),
+        "seconds": statistics.median(seconds),
+        "lowest_seconds": min(seconds),
+        "highest_seconds": max(seconds),
+        "repetitions": len(seconds),
+        "result_gb": kept,
+        "peak_over_weights_gb": timing.peak() - weights,
+        "peak_over_weights_and_result_gb": timing.peak() - weights - kept,
+    }
 
 
 def source(kind: str, size: int, folder: str) -> str:
@@ -96,10 +105,10 @@ def texts(kind: str, size: int) -> list[str]:
     return [" ".join(words[start : start + WORDS]) for start in starts]
 
 
-def of_length(model: Model, size: int) -> list[activations.Tokens]:
+def of_length(model: Model, size: int) -> list[tokens.Tokens]:
     """16 texts of exactly so many tokens."""
-    ids = [token for text in corpus.passages()["text"] for token in activations.encode(model, [text])[0].ids]
-    return [activations.Tokens(tuple(ids[start : start + size]), 0, size) for start in range(0, 16 * 100, 100)]
+    ids = [token for text in corpus.passages()["text"] for token in tokens.encode(model, [text])[0].ids]
+    return [tokens.Tokens(tuple(ids[start : start + size]), 0, size) for start in range(0, 16 * 100, 100)]
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
@@ -109,10 +118,17 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
         sizes = points["parameters" if kind == "width" else "size"]
         slope, low, high = timing.slope(sizes, points["seconds"])
         memory = points["peak_over_weights_and_result_gb"]
-        rows.append({
-            "against": "parameters" if kind == "width" else kind, "points": len(points), "slope": slope, "low": low, "high": high,
-            "least_memory_gb": memory.min(), "most_memory_gb": memory.max(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "against": "parameters" if kind == "width" else kind,
+                "points": len(points),
+                "slope": slope,
+                "low": low,
+                "high": high,
+                "least_memory_gb": memory.min(),
+                "most_memory_gb": memory.max(),
+            }
+        )
     return pd.DataFrame(rows)
 
 

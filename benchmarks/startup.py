@@ -1,14 +1,15 @@
 """Start-up: how long until something can be done, each time in a fresh process, several times.
 
-Run by ``make bench``; the table goes to ``benchmarks/results/startup.csv``. Files are warm in the disk's cache after the first round, which
-is not counted.
+Run by ``make bench``; the table goes to ``benchmarks/results/startup.csv``. Files are warm in the disk's cache after
+the first round, which is not counted.
 
 - *python*: an interpreter that does nothing, for comparison.
 - *import*: ``import emotrace`` alone. torch, transformers and nnsight are loaded when something needs them.
 - *help*: ``emotrace --help``, the whole process.
-- *load*: ``emotrace.load()`` of the embedded model from its cache, the import of torch, transformers and nnsight included.
-- *first what-if*, *second what-if*: ``emotrace.what_if`` of one prompt on a loaded model, 60 tokens plain and steered, both judged; the second is
-  of another prompt. The model's vectors are in the cache, as after any earlier one.
+- *load*: ``emotrace.load()`` of the embedded model from its cache, the import of torch, transformers and nnsight
+  included.
+- *first what-if*, *second what-if*: ``emotrace.what_if`` of one prompt on a loaded model, 60 tokens plain and steered,
+  both judged; the second is of another prompt. The model's vectors are in the cache, as after any earlier one.
 """
 
 from __future__ import annotations
@@ -60,14 +61,16 @@ def inside(code: str) -> float:
 def measure(repetitions: int = REPETITIONS) -> pd.DataFrame:
     """One row a step: seconds (median, lowest, highest)."""
     steps: dict[str, Callable[[], float]] = {
-        "python": partial(wall, "pass"), "import": partial(inside, IMPORT), "help": partial(wall, HELP),
-    }  # fmt: skip
+        "python": partial(wall, "pass"),
+        "import": partial(inside, IMPORT),
+        "help": partial(wall, HELP),
+    }
     seconds: dict[str, list[float]] = {step: [] for step in (*steps, "load", "first what-if", "second what-if")}
     for repetition in range(repetitions + 1):
-        found = {step: run() for step, run in steps.items()}
-        found |= dict(zip(("load", "first what-if", "second what-if"), json.loads(fresh(WHAT_IF)), strict=True))
+        measured = {step: run() for step, run in steps.items()}
+        measured |= dict(zip(("load", "first what-if", "second what-if"), json.loads(fresh(WHAT_IF)), strict=True))
         if repetition:  # the first reads the files from the disk
-            for step, value in found.items():
+            for step, value in measured.items():
                 seconds[step].append(value)
     rows = [
         {"step": step, **timing.spread(values, "seconds"), "repetitions": repetitions}

@@ -1,15 +1,15 @@
-"""The dose-response sweep (20 emotions × 6 strengths × 4 prompts × 40 tokens): tokens per second against the usual ways.
+"""The dose-response sweep (20 emotions × 6 strengths × 4 prompts × 40 tokens): tokens per second against usual ways.
 
 Run by ``make bench``; ``python benchmarks/steering.py MODEL`` for another model. All take turns in one process, several
 times; medians, spread and ratios go to ``benchmarks/results/steering.csv``. The ratios are the result.
 
 - *emotrace*: the whole sweep in batches of 128 rows, each row its own vector and strength, greedy.
 - *unsteered, batched*: plain ``generate`` of transformers on the same prompts in the same batches.
-- *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.hosts.cpu_matmul`` and ``emotrace.hosts.cpu_attention``; every other
-  side has them.
+- *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.hosts.cpu_matmul`` and
+  ``emotrace.hosts.cpu_attention``; every other side has them.
 - *one at a time*: a forward hook and ``generate`` of transformers, one text a call, on a sample of the sweep's rows.
-- *no cache*: the same hook, each token from a forward pass over the whole text so far (what several published tools do),
-  on a few rows.
+- *no cache*: the same hook, each token from a forward pass over the whole text so far (what several published tools
+  do), on a few rows.
 
 First all steered sides are checked to write the same tokens.
 """
@@ -113,35 +113,44 @@ class Sides:
 
 def agree(sides: Sides, sample: int) -> tuple[int, int]:
     """How many of ``sample`` texts, written in the sweep's batches, have the tokens of a hook, one text at a time."""
-    some = set(range(0, len(sides.rows), max(1, len(sides.rows) // sample)))
-    mine = sides.emotrace(sides.rows)
-    theirs = sides.one_at_a_time([sides.rows[place] for place in sorted(some)])
-    same = [mine[place] == text for place, text in zip(sorted(some), theirs, strict=True)]
+    indices = range(0, len(sides.rows), max(1, len(sides.rows) // sample))
+    batched = sides.emotrace(sides.rows)
+    alone = sides.one_at_a_time([sides.rows[index] for index in indices])
+    same = [batched[index] == text for index, text in zip(indices, alone, strict=True)]
     return sum(same), len(same)
 
 
 def measure(sides: Sides, repetitions: int = REPETITIONS, sample: int = 12, few: int = 3) -> pd.DataFrame:
     """Tokens per second of each way, and emotrace's ratio to it: median, lowest and highest of the repetitions."""
-    some = sides.rows[:: max(1, len(sides.rows) // sample)][:sample]
+    sampled = sides.rows[:: max(1, len(sides.rows) // sample)][:sample]
     ways: dict[str, tuple[Callable[[list], list[list[int]]], list]] = {
-        "emotrace": (sides.emotrace, sides.rows), "unsteered, batched": (sides.unsteered, sides.rows),
+        "emotrace": (sides.emotrace, sides.rows),
+        "unsteered, batched": (sides.unsteered, sides.rows),
         "unsteered, batched, torch as it comes": (sides.unsteered_as_it_comes, sides.rows),
-        "one at a time": (sides.one_at_a_time, some), "no cache": (sides.no_cache, some[:few]),
-    }  # fmt: skip
+        "one at a time": (sides.one_at_a_time, sampled),
+        "no cache": (sides.no_cache, sampled[:few]),
+    }
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repetitions):
         for way, (write, rows) in ways.items():
             start = time.perf_counter()
-            tokens = sum(len(text) for text in write(rows))
-            speeds[way].append(tokens / (time.perf_counter() - start))
+            n_tokens = sum(len(text) for text in write(rows))
+            speeds[way].append(n_tokens / (time.perf_counter() - start))
     rows = []
     for way, values in speeds.items():
         ratios = [own / other for own, other in zip(speeds["emotrace"], values, strict=True)]
-        rows.append({
-            "model": sides.model.name, "way": way, "tokens_per_second": statistics.median(values),
-            "ratio": statistics.median(ratios), "lowest_ratio": min(ratios), "highest_ratio": max(ratios),
-            "rows": len(ways[way][1]), "repetitions": repetitions,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": sides.model.name,
+                "way": way,
+                "tokens_per_second": statistics.median(values),
+                "ratio": statistics.median(ratios),
+                "lowest_ratio": min(ratios),
+                "highest_ratio": max(ratios),
+                "rows": len(ways[way][1]),
+                "repetitions": repetitions,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -158,5 +167,5 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for each in sys.argv[1:] or ["smollm2-135m-instruct"]:
-        main(each)
+    for model_name in sys.argv[1:] or ["smollm2-135m-instruct"]:
+        main(model_name)

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 def taking_turns(
     contenders: Mapping[str, Callable[[], object]], repetitions: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Runs the contenders in turn, ``repetitions`` times: seconds of each run, and each one's largest resident size in bytes.
+    """Runs the contenders in turn, ``repetitions`` times: each run's seconds, each one's largest resident bytes.
 
     A contender that returns a number has timed itself: these are its seconds.
     """

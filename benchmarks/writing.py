@@ -1,9 +1,9 @@
 """Writing stories: tokens per second against plain ``generate`` of transformers on the same batch.
 
 Ours and the other take turns in one process, each several times; medians, spread and the ratio within a repetition are
-printed and written to ``benchmarks/results/writing.csv``. Absolute times depend on the machine and on what else it does:
-the ratio is the result. A batch goes on until its last row ends; with so many rows some always reach the last step, so
-that all sides take the same number of steps whatever they draw (steps per second = rows × steps / seconds).
+printed and written to ``benchmarks/results/writing.csv``. Absolute times depend on the machine and on what else it
+does: the ratio is the result. A batch goes on until its last row ends; with so many rows some always reach the last
+step, so that all sides take the same number of steps whatever they draw (steps per second = rows × steps / seconds).
 
 - *emotrace*: ``steering.generate`` without an edit, one seed a row, as ``stories.write_stories`` calls it.
 - *transformers*: ``model.generate(do_sample=True)`` on the same padded batch, one seed for all rows, torch as it comes
@@ -25,11 +25,10 @@ import timing
 import torch
 
 import emotrace
-from emotrace.tokens import Writing
-from emotrace import activations, steering, stories
-from emotrace import tokens
+from emotrace import activations, steering, stories, tokens
 from emotrace.instrument import corpus
 from emotrace.models import Model
+from emotrace.tokens import Writing
 
 REPETITIONS, ROWS, STEPS, TEMPERATURE = 3, 32, 40, 0.8
 RESULTS = Path(__file__).parent / "results"
@@ -51,9 +50,16 @@ def plain(model: Model, ids: list[tuple[int, ...]]) -> int:
     torch.manual_seed(0)
     with torch.no_grad(), timing.as_it_comes(model):
         written = model.nn._module.generate(
-            padded, attention_mask=mask, max_new_tokens=STEPS, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
-            eos_token_id=tokens.end_tokens(model), pad_token_id=tokens.end_tokens(model)[0],
-        )  # fmt: skip
+            padded,
+            attention_mask=mask,
+            max_new_tokens=STEPS,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=tokens.end_tokens(model),
+            pad_token_id=tokens.end_tokens(model)[0],
+        )
     return sum(len(tokens.until_end(row[padded.shape[1] :].tolist(), tokens.end_tokens(model))) for row in written)
 
 
@@ -84,12 +90,21 @@ def measure(name: str, repetitions: int = REPETITIONS) -> pd.DataFrame:
     for contender, times in seconds.items():
         # Ratios within a repetition, where the machine was in the same state.
         ratios = [other / mine for other, mine in zip(times, seconds["emotrace"], strict=True)]
-        rows.append({
-            "model": name, "contender": contender, "rows": len(ids), "steps": STEPS, "tokens": written[contender],
-            "steps_per_second": len(ids) * STEPS / statistics.median(times), "slowest": len(ids) * STEPS / max(times),
-            "fastest": len(ids) * STEPS / min(times), "ours_to_it": statistics.median(ratios),
-            "lowest_ratio": min(ratios), "highest_ratio": max(ratios),
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "contender": contender,
+                "rows": len(ids),
+                "steps": STEPS,
+                "tokens": written[contender],
+                "steps_per_second": len(ids) * STEPS / statistics.median(times),
+                "slowest": len(ids) * STEPS / max(times),
+                "fastest": len(ids) * STEPS / min(times),
+                "ours_to_it": statistics.median(ratios),
+                "lowest_ratio": min(ratios),
+                "highest_ratio": max(ratios),
+            }
+        )
     return pd.DataFrame(rows)
 
 

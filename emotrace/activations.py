@@ -18,7 +18,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nnsight
 import numpy as np
@@ -87,6 +87,7 @@ def read_activations(
                 raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
     shape = (len(tokens), len(layers), model.d_model)
     with contextlib.ExitStack() as files:
+        results: dict[str, Any]
         if out is None:
             results = {pooling: np.empty(shape, np.float32) for pooling in poolings}
         else:
@@ -249,7 +250,7 @@ def read_while_writing(
             written = tracer.result.save()
     ends = end_tokens(model)
     # Each pass read one token: the first the prompt's last, every later one the token written by the pass before it.
-    stream = torch.stack(seen).unflatten(0, (-1, len(layers)))[1:].permute(2, 0, 1, 3).numpy()
+    stream = torch.stack(seen).view(-1, len(layers), len(prompts), model.d_model)[1:].permute(2, 0, 1, 3).numpy()
     rows = [until_end(row[ids.shape[1] :].tolist(), ends)[:limit] for row in written]
     return [Written(row, read[: len(row)].copy()) for row, read in zip(rows, stream, strict=True)]
 

@@ -153,7 +153,10 @@ def _layers(text: str) -> list[int] | None:
         raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
 
 
-@app.command()
+@app.command(
+    help="Which emotions does the model's residual stream hold when it reads a text: token by token, and in the whole "
+    "text?"
+)
 def read(
     text: Annotated[str, Argument(help="The text.")],
     emotion: Annotated[
@@ -168,8 +171,6 @@ def read(
     html: Annotated[Path | None, Option(help="Also write the coloured text to this page.")] = None,
     remote: Remote = False,
 ) -> None:
-    """Which emotions does the model's residual stream hold when it reads a text: token by token, and in the whole
-    text?"""
     from emotrace.whatif.text_reading import project_text, vectors_for
     from emotrace.whatif.token_reading import read_emotions
 

@@ -83,8 +83,8 @@ class Reading:
 
 def class_means(pooled: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """The mean of ``pooled [text, …]`` over the texts of each name, accumulated in float64: ``[name, …]``."""
-    labels = np.asarray(labels)
-    return np.stack([pooled[labels == name].mean(axis=0, dtype=np.float64) for name in names])
+    of_text = np.asarray(labels)
+    return np.stack([pooled[of_text == name].mean(axis=0, dtype=np.float64) for name in names])
 
 
 def read_texts(

@@ -314,5 +314,3 @@ def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, 
 
 def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "nnsight"))
-
-

@@ -157,7 +157,12 @@ def _write_batch(
     digest = hashlib.sha256()
     for layer, values in sorted(edit.directions.items()):
         digest.update(f"{layer}".encode() + values.numpy().tobytes())
-    key = {"what": "steered texts", "model": model.identity, "dtype": model.provenance["dtype"], "prompts": prompts}
+    key: dict[str, Any] = {
+        "what": "steered texts",
+        "model": model.identity,
+        "dtype": model.provenance["dtype"],
+        "prompts": prompts,
+    }
     key |= {"seeds": seeds, "edit": digest.hexdigest(), "positions": edit.positions, "on_the_fly": edit.on_the_fly}
     return cache.rows(key | {"tokens": limit, "temperature": writing.temperature}, compute)
 

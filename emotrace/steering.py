@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Edit:
             raise EmotraceError("an ablation has no strength: it takes no on_the_fly norm")
 
     @property
-    def kind(self) -> dict[str, bool]:
+    def kind(self) -> dict[str, Any]:
         """The settings that :func:`emotrace.in_trace.edited` takes."""
         return {"ablate": self.ablate, "on_the_fly": self.on_the_fly}
 
@@ -187,15 +187,15 @@ def generate(
 
 def shared_prefix(
     ids: torch.Tensor, mask: torch.Tensor, edit: Edit
-) -> tuple[dict[str, torch.Tensor], torch.Tensor] | tuple[None, None]:
+) -> tuple[dict[str, torch.Tensor] | None, torch.Tensor]:
     """What can be read once for all rows of a left-padded batch, since no edit touches it.
 
     Returns:
-        Every different prompt but its last token, and which of them each row has; nothing if no prompt repeats, or if
-        the edit acts on all tokens.
+        Every different prompt but its last token (None if no prompt repeats, or if the edit acts on all tokens), and
+        which of them each row has.
     """
     different, owner = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
     width = ids.shape[1]
     if len(different) == len(ids) or width == 1 or (edit.directions and edit.positions == "all"):
-        return None, None
+        return None, owner
     return {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}, owner

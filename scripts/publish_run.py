@@ -1,8 +1,9 @@
-"""Carries a finished run into the repository: the README's table of claims, docs/results, docs/guidelines.md, data/calibration.csv.
+"""Carries a finished run into the repository: the tables of claims, docs/results, the guidelines, data/calibration.csv.
 
     python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
-One run of several models, or several runs with the same settings; only the former has tables over models. Figures quoted anywhere in the project come from a run by this way alone, never by hand.
+One run of several models, or several runs with the same settings; only the former has tables over models. Figures
+quoted anywhere in the project come from a run by this way alone, never by hand.
 """
 
 from __future__ import annotations
@@ -18,28 +19,46 @@ from pathlib import Path
 import pandas as pd
 
 from emotrace.errors import EmotraceError
-from emotrace.study import guidelines
+from emotrace.study import experiments, guidelines
 from emotrace.study.across import measure as across_models
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
-from emotrace.study.methods import measure as method_experiments
 from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
 # Small tables only; the rest is in a run of one's own.
 TABLES = (
-    "claims", "localisation", "calibration", "dose_response", "verification", "monotonicity", "regimes", "regime_sensitivity",
-    "method_comparison", "method_comparison_models", "factorial_effects", "factorial_decoding", "story_rates", *across_models.TABLES,
-)  # fmt: skip
+    "claims",
+    "localisation",
+    "calibration",
+    "dose_response",
+    "verification",
+    "monotonicity",
+    "regimes",
+    "regime_sensitivity",
+    "method_comparison",
+    "method_comparison_models",
+    "factorial_effects",
+    "factorial_decoding",
+    "story_rates",
+    *across_models.TABLES,
+)
 FIGURES = (
-    "separation_over_depth", "decoding_over_depth", "dose_response", "regime_map", "success_by_scenario", "method_by_layer",
-    "factorial_decomposition", "factorial_decoding", "lexicon_alignment",
-)  # fmt: skip
+    "separation_over_depth",
+    "decoding_over_depth",
+    "dose_response",
+    "regime_map",
+    "success_by_scenario",
+    "method_by_layer",
+    "factorial_decomposition",
+    "factorial_decoding",
+    "lexicon_alignment",
+)
 
 
 def crosslingual_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Of ``crosslingual.csv``: means over the emotions, each emotion's alignment read off its vector, the paper's two words."""
+    """Of ``crosslingual.csv``: means over emotions, each emotion's alignment read off its vector, the paper's words."""
     means = table["emotion"].isin(("all", "unsteered"))
     own = table["readout"].eq("direct") & (table["metric"].eq("alignment") | table["metric"].str.startswith("rank"))
     return table[means | own]
@@ -49,8 +68,6 @@ SUMMARIES = {"crosslingual": crosslingual_summary}
 """Tables that are too large to publish whole, and what is kept of them."""
 
 IMAGES = {"decoding_over_depth": "decoding.png", "dose_response": "dose_response.png"}
-
-
 _OWN = {"models": None, "quick": None, "sizes": None}
 
 
@@ -74,8 +91,8 @@ def merged(runs: list[Path]) -> tuple[dict, dict[str, pd.DataFrame]]:
     for run in runs:
         for name, table in read_tables(run).items():
             parts.setdefault(name, []).append(table)
-    tables = {name: pd.concat(some, ignore_index=True) for name, some in parts.items()}
-    return whole, tables | method_experiments.over_models(tables)
+    tables = {name: pd.concat(pieces, ignore_index=True) for name, pieces in parts.items()}
+    return whole, tables | experiments.over_models(tables)
 
 
 def claims_table(claims: pd.DataFrame) -> str:
@@ -97,13 +114,12 @@ def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
         "|---|---|" + "---|" * len(models),
     ]
     for claim in dict.fromkeys(claims["claim"]):
-        some = select(claims, claim=claim).set_index("model")
-        cells = [
-            f"{marks[some.loc[model, 'verdict']]} {format_number(some.loc[model, 'measured'])} "
-            f"({format_interval(some.loc[model, 'low'], some.loc[model, 'high'])})" if model in some.index else ""
-            for model in models
-        ]  # fmt: skip
-        rows.append("| " + " | ".join([claim, str(some["paper"].iloc[0]), *cells]).replace("(–)", "") + " |")
+        row_of = select(claims, claim=claim).set_index("model").to_dict("index")
+        cells = [claim, str(next(iter(row_of.values()))["paper"])]
+        for row in map(row_of.get, models):
+            interval = row and format_interval(row["low"], row["high"])
+            cells.append(f"{marks[row['verdict']]} {format_number(row['measured'])} ({interval})" if row else "")
+        rows.append("| " + " | ".join(cells).replace("(–)", "") + " |")
     return "\n".join(rows)
 
 
@@ -112,8 +128,9 @@ def rules_table(tables: dict[str, pd.DataFrame]) -> str:
     rows = ["| rule | measured | borne out? | table |", "|---|---|---|---|"]
     for rule in guidelines.rules(tables):
         measured = "<br>".join(
-            ("" if found["model"] == ALL_MODELS else f"**{found['model']}** ({found['verdict']}): ") + found["measured"]
-            for found in rule["findings"]
+            ("" if finding["model"] == ALL_MODELS else f"**{finding['model']}** ({finding['verdict']}): ")
+            + finding["measured"]
+            for finding in rule["findings"]
         )
         path = f"results/tables/{rule['table']}.csv"
         table = f"[{rule['table']}]({path})" if rule["table"] in (*TABLES, *SUMMARIES) else rule["table"]
@@ -137,10 +154,17 @@ def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFram
     for row in tables["calibration"].dropna(subset=["layer"]).drop_duplicates("model").itertuples():
         known = pd.notna(row.window_low) and pd.notna(row.window_high)
         if known and row.model not in manifest["quick"]:
-            rows.append({
-                "model": row.model, "weights_id": manifest["models"][row.model]["weights_id"], "layer": int(row.layer),
-                "strength": row.window_high, "window_low": row.window_low, "window_high": row.window_high, "n": int(row.n),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": row.model,
+                    "weights_id": manifest["models"][row.model]["weights_id"],
+                    "layer": int(row.layer),
+                    "strength": row.window_high,
+                    "window_low": row.window_low,
+                    "window_high": row.window_high,
+                    "n": int(row.n),
+                }
+            )
     return pd.DataFrame(rows)
 
 

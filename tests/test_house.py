@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "emotrace"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = ["errors", "files", "in_trace", "vectors", "models", "tokens"]
-CORE += ["activations", "steering", "scoring", "extraction", "stories"]
+CORE += ["activations", "steering", "steered_texts", "scoring", "extraction", "stories"]
 TRACING = {"activations.py", "steering.py", "scoring.py"}
 TRACES = {"trace", "generate", "session"}
 

@@ -8,7 +8,7 @@ out: *yes*, *no*, or *open* where the intervals do not decide. ``docs/guidelines
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from emotrace.study.folder import select
 from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
 
 YES, NO, OPEN = "yes", "no", "open"
-Row = Mapping[Any, Any] | pd.Series
+Row: TypeAlias = Mapping[Any, Any] | pd.Series
 """An estimate: ``value, low, high``."""
 
 
@@ -117,7 +117,7 @@ def _pooling(tables: Tables) -> Finding:
 @states("Put a bag-of-embeddings baseline beside every decoding score.", "separation")
 def _words(tables: Tables) -> Finding:
     rows = select(tables["separation"], pooling="mean", metric="logistic_regression")
-    words, best = select(rows, layer=0).iloc[0], rows.loc[rows["value"].idxmax()]
+    words, best = select(rows, layer=0).iloc[0], rows.iloc[rows["value"].argmax()]
     return Finding(
         f"averaged embeddings alone: accuracy {_estimate(words)}, chance {format_number(words['null'])}; the best "
         f"layer: {_estimate(best)}",
@@ -144,7 +144,7 @@ def _baselines(tables: Tables) -> Finding:
 def _cell(table: pd.DataFrame, author: str, frame: str) -> pd.Series | None:
     """Nearest centroid's accuracy in one cell of the factorial, with the most texts."""
     rows = select(table, author=author, frame=frame, pooling="mean", components="kept", metric="nearest_centroid")
-    return rows.loc[rows["texts"].idxmax()] if len(rows) else None
+    return rows.iloc[rows["texts"].argmax()] if len(rows) else None
 
 
 @states("Read generated texts without the request that names the feeling: it leaks the label.", "factorial")

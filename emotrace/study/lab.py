@@ -87,7 +87,7 @@ class Lab:
     def model(self) -> Model:
         """The model, loaded at first use."""
         if self._model is None:
-            self._model = load(self._source, **({"remote": self._remote} if self._remote else {}))
+            self._model = load(self._source, remote=self._remote)
         return self._model
 
     @property
@@ -130,7 +130,7 @@ class Lab:
         # Those of comprehension as they were read: the calibration that steering adds is not always there.
         vectors = self._reading().vectors()
         if method == "generation":
-            self._measure(experiments.by_name("factorial"))
+            self._measure(experiments.by_name("method_comparison"))
             vectors = self._results.vectors | vectors
         return _known("vectors", f"{method}, {pooling}", {", ".join(key): one for key, one in vectors.items()})
 

@@ -62,7 +62,7 @@ def claims_table(claims: pd.DataFrame) -> Table:
             "claim": claims["claim"],
             "the paper": claims["paper"],
             "measured": claims["measured"].map(format_number),
-            "95% interval": [format_interval(row.low, row.high) for row in claims.itertuples()],
+            "95% interval": [format_interval(*bounds) for bounds in zip(claims["low"], claims["high"], strict=True)],
             "n": claims["n"].map(format_number),
             "verdict": claims["verdict"].map(lambda verdict: f"{MARKS[verdict]} {verdict}"),
         }
@@ -73,10 +73,10 @@ def claims_table(claims: pd.DataFrame) -> Table:
 def claims_of_models(claims: pd.DataFrame) -> Table:
     """One row a claim, one column a model: verdict, value and interval."""
     cells = []
-    for row in claims.itertuples():
-        value = f" {format_number(row.measured)}" if pd.notna(row.measured) else ""
-        interval = f" ({format_interval(row.low, row.high)})" if value and pd.notna(row.low) else ""
-        cells.append(MARKS[row.verdict] + value + interval)
+    for row in claims.to_dict("records"):
+        value = f" {format_number(row['measured'])}" if pd.notna(row["measured"]) else ""
+        interval = f" ({format_interval(row['low'], row['high'])})" if value and pd.notna(row["low"]) else ""
+        cells.append(MARKS[row["verdict"]] + value + interval)
     wide = claims.assign(cell=cells).pivot(index="claim", columns="model", values="cell")
     paper = claims.drop_duplicates("claim").set_index("claim")["paper"]
     wide = wide.loc[paper.index, list(dict.fromkeys(claims["model"]))].fillna("")

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from emotrace.study.figures import draw_across, draw_figures
 from emotrace.study.folder import RunFolder, file_name, read_manifest, read_tables, select
 from emotrace.study.separation.figures import CRITERION_TITLES
 from emotrace.study.style import POOLING_TITLES
-from emotrace.study.verdicts import ALL_MODELS, NOT_REPRODUCED, REPRODUCED, format_interval, format_number
+from emotrace.study.verdicts import ALL_MODELS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, format_interval, format_number
 from emotrace.whatif import html as rendering
+
+CLAIMS_TITLE = "The paper's claims against ours"
 
 
 def write_report(run: RunFolder) -> Path:
@@ -91,15 +93,22 @@ def _groups(path: Path, tables: Tables, model: str) -> list[dict[str, Any]]:
 
     Each with ``id, title, figures``, and ``tables``: what the template shows of a table, by the table's name.
     """
-    shown = {
+    contents: dict[str, Any] = {
         "claims": _records(tables, "claims"),
         "separation": _lexical(tables),
         "localisation": _records(tables, "localisation"),
         "calibration": _calibration(tables),
         "verification": _texts(path, tables, model),
     }
-    members = {"The paper's claims against ours": [("claims",)]} 
-    figures, contents = defaultdict(list), defaultdict(dict)
+    parts: list[tuple[str, tuple[str, ...], tuple[Picture, ...]]] = [(CLAIMS_TITLE, ("claims",), ())]
+    parts += [(experiment.question, experiment.tables, experiment.pictures) for experiment in EXPERIMENTS]
+    groups: dict[str, dict[str, Any]] = {}
+    for title, names, pictures in parts:
+        anchor = f"{slug(model)}-{slug(title).lower()}"
+        group = groups.setdefault(title, {"id": anchor, "title": title, "figures": [], "tables": {}})
+        group["figures"] += _figures(path, pictures, model)
+        group["tables"] |= {name: contents[name] for name in names if contents.get(name)}
+    return [group for group in groups.values() if group["figures"] or group["tables"]]
 
 
 def _figures(path: Path, pictures: Iterable[Picture], model: str | None = None) -> list[dict[str, Any]]:
@@ -128,15 +137,14 @@ def _figures(path: Path, pictures: Iterable[Picture], model: str | None = None) 
     return figures
 
 
-def _records(tables: Tables, name: str) -> list[dict[str, Any]]:
+def _records(tables: Tables, name: str) -> list[dict[Hashable, Any]]:
     return tables[name].to_dict("records") if name in tables else []
 
 
-def _verdicts(claims: list[dict[str, Any]]) -> list[tuple[str, int]]:
+def _verdicts(claims: list[dict[Hashable, Any]]) -> list[tuple[str, int]]:
     """How often each verdict was given, reproduced first."""
     counts = Counter(row["verdict"] for row in claims)
-    first = [verdict for verdict in (REPRODUCED, NOT_REPRODUCED) if verdict in counts]
-    return [(verdict, counts[verdict]) for verdict in dict.fromkeys([*first, *sorted(counts)])]
+    return [(verdict, counts[verdict]) for verdict in (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE) if verdict in counts]
 
 
 def slug(name: str) -> str:
@@ -151,23 +159,22 @@ def _across(path: Path, tables: Tables) -> dict[str, Any]:
     return {"claims": claims, "figures": _figures(path, over_models)}
 
 
-def _lexical(tables: Tables) -> dict[str, Any] | None:
+def _lexical(tables: Tables) -> dict[str, pd.Series] | None:
     """The bag-of-embeddings baseline beside the best decoding accuracy."""
     if not len(tables.get("separation", ())):
         return None
     rows = select(tables["separation"], pooling="mean", metric="logistic_regression")
-    return {"words": select(rows, layer=0).iloc[0].to_dict(), "best": rows.loc[rows["value"].idxmax()].to_dict()}
+    return {"words": select(rows, layer=0).iloc[0], "best": rows.iloc[rows["value"].argmax()]}
 
 
-def _calibration(tables: Tables) -> list[dict[str, Any]]:
+def _calibration(tables: Tables) -> list[dict[Hashable, Any]]:
     """The calibrated window of each setting, with the surgical share of unsteered texts."""
     if "calibration" not in tables:
         return []
     rows = tables["calibration"]
     unsteered = select(rows, strength=0).set_index("setting")["value"]
-    return [
-        {**row, "unsteered": unsteered[row["setting"]]} for row in rows.drop_duplicates("setting").to_dict("records")
-    ]
+    settings = rows.drop_duplicates("setting")
+    return settings.assign(unsteered=settings["setting"].map(unsteered)).to_dict("records")
 
 
 def _texts(path: Path, tables: Tables, model: str) -> list[dict[str, object]]:

@@ -225,9 +225,7 @@ def read(
     unrelated = list(corpus.baseline_texts()["text"])
     # Every k-th text, so that a quick run keeps all kinds.
     unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
-    reading = read_texts(
-        model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table))
-    )
+    reading = read_texts(model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table)))
     baseline = read_activations(
         model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
     )
@@ -249,18 +247,16 @@ def read(
 
 def choose_layer(study: Study, pooling: str, criterion: str) -> int:
     """The best layer by the first half of the topics alone; the second half is left for reporting."""
-    half = study.halves[0]
-    layers = study.reading.layers[1:]
-    if criterion in geometry.DECODERS:
-        inside = study.in_half(half)
-        emotions, topics = study.emotions[inside], study.topics[inside]
-        scores = [
-            -geometry.decode(study.layer(pooling, layer)[inside], emotions, topics, criterion).mean()
-            for layer in layers
-        ]
-        return layers[int(np.argmin(scores))]
-    scores = [half_cosine(study, pooling, layer, half, criterion) for layer in layers]
-    return layers[int(np.argmin(scores))]
+    half, layers = study.halves[0], study.reading.layers[1:]
+    inside = study.in_half(half)
+
+    def loss(layer: int) -> float:
+        if criterion not in geometry.DECODERS:
+            return half_cosine(study, pooling, layer, half, criterion)
+        activations = study.layer(pooling, layer)[inside]
+        return -geometry.decode(activations, study.emotions[inside], study.topics[inside], criterion).mean()
+
+    return layers[int(np.argmin([loss(layer) for layer in layers]))]
 
 
 def half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:

@@ -1,4 +1,4 @@
-"""Attention by plain products on a CPU: the same numbers as torch's own choice, where it is quicker, for our model alone."""
+"""Attention by plain products on a CPU: the numbers of torch's own choice, where it is quicker, for our model alone."""
 
 import pytest
 import torch

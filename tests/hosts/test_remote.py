@@ -1,7 +1,7 @@
 """Remote runs without a server: nnsight's simulation of one, faults and what they mean, patience, parts.
 
-The simulation serialises every trace and reads it back with all local modules hidden, so that code or values which could
-not travel fail here. A real server is in tests/ndif.
+The simulation serialises every trace and reads it back with all local modules hidden, so that code or values which
+could not travel fail here. A real server is in tests/ndif.
 """
 
 import ast
@@ -16,7 +16,7 @@ import websocket
 from nnsight.intervention.backends.remote import RemoteError
 
 import emotrace
-from emotrace import activations, in_trace, scoring, steering, tokens
+from emotrace import activations, in_trace, scoring, steered_texts, steering, tokens
 from emotrace.errors import EmotraceError
 from emotrace.hosts import patience, remote
 from emotrace.hosts.faults import TooLarge, diagnose
@@ -146,7 +146,7 @@ def test_a_bare_trace_and_a_bare_generation_work_on_the_handle_that_load_returns
     settings = {"max_new_tokens": 6, "do_sample": False}
     with torch.no_grad(), model.generate(**settings) as tracer:
         with tracer.invoke(TEXTS[0]):
-            for step in tracer.iter[:]:
+            for _ in tracer.iter[:]:
                 model.layers[1].output[:, -1] += push
         with tracer.invoke():
             written = tracer.result.save()
@@ -156,7 +156,7 @@ def test_a_bare_trace_and_a_bare_generation_work_on_the_handle_that_load_returns
     assert expected != steering.generate(model, ids.tolist(), None, Writing(6))[0]
 
 
-# -- where ---------------------------------------------------------------------------------------------------------------
+# -- where -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_address_is_nnsights_or_the_one_given(monkeypatch):
@@ -181,7 +181,7 @@ def test_a_server_that_is_not_there_is_one_line(hasty):
     assert len(hasty) == 3
 
 
-# -- faults --------------------------------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------------------------
 
 
 def _status(code, body="", **headers):
@@ -236,7 +236,7 @@ def test_the_server_may_say_how_long_to_wait():
     assert diagnose(_status(429, **{"Retry-After": "Wed, 21 Oct"}), HOST).retry_after is None
 
 
-# -- patience ------------------------------------------------------------------------------------------------------------
+# -- patience ----------------------------------------------------------------------------------------------------------
 
 
 def _failing(*errors):
@@ -276,7 +276,7 @@ def test_patience_ends(hasty):
     assert len(hasty) == 3
 
 
-# -- parts ---------------------------------------------------------------------------------------------------------------
+# -- parts -------------------------------------------------------------------------------------------------------------
 
 
 def _refusing(limit, seen, error=TooLarge):
@@ -311,13 +311,14 @@ def test_one_row_that_is_too_large_is_an_error(tiny):
 
 def test_activations_and_texts_in_parts_are_those_of_the_whole(tiny, monkeypatch):
     model = tiny("llama")
+    rows = [steered_texts.Row(prompt, None, "", 0.0, seed) for seed, prompt in enumerate(PROMPTS, 1)]
     prompts = [tokens.encode(model, [prompt])[0].ids for prompt in PROMPTS]
     whole = activations.read_activations(model, TEXTS)["mean"]
-    settings = (_edit(model), [1, 2, 3], 5, 0.8)
-    texts = list(steering._in_parts(model, prompts, *settings))
+    settings = (rows, prompts, _edit(model), Writing(5, 0.8), None)
+    texts = steered_texts._write_batch(model, *settings)
     monkeypatch.setattr(model, "parts", 3)
     np.testing.assert_allclose(activations.read_activations(model, TEXTS)["mean"], whole, rtol=1e-4, atol=1e-5)
-    assert list(steering._in_parts(model, prompts, *settings)) == texts
+    assert steered_texts._write_batch(model, *settings) == texts
 
 
 def test_the_key_is_in_nothing_that_is_kept(tiny_folder, monkeypatch):

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _alike_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The threads and the attention that the server has, so that results are bit-equal; a job's progress is not drawn."""
+    """The server's threads and attention, so that results are bit-equal; a job's progress is not drawn."""
     monkeypatch.setattr(nnsight.CONFIG.APP, "REMOTE_LOGGING", False)
     monkeypatch.setattr(cpu_attention, "LONGEST", 0)
     before = torch.get_num_threads()

@@ -5,8 +5,9 @@ It reads one JSON request a line and answers each with a line. When its input en
 its descendants and removes FOLDER. As a subreaper it inherits processes whose own parents died, so none escapes.
 Linux only.
 
-Requests: ``{"do": "start", "name", "command", "env", "cwd", "log"}``, ``{"do": "kill", "name"}`` and ``{"do": "codes"}``
-are answered with the exit code of each service, null while it runs; ``{"do": "list"}`` with every process there is.
+Requests: ``{"do": "start", "name", "command", "env", "cwd", "log"}``, ``{"do": "kill", "name"}`` and ``{"do":
+"codes"}`` are answered with the exit code of each service, null while it runs; ``{"do": "list"}`` with every process
+there is.
 """
 
 from __future__ import annotations
@@ -48,9 +49,14 @@ class Keeper:
     def start(self, name: str, command: list[str], env: dict[str, str], cwd: str, log: str) -> None:
         with open(log, "ab") as output:
             self.started[name] = subprocess.Popen(
-                command, env={**env, SERVICE: name}, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                command,
+                env={**env, SERVICE: name},
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def kill(self, name: str | None = None) -> None:
         """Kills a service with all that it started, or everything; again and again while new ones appear.

@@ -23,11 +23,14 @@ def main(address: str, path: str) -> None:
     handle = ray.get_actor("Controller", namespace="NDIF")
     configs = {
         key: DeploymentConfig(
-            pinned=True, dtype="float32", actor_class=wanted["actor"], size_bytes=size,
+            pinned=True,
+            dtype="float32",
+            actor_class=wanted["actor"],
+            size_bytes=size,
             execution_timeout_seconds=wanted["timeout"],
         )
         for key, size in wanted["models"].items()
-    }  # fmt: skip
+    }
     placed = ray.get(handle.deploy.remote(configs)).results
     for key, result in placed.items():
         if result.error or not result.replicas:

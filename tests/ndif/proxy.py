@@ -55,9 +55,15 @@ class Fault:
 
 REFUSE = Fault("refuse")
 SOME = (
-    REFUSE, Fault("drop"), Fault("drop", after=400), Fault("cut", after=500), Fault("stall"), Fault("stall", after=400),
-    Fault("answer", status=429, seconds=0), *(Fault("answer", status=status) for status in (500, 502, 503)),
-)  # fmt: skip
+    REFUSE,
+    Fault("drop"),
+    Fault("drop", after=400),
+    Fault("cut", after=500),
+    Fault("stall"),
+    Fault("stall", after=400),
+    Fault("answer", status=429, seconds=0),
+    *(Fault("answer", status=status) for status in (500, 502, 503)),
+)
 
 
 class Schedule:

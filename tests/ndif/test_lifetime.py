@@ -165,9 +165,12 @@ def test_nothing_is_left_by_a_program_that(
     told = tmp_path / "told"
     program = textwrap.dedent(PROGRAM).format(here=str(HERE), folder=str(tiny_folder("llama")), told=str(told), act=act)
     run = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=400,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        timeout=400,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert run.returncode == code
     folder, *pids = told.read_text().split()
     assert len(pids) > 5  # all of Ray

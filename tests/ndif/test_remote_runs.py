@@ -1,4 +1,4 @@
-"""emotrace on a real server: the same numbers and texts as here, few bytes, little memory, and no fault loses anything."""
+"""emotrace on a real server: the numbers and texts as here, few bytes, little memory, and no fault loses anything."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def close(mine: np.ndarray, theirs: np.ndarray) -> None:
     assert scale > 0
 
 
-# -- the same numbers ----------------------------------------------------------------------------------------------------
+# -- the same numbers --------------------------------------------------------------------------------------------------
 
 
 def test_the_client_holds_no_weights(there: Model) -> None:
@@ -88,7 +88,9 @@ def test_attention_by_other_kernels_changes_the_last_bits_alone(
 
 def test_steered_texts_are_those_of_a_local_model(here: Model, there: Model) -> None:
     vectors = read_texts(here, corpus.passages(), poolings=("mean",), layers=[12, 15]).vectors("mean")
-    rows = [steered_texts.Row(p, vectors, e, s, 1) for p in PROMPTS for e in ("happy", "afraid") for s in (-0.2, 0.0, 0.3)]
+    rows = [
+        steered_texts.Row(p, vectors, e, s, 1) for p in PROMPTS for e in ("happy", "afraid") for s in (-0.2, 0.0, 0.3)
+    ]
     for settings, how in (({}, {}), ({"temperature": 0.7}, {}), ({"positions": "all"}, {"on_the_fly": True})):
         mine, theirs = (
             steered_texts.write(model, rows, [15], Writing(10, **settings), **how)["tokens"].tolist()
@@ -99,14 +101,16 @@ def test_steered_texts_are_those_of_a_local_model(here: Model, there: Model) -> 
 
 
 def test_stories_are_written_alike_and_read_alike_while_they_are_written(here: Model, there: Model) -> None:
-    wanted = {"topics": ["cooking"], "emotions": ["happy", "afraid", "neutral"], "writing": Writing(24, 0.8), "attempts": 2}
+    wanted = {
+        "topics": ["cooking"],
+        "emotions": ["happy", "afraid", "neutral"],
+        "writing": Writing(24, 0.8),
+        "attempts": 2,
+    }
     mine, theirs = (stories.write_stories(model, **wanted) for model in (here, there))
     pd.testing.assert_frame_equal(mine, theirs)
     prompt = [stories.request_ids(here, "cooking", "happy")]
-    mine, theirs = (
-        activations.read_while_writing(model, prompt, Writing(6, 0.8), [3])[0]
-        for model in (here, there)
-    )
+    mine, theirs = (activations.read_while_writing(model, prompt, Writing(6, 0.8), [3])[0] for model in (here, there))
     assert mine.ids == theirs.ids
     close(mine.stream, theirs.stream)
 
@@ -120,7 +124,7 @@ def test_the_natural_cell_gives_what_it_gives_here(here: Model, there: Model) ->
             hidden = model.layers[11].output.save()
         with torch.no_grad(), model.generate(max_new_tokens=6, do_sample=False) as tracer:
             with tracer.invoke(PROMPTS[0]):
-                for step in tracer.iter[:]:
+                for _ in tracer.iter[:]:
                     model.layers[14].output[:, -1] += push
             with tracer.invoke():
                 ids = tracer.result.save()
@@ -141,17 +145,19 @@ def test_read_outs_are_those_of_a_local_model(here: Model, there: Model) -> None
         scored = scoring.score(model, PROMPTS, edit, read_layers=[20, 30], groups=[[5, 6], [7]])
         ids = [list(tokens.encode(model, [prompt])[0].ids) for prompt in PROMPTS]
         return [
-            scored["stream"], scored["log_probabilities"], scoring.score(model, PROMPTS, edit)["log_probabilities"],
+            scored["stream"],
+            scored["log_probabilities"],
+            scoring.score(model, PROMPTS, edit)["log_probabilities"],
             *scoring.log_likelihoods(model, ids, [[5, 6, 7], [8]]),
             *scoring.reread(model, ids, [[5, 6, 7], [8]], edit, groups),
             scoring.unembed(model, edit.directions[15]),
-        ]  # fmt: skip
+        ]
 
     for mine, theirs in zip(readings(here), readings(there), strict=True):
         close(mine, theirs)
 
 
-# -- how much goes over the wire, and what stays here ----------------------------------------------------------------------
+# -- how much goes over the wire, and what stays here ------------------------------------------------------------------
 
 
 def test_extraction_brings_back_little_more_than_the_vectors_and_holds_little(server: servers.Server) -> None:
@@ -173,7 +179,7 @@ def test_extraction_brings_back_little_more_than_the_vectors_and_holds_little(se
     assert told["peak"] < 1.5e9
 
 
-# -- faults --------------------------------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quickly")
@@ -186,9 +192,8 @@ def test_two_hundred_requests_pass_a_faulty_network_with_every_number_right(
     with proxies.Proxy(server.url, schedule) as proxy:
         model = emotrace.load(DEFAULT_MODEL, remote=proxy.url)
         found = [
-            activations.read_activations(model, [text], layers=[0, 15], poolings=("mean",))["mean"][0]
-            for text in texts
-        ]  # fmt: skip
+            activations.read_activations(model, [text], layers=[0, 15], poolings=("mean",))["mean"][0] for text in texts
+        ]
         counts, jobs = proxy.counts, proxy.jobs
     for mine, theirs in zip(found, expected, strict=True):
         close(mine, theirs)
@@ -277,15 +282,19 @@ def test_two_clients_at_once_get_their_own_numbers(here: Model, server: servers.
         close(found[number], activations.read_activations(here, texts)["mean"])
 
 
-# -- whole runs ----------------------------------------------------------------------------------------------------------
+# -- whole runs --------------------------------------------------------------------------------------------------------
 
 
 def environment(server: servers.Server) -> dict[str, str]:
     """A client that finds the shape and tokenizer of the server's models, offline, and computes on one thread."""
     return {
-        **os.environ, "NDIF_HOST": server.url, "HF_HUB_CACHE": str(server.folder / "hub"), "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1", "NDIF_API_KEY": "a-key-that-nobody-may-see",
-    }  # fmt: skip
+        **os.environ,
+        "NDIF_HOST": server.url,
+        "HF_HUB_CACHE": str(server.folder / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "NDIF_API_KEY": "a-key-that-nobody-may-see",
+    }
 
 
 def start(server: servers.Server, out: Path, *flags: str) -> subprocess.Popen:
@@ -331,12 +340,15 @@ def test_a_remote_run_has_the_tables_of_a_local_one_even_if_the_server_is_killed
 
 
 def test_the_doctor_finds_a_good_server_good_and_says_what_is_wrong_with_a_bad_one(server: servers.Server) -> None:
-    checks = {check.what: check for check in doctor.examine(DEFAULT_MODEL, server.url)}
+    checks = {check.subject: check for check in doctor.examine(DEFAULT_MODEL, server.url)}
     assert all(check.good is not False for check in checks.values())
-    assert {"server", "Python", "nnsight", "torch", "transformers", "API key", "model", "a trace"} == set(checks)
+    assert next(iter(checks)) == "threads"
+    assert {"server", "Python", "nnsight", "torch", "transformers", "API key", "model", "a trace"} == set(checks) - {
+        "threads"
+    }
     assert checks["a trace"].good
     assert checks["nnsight"].good
-    stranger = {check.what: check for check in doctor.examine("nobody/nothing", server.url)}
+    stranger = {check.subject: check for check in doctor.examine("nobody/nothing", server.url)}
     assert stranger["model"].good is False
     assert conftest.HUB_ID in stranger["model"].advice
     assert stranger["a trace"].good is False

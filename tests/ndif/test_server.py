@@ -85,7 +85,7 @@ def test_two_clients_at_once_get_their_own_results(server: servers.Server, local
         import sys
         sys.path[:0] = {paths!r}
         import clients, conftest, nnsight, torch
-        from emotrace import cpu_matmul
+        from emotrace.hosts import cpu_matmul
         nnsight.CONFIG.APP.REMOTE_LOGGING = False  # it would be drawn between the lines below
         cpu_matmul.choose()
         torch.set_num_threads(1)
@@ -99,10 +99,12 @@ def test_two_clients_at_once_get_their_own_results(server: servers.Server, local
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", program.format(paths=paths, url=server.url, words=words)],
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
         for words in (2, 5)
-    ]  # fmt: skip
+    ]
     told = [run.communicate(timeout=300)[0].splitlines() for run in runs]
     for words, lines in zip((2, 5), told, strict=True):
         expected = [clients.read(local, None, "word " * words + str(turn))[1] for turn in range(4)]

@@ -212,11 +212,11 @@ def test_passages_of_ones_own_have_a_folder_of_their_own(monkeypatch, tmp_path):
     assert Lab(passages=tmp_path / "mine.csv").folder != Lab().folder
 
 
-def test_remote_is_passed_on_to_load_only_where_it_is_asked_for(monkeypatch):
+def test_remote_is_passed_on_to_load(monkeypatch):
     asked = []
     monkeypatch.setattr("emotrace.study.lab.load", lambda name, **how: asked.append((name, how)))
     _ = Lab("a").model, Lab("b", remote="local").model
-    assert asked == [("a", {}), ("b", {"remote": "local"})]
+    assert asked == [("a", {"remote": False}), ("b", {"remote": "local"})]
 
 
 def test_published_claims_have_one_column_a_model(used):

@@ -16,18 +16,29 @@ from emotrace.instrument import corpus
 from emotrace.judges import calibration, classifiers, regimes
 from emotrace.measures import statistics
 from emotrace.models import Model
-from emotrace.study.effects import measure as steering_experiments
+from emotrace.study import experiments
+from emotrace.study.effects import measure, sweep
+from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
+from emotrace.study.steered import FALLBACK_STRENGTH
 from emotrace.study.study import Settings, Study, choose_layer
 from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 
 BEST, READ, SCENARIOS = 3, 4, 6
+EFFECTS = [one for one in experiments.EXPERIMENTS if "effects" in one.run.__module__]
 DOSES = (-1.0, 0.5, 1.0, 2.5, 4.0)
 SETTINGS = replace(
-    Settings.quick(seed=1), permutations=99, calibration_texts=8, doses=DOSES, dose_prompts=2, dose_random=8, tokens=20,
-    scenarios=SCENARIOS, scenario_seeds=2,
-)  # fmt: skip
+    Settings.quick(seed=1),
+    permutations=99,
+    calibration_texts=8,
+    doses=DOSES,
+    dose_prompts=2,
+    dose_random=8,
+    tokens=20,
+    scenarios=SCENARIOS,
+    scenario_seeds=2,
+)
 HOUSE = ["model", "method", "pooling", "layer", "depth"]
 EXPERIMENTS = ["dose_response", "regimes", "verification"]
 
@@ -62,31 +73,27 @@ def planted(tmp_path_factory):
 
 def study_in(path: Path, model: Model, joy: Joy, *, resume: bool = False, settings: Settings = SETTINGS) -> Study:
     run = RunFolder(path, {"models": [model.name]}, resume=resume)
-    return Study(
-        model.name,
-        model.family,
-        model.n_layers,
-        False,
-        read(model, joy),
-        {},
-        settings,
-        run,
-        lambda what, done, of: None,
-    )
+    facts = model.name, model.family, model.n_layers, False, read(model, joy), {}
+    study = Study(*facts, settings, run, lambda what, done, of: None, loaded=model)
+    study.classifier = WordCounter()
+    return study
 
 
-def run(study: Study, model: Model, chosen: list[str] = EXPERIMENTS) -> tuple[dict, dict, object]:
+def run(study: Study, chosen: list[str] = EXPERIMENTS) -> tuple[dict, dict, object]:
+    """Tables, texts and the calibrated vectors."""
+    results = Results()
     try:
-        return steering_experiments.run(study, model, WordCounter(), chosen)
+        experiments.measure(experiments.planned(map(experiments.by_name, chosen)), study, results)
     finally:
         study.run.close()
+    return results.tables, results.texts, results.vectors["comprehension", "mean"]
 
 
 @pytest.fixture(scope="module")
 def whole(planted, tmp_path_factory):
     """A run without interruption: its folder, and its tables, texts and vectors."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, run(study_in(folder, *planted), planted[0])
+    return folder, run(study_in(folder, *planted))
 
 
 @pytest.fixture(scope="module")
@@ -124,15 +131,16 @@ def test_planted_vectors_come_back_from_the_reading(planted):
 
 
 def test_every_table_has_the_columns_of_the_house(tables, texts, planted, strength):
-    assert set(tables) == {
-        "calibration", "dose_response", "monotonicity", "regimes", "regime_sensitivity", "verification",
-    }  # fmt: skip
+    assert set(tables) == {name for experiment in EFFECTS for name in experiment.tables}
     assert set(texts) == {"steered", "scenarios"}
     for name, table in {**tables, **texts}.items():
-        assert list(table.columns[:5]) == HOUSE, name
-        assert table.columns.is_unique
         assert len(table) > 0
+        assert table.columns.is_unique
         assert set(table["model"]) == {planted[0].name}
+        assert "tokens" not in table
+        if name == "residual_norms":
+            continue
+        assert list(table.columns[:5]) == HOUSE, name
         assert set(table["pooling"]) == {"mean"}
         assert set(table["layer"].dropna()) == {BEST}
         assert set(table["depth"].dropna()) == {BEST / N_LAYERS}
@@ -140,7 +148,14 @@ def test_every_table_has_the_columns_of_the_house(tables, texts, planted, streng
             assert "emotion" in table
         if name not in ("monotonicity", "calibration"):
             np.testing.assert_allclose(table["relative"], table["strength"] / strength)
-        assert "tokens" not in table
+
+
+def test_the_unit_of_a_strength_is_given_for_every_layer(tables, planted):
+    table = tables["residual_norms"]
+    assert list(table.columns) == ["model", "layer", "depth", "value", "n"]
+    np.testing.assert_allclose(table["value"], activations.residual_norms(planted[0]))
+    assert list(table["depth"]) == [layer / N_LAYERS for layer in range(N_LAYERS + 1)]
+    assert (table["n"] == (corpus.passages()["emotion"] == corpus.NEUTRAL).sum()).all()
 
 
 def test_the_layer_is_the_one_that_one_half_of_the_topics_chose(planted, tmp_path):
@@ -290,7 +305,7 @@ def test_verification_has_one_row_a_scenario_and_finds_joy_alone(tables, texts, 
 
 @pytest.mark.parametrize(("count", "expected"), [(40, 40), (100, 40), (20, 20), (6, 6)])
 def test_fewer_scenarios_are_one_an_emotion_in_alternating_tones(count, expected):
-    table = steering_experiments._some_scenarios(count)
+    table = measure._scenarios(count)
     assert len(table) == expected
     if count < 40:
         assert table["target"].is_unique
@@ -300,13 +315,14 @@ def test_fewer_scenarios_are_one_an_emotion_in_alternating_tones(count, expected
 def test_only_what_is_asked_for_is_run(planted, tmp_path):
     model, joy = planted
     settings = replace(SETTINGS, tokens=6, calibration_texts=4, scenarios=2)
-    tables, texts, _ = run(study_in(tmp_path / "one", model, joy, settings=settings), model, ["verification"])
-    assert set(tables) == {"calibration", "verification"}
+    tables, texts, _ = run(study_in(tmp_path / "one", model, joy, settings=settings), ["verification"])
+    assert set(tables) == {"calibration", "residual_norms", "verification"}
     assert set(texts) == {"scenarios"}
     settings = replace(settings, doses=(0.5,), dose_prompts=1)
-    tables, texts, _ = run(study_in(tmp_path / "other", model, joy, settings=settings), model, ["regimes"])
-    assert set(tables) == {"calibration", "dose_response", "monotonicity", "regimes", "regime_sensitivity"}
-    assert set(texts) == {"steered"}
+    for name in ("regimes", "dose_response"):  # the one comes with the other
+        tables, texts, _ = run(study_in(tmp_path / name, model, joy, settings=settings), [name])
+        assert set(tables) == {table for one in EFFECTS if one.name != "verification" for table in one.tables}
+        assert set(texts) == {"steered"}
 
 
 # -- again ------------------------------------------------------------------------------------------------------------
@@ -318,10 +334,10 @@ def test_a_finished_run_gives_identical_tables_and_writes_nothing_again(whole, p
     def no_more(*args, **settings):
         raise AssertionError("a text was written again")
 
-    monkeypatch.setattr(steering, "generate", no_more)
-    monkeypatch.setattr(steering, "score", no_more)
+    monkeypatch.setattr(steered_texts, "generate", no_more)
+    monkeypatch.setattr(sweep, "score", no_more)
     monkeypatch.setattr(regimes, "log_likelihoods", no_more)
-    same_tables(first, run(study_in(folder, *planted, resume=True), planted[0]), check_exact=True)
+    same_tables(first, run(study_in(folder, *planted, resume=True)), check_exact=True)
 
 
 class Killed(Exception):
@@ -330,31 +346,31 @@ class Killed(Exception):
 
 def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted, tmp_path, monkeypatch):
     """In the calibration, in the dose sweep and in the scenarios; no finished batch is written twice."""
-    generate, wrote, stages = steering.generate, [], []
+    generate, wrote, stages = steered_texts.generate, [], []
 
-    def counting(model, prompts, edit, *, seeds, **settings):
+    def counting(model, prompts, edit, writing, seeds):
         if len(wrote) in stops:
             stops.discard(len(wrote))
             raise Killed
         wrote.append(
             (tuple(map(tuple, prompts)), tuple(seeds), *(rows.numpy().tobytes() for rows in edit.directions.values()))
         )
-        return generate(model, prompts, edit, seeds=seeds, **settings)
+        return generate(model, prompts, edit, writing, seeds)
 
-    monkeypatch.setattr(steering, "generate", counting)
+    monkeypatch.setattr(steered_texts, "generate", counting)
     monkeypatch.setitem(steered_texts.write.__kwdefaults__, "batch_rows", 40)
     stops = set()
     study = study_in(tmp_path / "uncut", *planted)
     study.progress = lambda what, done, of: stages.append(what)
-    uncut = run(study, planted[0])
+    uncut = run(study)
     total, dosing, last = len(wrote), stages.count("dose response: texts"), stages.count("scenarios: texts")
     assert min(total - dosing - last, dosing, last) >= 6
     stops = {5, total - last - dosing // 2, total - last // 2}
     wrote.clear()
     for _ in range(3):
         with pytest.raises(Killed):
-            run(study_in(tmp_path / "cut", *planted, resume=True), planted[0])
-    same_tables(uncut, run(study_in(tmp_path / "cut", *planted, resume=True), planted[0]), check_exact=True)
+            run(study_in(tmp_path / "cut", *planted, resume=True))
+    same_tables(uncut, run(study_in(tmp_path / "cut", *planted, resume=True)), check_exact=True)
     assert len(wrote) == len(set(wrote)) == total
     # Batches of another size are the same rows, and so the same tables, up to rounding.
     same_tables(whole[1], uncut, rtol=1e-4, atol=1e-6)
@@ -364,10 +380,10 @@ def test_a_model_that_nothing_calibrates_is_steered_at_the_stated_fallback(tiny,
     """A random model writes no words even when it is left alone: there is no window, and the vectors say so."""
     model = tiny("llama", n_layers=N_LAYERS, d_model=D_MODEL)
     settings = replace(SETTINGS, scenarios=1)
-    tables, _, vectors = run(study_in(tmp_path / "run", model, planted[1], settings=settings), model, ["verification"])
+    tables, _, vectors = run(study_in(tmp_path / "run", model, planted[1], settings=settings), ["verification"])
     assert tables["calibration"][["window_low", "window_high"]].isna().all(axis=None)
     assert tables["calibration"]["strength"].abs().max() <= 0.3
-    assert set(tables["verification"]["strength"]) == {steering_experiments.FALLBACK_STRENGTH}
+    assert set(tables["verification"]["strength"]) == {FALLBACK_STRENGTH}
     assert vectors.check(model)
     with pytest.raises(EmotraceError, match="not calibrated"):
         steered_texts.steer(model, "The door", vectors)
@@ -381,10 +397,14 @@ def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_s
     model, layer, judge = packaged("smollm2-135m-instruct"), 18, classifiers.load_classifier()
     vectors, prompts = reading.cached_vectors(model), corpus.prompts("dose")
     names = ["happy", "sad", "angry", "afraid", "grateful"]
-    settings = {"layers": [layer], "temperature": 0.7, "max_new_tokens": 24}
-    own = steered_texts.steer(model, prompts, vectors, 0.4, emotions=names, seeds=[0, 1], **settings)
+
+    def steer(vectors, strengths, seeds, **emotions):
+        writing = Writing(max_new_tokens=24, temperature=0.7, seeds=tuple(seeds))
+        return steered_texts.steer(model, prompts, vectors, strengths, layers=[layer], writing=writing, **emotions)
+
+    own = steer(vectors, 0.4, [0, 1], emotions=names)
     control = steering.random_like(vectors, 6, seed=0)
-    random = steered_texts.steer(model, prompts, control, 0.4, seeds=[0, 1], **settings)
+    random = steer(control, 0.4, [0, 1])
     scores = classifiers.emotion_scores(judge, list(own["text"]))
     steered = np.array([scores[name][own["emotion"] == name].mean() for name in names])
     chance = classifiers.emotion_scores(judge, list(random["text"]))[names].groupby(random["emotion"]).mean()
@@ -392,8 +412,8 @@ def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_s
     assert steered.mean() > chance.mean(axis=1).max() + 0.05
     assert (steered > chance.mean()).sum() >= 4
 
-    plain = steered_texts.steer(model, prompts, vectors, 0.0, emotions=names[:1], seeds=range(4), **settings)
-    texts = steered_texts.steer(model, prompts, vectors, [0.1, 3.0], emotions=names, seeds=[5], **settings)
+    plain = steer(vectors, 0.0, range(4), emotions=names[:1])
+    texts = steer(vectors, [0.1, 3.0], [5], emotions=names)
     labels = regimes.measure(model, texts, regimes.references(model, plain))["regime"]
     surgical = (labels == regimes.SURGICAL).groupby(texts["strength"]).mean()
     assert surgical[0.1] >= 0.9  # measured: 20 of 20
