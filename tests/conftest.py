@@ -21,7 +21,7 @@ THREADS = torch.get_num_threads()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One thread for tiny models, here and in processes that a test starts: two spend their time waiting for each other."""
+    """One thread for tiny models, here and in processes that a test starts: two would wait for each other."""
     threads = THREADS if item.get_closest_marker("real") else 1
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -73,8 +73,7 @@ def packaged() -> Iterator[Callable[[str], Model]]:
 
 
 @pytest.fixture(
-    scope="session",
-    params=[*tiny_models.FAMILY_OF, *(pytest.param(name, marks=pytest.mark.real) for name in PACKAGED)],
+    scope="session", params=[*tiny_models.FAMILY_OF, *(pytest.param(name, marks=pytest.mark.real) for name in PACKAGED)]
 )
 def model(request: pytest.FixtureRequest, tiny: Callable[..., Model], packaged: Callable[[str], Model]) -> Model:
     """Every tiny model, then every packaged one. pytest runs all tests of one model before it goes on to the next."""

@@ -107,15 +107,19 @@ class WordCounter:
         table = corpus.emotions()
         self.words = {
             label: {
-                word for labels, kin in zip(table["goemotions"], table["kin"], strict=True) if label in labels
+                word
+                for labels, kin in zip(table["goemotions"], table["kin"], strict=True)
+                if label in labels
                 for word in kin
             }
             for label in self.labels
-        }  # fmt: skip
+        }
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         split = [re.findall(r"[a-z]+", text.lower()) for text in texts]
         return np.array(
-            [[sum(word in self.words[label] for word in words) / max(len(words), 1) for label in self.labels]
-             for words in split]
-        )  # fmt: skip
+            [
+                [sum(word in self.words[label] for word in words) / max(len(words), 1) for label in self.labels]
+                for words in split
+            ]
+        )

@@ -183,7 +183,7 @@ def memory(model: str, texts: int, *options: str) -> tuple[float, float]:
 def test_memory_grows_by_the_result_alone(tiny_folder):
     folder = str(tiny_folder("llama", n_layers=6, d_model=64))
     (few, small), (many, large) = memory(folder, 252), memory(folder, 6048)
-    # Kept hidden states of 5,796 more texts would take 0.55 GB; what the allocator holds varies by 0.15 GB between machines.
+    # Kept hidden states of 5,796 more texts would take 0.55 GB; what the allocator holds varies by 0.15 GB.
     assert many - few < (large - small) + 0.3
 
 

@@ -126,7 +126,8 @@ def test_the_norm_on_the_fly_is_the_mean_over_the_rows_own_tokens(llama, vectors
     settings = {"emotions": ["happy"], "writing": Writing(10, positions="all"), "on_the_fly": True}
     table = steered_texts.steer(llama, [PROMPTS[1], PROMPTS[0]], vectors, 0.5, layers=[3], **settings)
     assert table["tokens"][1] == reference
-    assert table["tokens"][1] != steered_texts.steer(llama, PROMPTS[0], vectors, 0.0, layers=[3], **settings)["tokens"][0]
+    unsteered = steered_texts.steer(llama, PROMPTS[0], vectors, 0.0, layers=[3], **settings)
+    assert table["tokens"][1] != unsteered["tokens"][0]
 
 
 def test_the_added_vector_is_unit_times_strength_times_that_layers_norm(llama, vectors):
@@ -317,7 +318,9 @@ def test_bad_input_is_one_clear_line(llama, vectors, change, words):
     prompts, strengths = settings.pop("prompts"), settings.pop("strengths")
 
     def steer():
-        steered_texts.steer(llama, prompts, vectors, strengths, writing=Writing(**{"max_new_tokens": 3} | how), **settings)
+        steered_texts.steer(
+            llama, prompts, vectors, strengths, writing=Writing(**{"max_new_tokens": 3} | how), **settings
+        )
 
     with pytest.raises(EmotraceError) as raised:
         steer()

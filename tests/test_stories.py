@@ -1,4 +1,4 @@
-"""Stories are asked for, sampled, judged and read as promised: the same from the same seed, and never past their end."""
+"""Stories are asked for, sampled, judged and read as promised: the same from a seed, and never past their end."""
 
 import zlib
 
@@ -63,9 +63,13 @@ def test_a_prompt_is_the_chat_template_around_the_request(llama):
 def test_a_seed_depends_on_everything_that_names_the_attempt():
     cell = stories.Cell("pet", "sad", 1)
     variants = [
-        (0, cell, 1), (1, cell, 1), (0, cell, 2), (0, cell._replace(story=2), 1), (0, cell._replace(topic="match"), 1),
+        (0, cell, 1),
+        (1, cell, 1),
+        (0, cell, 2),
+        (0, cell._replace(story=2), 1),
+        (0, cell._replace(topic="match"), 1),
         (0, cell._replace(emotion="happy"), 1),
-    ]  # fmt: skip
+    ]
     assert len({stories.seed_of(*variant) for variant in variants}) == len(variants)
     assert stories.seed_of(0, cell, 1) == zlib.crc32(b"(0, 'pet', 'sad', 1, 1)")
 
@@ -76,10 +80,14 @@ def test_a_seed_depends_on_everything_that_names_the_attempt():
 @pytest.mark.parametrize(
     ("text", "cut"),
     [
-        ("One. Two thr", "One."), ('He said "Go." And th', 'He said "Go."'), ("No end at all", ""),
-        ("Wait... what? Yes!) but", "Wait... what? Yes!)"), ("It cost 3.50 at the", ""), ("All is well.", "All is well."),
+        ("One. Two thr", "One."),
+        ('He said "Go." And th', 'He said "Go."'),
+        ("No end at all", ""),
+        ("Wait... what? Yes!) but", "Wait... what? Yes!)"),
+        ("It cost 3.50 at the", ""),
+        ("All is well.", "All is well."),
     ],
-)  # fmt: skip
+)
 def test_a_text_is_cut_back_to_its_last_sentence_end(text, cut):
     assert stories.until_sentence_end(text) == cut
 
@@ -198,11 +206,14 @@ def test_a_base_model_is_told_of_the_option_and_writes_with_it(tiny):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"topics": ["tax"]}, "unknown topic 'tax'"), ({"emotions": ["joyful"]}, "unknown emotion 'joyful'"),
-        ({"writing": Writing(80, 0.0)}, "temperature above 0"), ({"per_cell": 0}, "per_cell is 1 or more"),
-        ({"attempts": 0}, "attempts is 1 or more"), ({"writing": Writing(5000, 0.8)}, "exceed"),
+        ({"topics": ["tax"]}, "unknown topic 'tax'"),
+        ({"emotions": ["joyful"]}, "unknown emotion 'joyful'"),
+        ({"writing": Writing(80, 0.0)}, "temperature above 0"),
+        ({"per_cell": 0}, "per_cell is 1 or more"),
+        ({"attempts": 0}, "attempts is 1 or more"),
+        ({"writing": Writing(5000, 0.8)}, "exceed"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_asked_for_is_refused(llama, wrong, message):
     with pytest.raises(EmotraceError, match=message):
         stories.write_stories(llama, **{**SOME, **wrong})
@@ -346,7 +357,7 @@ def test_a_share_that_is_none_is_refused(llama, passages, share):
         emotrace.extract(llama, pooling="mean", layers=[2], passages=passages, remove_neutral=share)
 
 
-# -- the stories that are kept with the project -------------------------------------------------------------------------
+# -- the stories that are kept with the project -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("author", stored_stories.STORED)

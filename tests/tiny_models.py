@@ -101,8 +101,13 @@ def _random(family: str, words: tf.PreTrainedTokenizerFast, seed: int, n_layers:
     made = {
         "gpt2": lambda: tf.GPT2LMHeadModel(
             tf.GPT2Config(
-                vocab_size=len(words), n_positions=CONTEXT, n_embd=d_model, n_layer=n_layers, n_head=4,
-                initializer_range=0.2, **ids,
+                vocab_size=len(words),
+                n_positions=CONTEXT,
+                n_embd=d_model,
+                n_layer=n_layers,
+                n_head=4,
+                initializer_range=0.2,
+                **ids,
             )
         ),
         "gemma": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**gemma, **sliding)),
@@ -112,7 +117,7 @@ def _random(family: str, words: tf.PreTrainedTokenizerFast, seed: int, n_layers:
         "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**modern, head_dim=d_model // 4)),
         "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**modern)),
         "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**modern, sliding_window=None)),
-    }  # fmt: skip
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return made[family]().eval()
@@ -157,11 +162,15 @@ def planted_passages(template: str = "She talked about {topic} and {marker} went
     """Topics × (planted emotions and *neutral*), the texts alike but for topic and marker."""
     rows = [
         {
-            "id": f"{topic}-{emotion}", "topic": topic, "emotion": emotion,
-            "person": "third", "gender": "female", "tense": "past",
+            "id": f"{topic}-{emotion}",
+            "topic": topic,
+            "emotion": emotion,
+            "person": "third",
+            "gender": "female",
+            "tense": "past",
             "text": template.format(topic=topic, marker=marker(emotion)),
         }
         for topic in _TOPICS
         for emotion in (*PLANTED, corpus.NEUTRAL)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ from emotrace.study.across.claims import claims
 from emotrace.study.across.facts import model_facts, with_facts
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import RunFolder, read_manifest, read_tables, select
-from emotrace.study.verdicts import ALL_MODELS, claims_table
+from emotrace.study.verdicts import ALL_MODELS, COLUMNS, claims_table
 
 TABLES = (
     "across_depth",
@@ -51,7 +51,7 @@ def write(run: RunFolder) -> Tables:
     rows = claims_table(ALL_MODELS, claims({**run_tables, **made}) if made else [])
     if "claims" in run_tables and len(rows):
         of_one = run_tables["claims"][run_tables["claims"]["model"] != ALL_MODELS]
-        run.write_table("claims", pd.concat([of_one, rows], ignore_index=True))
+        run.write_table("claims", pd.concat([of_one, rows], ignore_index=True).reindex(columns=COLUMNS))
     return made
 
 
