@@ -69,7 +69,7 @@ def run_point(kind: str, size: int, name: str, repetitions: int, folder: str) ->
         seconds.append(time.perf_counter() - start)
     parameters = list(model.nn._module.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters) / 1e9
-    kept = 0.0 if out else sum(array.nbytes for array in result.values()) / 1e9
+    in_memory = 0.0 if out else sum(array.nbytes for array in result.values()) / 1e9
     return {
         "kind": kind,
         "size": size,
@@ -80,9 +80,9 @@ def run_point(kind: str, size: int, name: str, repetitions: int, folder: str) ->
         "lowest_seconds": min(seconds),
         "highest_seconds": max(seconds),
         "repetitions": len(seconds),
-        "result_gb": kept,
+        "result_gb": in_memory,
         "peak_over_weights_gb": timing.peak() - weights,
-        "peak_over_weights_and_result_gb": timing.peak() - weights - kept,
+        "peak_over_weights_and_result_gb": timing.peak() - weights - in_memory,
     }
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ import psutil
 from scipy import stats
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from emotrace.models import Model
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,10 +49,21 @@ def taking_turns(
 @contextlib.contextmanager
 def as_it_comes(model: Model) -> Iterator[None]:
     """Within, torch multiplies and attends by its own choice, as it does for whoever has no emotrace."""
-    from emotrace.hosts import cpu_attention, cpu_matmul
+    import torch
 
-    with cpu_matmul.torchs_own(), cpu_attention.torchs_own(model.nn._module):
+    module, matmul = model.nn._module, getattr(torch.backends.mkldnn, "matmul", None)
+    attention, precision = module.config._attn_implementation, getattr(matmul, "fp32_precision", None)
+    _choose(module, "sdpa" if attention == "emotrace_sdpa" else attention, matmul, "ieee")
+    try:
         yield
+    finally:
+        _choose(module, attention, matmul, precision)
+
+
+def _choose(module: PreTrainedModel, attention: str, matmul: Any, precision: str | None) -> None:
+    module.set_attn_implementation(attention)
+    if hasattr(matmul, "fp32_precision"):
+        matmul.fp32_precision = precision
 
 
 def spread(values: Sequence[float], name: str) -> dict[str, float]:

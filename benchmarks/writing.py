@@ -89,7 +89,7 @@ def measure(name: str, repetitions: int = REPETITIONS) -> pd.DataFrame:
     rows = []
     for contender, times in seconds.items():
         # Ratios within a repetition, where the machine was in the same state.
-        ratios = [other / mine for other, mine in zip(times, seconds["emotrace"], strict=True)]
+        ratios = [other / own for other, own in zip(times, seconds["emotrace"], strict=True)]
         rows.append(
             {
                 "model": name,

@@ -12,8 +12,6 @@ It belongs to the model that it is given, not to the process. Remote models and 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,19 +31,6 @@ def choose(module: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     module.set_attn_implementation(NAME)
-
-
-@contextlib.contextmanager
-def torchs_own(module: PreTrainedModel) -> Iterator[None]:
-    """Within, the model's attention is torch's own choice: for comparisons with code that knows nothing of this."""
-    if module.config._attn_implementation != NAME:
-        yield
-        return
-    module.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        module.set_attn_implementation(NAME)
 
 
 def attention(

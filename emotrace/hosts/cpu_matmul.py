@@ -10,9 +10,7 @@ The choice depends on the processor alone, never on a timing, so that a resumed 
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,21 +33,6 @@ def choose() -> str:
         return "oneDNN"
     matmul.fp32_precision = default
     return "MKL"
-
-
-@contextlib.contextmanager
-def torchs_own() -> Iterator[None]:
-    """Within, products are computed as torch does by itself: for comparisons with code that knows nothing of this."""
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if not hasattr(matmul, "fp32_precision"):
-        yield
-        return
-    chosen = matmul.fp32_precision
-    matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = chosen
 
 
 def error() -> float:

@@ -11,8 +11,9 @@ import sys
 
 USERS_POLICY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 USERS_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# GNU's OpenMP, which torch's wheels for CPUs bring, reads the first; Intel's and LLVM's the second, in milliseconds.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+# GNU's OpenMP, which torch's wheels for CPUs bring, reads the first two; Intel's and LLVM's the last, in milliseconds.
+# A thousand turns (microseconds) before sleep take little from others, and save a machine of its own the waking up.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 TOO_LATE = "by OpenMP's default, for torch was imported before emotrace"
 
 _policy = ""
@@ -24,12 +25,12 @@ def wait_passively() -> None:
     OpenMP reads its environment once, when its library is loaded. Processes started from this one inherit it.
     """
     global _policy
-    chosen = [f"{name}={os.environ[name]}" for name in USERS_POLICY if name in os.environ]
-    if chosen:
-        _policy = f"as the environment says ({', '.join(chosen)})"
-    elif "torch" in sys.modules:
+    chosen = {name: os.environ[name] for name in USERS_POLICY if name in os.environ}
+    if not chosen and "torch" in sys.modules:
         _policy = TOO_LATE
-    else:
+    elif chosen and chosen != PASSIVE:
+        _policy = f"as the environment says ({', '.join(map('='.join, chosen.items()))})"
+    else:  # nobody has chosen, or the process that started this one has done the same
         os.environ.update(PASSIVE)
         _policy = "passively"
 

@@ -119,41 +119,85 @@ def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndar
     return (((draws @ directions) ** 2).sum(axis=-1) - self_pairs) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
 
 
-def group_cosine(vectors: np.ndarray, size: int, repeats: int, rng: np.random.Generator) -> float:
-    """Mean pairwise cosine between means of disjoint random groups of ``size`` vectors, averaged over ``repeats``.
+def group_sizes(n: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of the disjoint groups that :func:`group_cosine` draws from ``n`` vectors.
+
+    Equal ``sizes``: as many groups as there is room for. Unequal: as many of them as find room whichever they are.
+
+    Raises:
+        EmotraceError: there is no room for two groups.
+    """
+    largest = sorted(map(int, sizes), reverse=True)
+    if largest[0] == largest[-1]:
+        groups = largest[:1] * (n // largest[0])
+    else:
+        groups = largest[: int((np.cumsum(largest) <= n).sum())]
+    if len(groups) < 2:
+        raise EmotraceError(f"{n} vectors do not make two groups of {largest[0]}")
+    return groups
+
+
+def group_cosine(vectors: np.ndarray, sizes: Sequence[int], repeats: int, rng: np.random.Generator) -> float:
+    """Mean pairwise cosine between means of disjoint random groups of vectors, averaged over ``repeats``.
 
     The anisotropy baseline that is fair to centroids: a mean of texts has less noise than one text, so centroids of
-    anything are more alike than single texts.
+    anything are more alike than single texts, and the more so the more texts they have. ``sizes`` are therefore the
+    numbers of texts of the centroids that it stands beside; of unequal ones each repeat draws which are used.
     """
-    groups = len(vectors) // size
-    if groups < 2:
-        raise EmotraceError(f"{len(vectors)} vectors do not make two groups of {size}")
+    groups = len(group_sizes(len(vectors), sizes))
     total = 0.0
     for _ in range(repeats):
-        order = rng.permutation(len(vectors))[: groups * size]
-        total += float(mean_pairwise_cosine(vectors[order].reshape(groups, size, -1).mean(axis=1, dtype=np.float64)))
+        order = rng.permutation(len(vectors))
+        drawn = [sizes[0]] * groups if len(set(sizes)) == 1 else rng.permutation(sizes)[:groups]
+        parts = np.split(order[: sum(drawn)], np.cumsum(drawn)[:-1])
+        means = np.stack([vectors[part].mean(axis=0, dtype=np.float64) for part in parts])
+        total += float(mean_pairwise_cosine(means))
     return total / repeats
 
 
-def shuffled_cosine(cells: Cells, permutations: int, rng: np.random.Generator) -> np.ndarray:
+def shuffled_cosine(
+    activations: np.ndarray,
+    topics: Labels,
+    emotions: Labels,
+    names: Sequence[str],
+    permutations: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """The centroids' mean pairwise cosine when labels are shuffled within each topic: ``[permutation]``.
 
     The control that keeps everything but the emotion: the same texts, topics, lengths and number of texts a centroid.
+    Where every topic × emotion cell has the same number of texts, whole cells change places; else single texts do, so
+    that every emotion keeps its number of texts on every topic. Arguments as of :func:`cells`.
     """
-    n_topics, n_emotions, _ = cells.sums.shape
-    rows = np.arange(n_topics)[:, None]
+    summed = cells(activations, topics, emotions, names)
+    n_topics, n_emotions, _ = summed.sums.shape
     null = np.empty(permutations)
+    if (summed.counts == summed.counts[0, 0]).all():
+        rows = np.arange(n_topics)[:, None]
+        for permutation in range(permutations):
+            columns = rng.permuted(np.tile(np.arange(n_emotions), (n_topics, 1)), axis=1)
+            counts = summed.counts[rows, columns].sum(axis=0)
+            null[permutation] = mean_pairwise_cosine(summed.sums[rows, columns].sum(axis=0) / counts[:, None])
+        return null
+    named = np.isin(np.asarray(emotions), names)
+    texts, topic_of = activations[named].astype(np.float64), np.unique(np.asarray(topics)[named], return_inverse=True)[1]
+    members = np.asarray(names)[:, None] == np.asarray(emotions)[named]  # [emotion, text]
+    means = members / members.sum(axis=1, keepdims=True)
     for permutation in range(permutations):
-        columns = rng.permuted(np.tile(np.arange(n_emotions), (n_topics, 1)), axis=1)
-        counts = cells.counts[rows, columns].sum(axis=0)
-        null[permutation] = mean_pairwise_cosine(cells.sums[rows, columns].sum(axis=0) / counts[:, None])
+        order = shuffle_within_topics(np.arange(len(texts)), topic_of, rng)
+        null[permutation] = mean_pairwise_cosine(means @ texts[order])
     return null
 
 
 def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
-    """Silhouette of each text by emotion ``[text]``, in cosine distance after subtracting the mean of all texts."""
+    """Silhouette of each text by emotion ``[text]``, in cosine distance after subtracting the mean of all texts.
+
+    0 for the only text of an emotion; NaN for all texts where every emotion has one text, or where there is one emotion.
+    """
     from sklearn.metrics import silhouette_samples
 
+    if not 1 < len(set(emotions)) < len(emotions):
+        return np.full(len(emotions), np.nan)
     centred = activations - activations.mean(axis=0, dtype=np.float64)
     return silhouette_samples(centred, np.asarray(emotions), metric="cosine")
 
@@ -181,11 +225,13 @@ def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray)
     """Predicts each test row's label by multinomial logistic regression (L2, C = 1) on standardised features.
 
     Scaling is fitted on the training rows. With fewer rows than dimensions the regression is solved in the span of
-    the training rows, where its optimum lies: the same predictions, faster.
+    the training rows, where its optimum lies: the same predictions, faster. Of a single class all are predicted to be.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
+    if len(set(labels)) == 1:
+        return np.repeat(labels[:1], len(test))
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
     if train.shape[0] < train.shape[1]:

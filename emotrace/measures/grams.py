@@ -50,9 +50,17 @@ def centroid_cosine(products: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def shuffled_cosine(products: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """:func:`centroid_cosine` with labels shuffled within topics, mean of ``SHUFFLES`` shuffles: ``[layer]``."""
+    """:func:`centroid_cosine` with labels shuffled within topics, mean of ``SHUFFLES`` shuffles: ``[layer]``.
+
+    Labels change places among the texts that exist, so that every emotion keeps its number of texts.
+    """
     topics, n = present.shape
-    labels = rng.permuted(np.tile(np.arange(n), (SHUFFLES, topics, 1)), axis=2)
+    labels = np.tile(np.arange(n), (SHUFFLES, topics, 1))
+    if present.all():
+        labels = rng.permuted(labels, axis=2)
+    else:
+        for topic, columns in enumerate(map(np.flatnonzero, present)):
+            labels[:, topic, columns] = rng.permuted(labels[:, topic, columns], axis=1)
     # [shuffle, new label, topic × text]: 1 where the text gets the label
     membership = np.moveaxis(np.eye(n)[labels], 2, 1).reshape(SHUFFLES, n, topics * n)
     counts = membership @ present.reshape(-1).astype(np.float64)

@@ -1,5 +1,7 @@
 """Attention by plain products on a CPU: the numbers of torch's own choice, where it is quicker, for our model alone."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -18,6 +20,18 @@ def forward(model, ids, mask=None):
         return model.nn._module(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
 
+@contextlib.contextmanager
+def torchs_own(model):
+    """Within, the model's attention is torch's own choice."""
+    module = model.nn._module
+    chosen = module.config._attn_implementation
+    module.set_attn_implementation("sdpa" if chosen == cpu_attention.NAME else chosen)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(chosen)
+
+
 def flash_calls(run):
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         run()
@@ -34,7 +48,7 @@ def test_logits_are_those_of_torchs_own_choice(model, length):
     if length > 10:
         mask[1, :7] = 0  # padding on the left, as in writing
     mine = forward(model, ids, mask)
-    with cpu_attention.torchs_own(model.nn._module):
+    with torchs_own(model):
         theirs = forward(model, ids, mask)
     assert (mine - theirs)[mask.bool()].abs().max() < 1e-5 * theirs.abs().max()
 
@@ -45,7 +59,7 @@ def test_logits_are_those_of_torchs_own_choice(model, length):
 def test_the_kernel_goes_by_the_number_of_queries(tiny, length, flash):
     model = tiny("llama", n_layers=3)
     assert flash_calls(lambda: forward(model, ids_of(2, length))) == (3 if flash else 0)
-    with cpu_attention.torchs_own(model.nn._module):
+    with torchs_own(model):
         assert flash_calls(lambda: forward(model, ids_of(2, length))) == 3
     assert flash_calls(lambda: forward(model, ids_of(2, 4))) == 0  # ours again
 
@@ -64,7 +78,7 @@ def test_without_padding_no_token_sees_a_later_one(tiny, family):
     model = tiny(family)
     ids = ids_of(2, 30)  # transformers makes no mask for these: the causal one is ours
     mine = forward(model, ids)
-    with cpu_attention.torchs_own(model.nn._module):
+    with torchs_own(model):
         theirs = forward(model, ids)
     assert (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
@@ -102,7 +116,7 @@ def test_writing_takes_it_and_writes_the_same(tiny):
 
     assert flash_calls(write) == 0
     mine = write()
-    with cpu_attention.torchs_own(model.nn._module):
+    with torchs_own(model):
         assert flash_calls(write) > 0
         assert write() == mine
 

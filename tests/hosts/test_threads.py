@@ -53,6 +53,10 @@ def test_a_users_own_choice_is_left_alone(chosen):
     assert all(f"{name}={value}" in policy for name, value in chosen.items())
 
 
+def test_a_process_started_from_one_says_the_same():
+    assert environment(**threads.PASSIVE) == environment("import torch", **threads.PASSIVE) == environment()
+
+
 def test_nothing_is_set_once_torch_is_loaded():
     assert environment("import torch") == ({}, threads.TOO_LATE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,10 @@ import proxy as proxies
 import pytest
 import server as servers
 import torch
+from served import HUB_ID, TINY, weights
 
 from emotrace.hosts import cpu_attention, cpu_matmul
-from emotrace.hosts.sources import DEFAULT_MODEL, resolve
-from emotrace.instrument import corpus
 
-HUB_ID = corpus.model_registry().loc[DEFAULT_MODEL, "hub_id"]
-TINY = "emotrace-tests/llama"  # a hub id that no hub knows
 REQUIRED = "EMOTRACE_NDIF_REQUIRED"
 
 
@@ -58,20 +54,3 @@ def proxy(server: servers.Server) -> Iterator[proxies.Proxy]:
     """A proxy before the server; it passes everything on until told otherwise (``inject``, ``schedule``)."""
     with proxies.Proxy(server.url) as running:
         yield running
-
-
-def weights(name: str = DEFAULT_MODEL) -> Path:
-    """The folder of a packaged model, as ``save_pretrained`` would write it."""
-    return Path(resolve(name, lambda line: None)[0])
-
-
-@contextlib.contextmanager
-def aimed(url: str, key: str = "") -> Iterator[None]:
-    """Within, nnsight's remote requests go to ``url`` with this API key, and nothing is drawn on the terminal."""
-    api, app = nnsight.CONFIG.API, nnsight.CONFIG.APP
-    before = api.HOST, api.APIKEY, app.REMOTE_LOGGING
-    api.HOST, api.APIKEY, app.REMOTE_LOGGING = url, key, False
-    try:
-        yield
-    finally:
-        api.HOST, api.APIKEY, app.REMOTE_LOGGING = before

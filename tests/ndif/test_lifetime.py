@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import clients
-import conftest
 import nnsight
 import pytest
+import served
 import server as servers
 import torch
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
@@ -35,7 +35,7 @@ def remote(tiny_folder: Callable[..., Path]) -> TransformersModel:
 
 
 def backend(url: str, model: TransformersModel, key: str = "") -> RemoteBackend:
-    job = clients.backend(url, model, conftest.TINY)
+    job = clients.backend(url, model, served.TINY)
     job.api_key = key
     return job
 

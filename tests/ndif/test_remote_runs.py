@@ -11,11 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-import conftest
 import numpy as np
 import pandas as pd
 import proxy as proxies
 import pytest
+import served
 import server as servers
 import torch
 
@@ -241,7 +241,7 @@ def test_what_does_not_pass_fails_at_once_in_one_line(server: servers.Server, th
 def test_a_rejected_key_and_an_old_client_are_told_apart_and_the_key_is_not_told(server: servers.Server) -> None:
     try:
         server.gate(keys=True)
-        with conftest.aimed(server.url, "very secret"):
+        with served.aimed(server.url, "very secret"):
             model = emotrace.load(DEFAULT_MODEL, remote=True)
             with pytest.raises(EmotraceError, match="rejects the API key") as caught:
                 activations.read_activations(model, TEXTS[:1])
@@ -298,7 +298,7 @@ def environment(server: servers.Server) -> dict[str, str]:
 
 
 def start(server: servers.Server, out: Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "emotrace", "run", conftest.TINY, "--quick", "--experiments", EXPERIMENTS]
+    command = [sys.executable, "-m", "emotrace", "run", served.TINY, "--quick", "--experiments", EXPERIMENTS]
     return subprocess.Popen(
         [*command, "--out", str(out), *flags], env=environment(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -335,8 +335,8 @@ def test_a_remote_run_has_the_tables_of_a_local_one_even_if_the_server_is_killed
     for name, table in mine.items():
         pd.testing.assert_frame_equal(table, theirs[name], rtol=1e-3, atol=1e-6)
     manifest = json.loads((tmp_path / "remote" / "manifest.json").read_text())
-    assert manifest["models"][conftest.TINY]["server"] == server.url
-    assert manifest["models"][conftest.TINY]["traffic"]["requests"] > 20
+    assert manifest["models"][served.TINY]["server"] == server.url
+    assert manifest["models"][served.TINY]["traffic"]["requests"] > 20
 
 
 def test_the_doctor_finds_a_good_server_good_and_says_what_is_wrong_with_a_bad_one(server: servers.Server) -> None:
@@ -350,5 +350,5 @@ def test_the_doctor_finds_a_good_server_good_and_says_what_is_wrong_with_a_bad_o
     assert checks["nnsight"].good
     stranger = {check.subject: check for check in doctor.examine("nobody/nothing", server.url)}
     assert stranger["model"].good is False
-    assert conftest.HUB_ID in stranger["model"].advice
+    assert served.HUB_ID in stranger["model"].advice
     assert stranger["a trace"].good is False

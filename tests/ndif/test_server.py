@@ -9,12 +9,12 @@ import textwrap
 from pathlib import Path
 
 import clients
-import conftest
 import httpx
 import loopback
 import nnsight
 import proxy as proxies
 import pytest
+import served
 import server as servers
 import torch
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
@@ -26,26 +26,26 @@ LAYERS = (0, 14, 29)
 
 @pytest.fixture(scope="module")
 def local() -> TransformersModel:
-    return clients.loaded(conftest.weights())
+    return clients.loaded(served.weights())
 
 
 @pytest.fixture(scope="module")
 def remote() -> TransformersModel:
-    model = clients.weightless(conftest.weights())
+    model = clients.weightless(served.weights())
     assert next(model._module.parameters()).device.type == "meta"
     return model
 
 
 def backend(url: str, model: TransformersModel) -> RemoteBackend:
-    return clients.backend(url, model, conftest.HUB_ID)
+    return clients.backend(url, model, served.HUB_ID)
 
 
 def test_it_is_up_with_its_models_and_says_its_versions(server: servers.Server) -> None:
     status = httpx.get(f"{server.url}/status", timeout=60).json()["deployments"]
     running = {one["repo_id"]: one for one in status.values() if one.get("application_state") == "RUNNING"}
-    assert set(running) == {conftest.HUB_ID, conftest.TINY}
-    assert running[conftest.HUB_ID]["model_key"] == servers.model_key(conftest.HUB_ID)
-    assert running[conftest.HUB_ID]["n_params"] == 134_515_008
+    assert set(running) == {served.HUB_ID, served.TINY}
+    assert running[served.HUB_ID]["model_key"] == servers.model_key(served.HUB_ID)
+    assert running[served.HUB_ID]["n_params"] == 134_515_008
     packages = httpx.get(f"{server.url}/env", timeout=60).json()["packages"]
     assert packages["nnsight"] == nnsight.__version__
     assert packages["ndif"] == "0.1.2"
@@ -84,14 +84,14 @@ def test_two_clients_at_once_get_their_own_results(server: servers.Server, local
     program = textwrap.dedent("""
         import sys
         sys.path[:0] = {paths!r}
-        import clients, conftest, nnsight, torch
+        import clients, served, nnsight, torch
         from emotrace.hosts import cpu_matmul
         nnsight.CONFIG.APP.REMOTE_LOGGING = False  # it would be drawn between the lines below
         cpu_matmul.choose()
         torch.set_num_threads(1)
-        model = clients.weightless(conftest.weights())
+        model = clients.weightless(served.weights())
         for turn in range(4):
-            job = clients.backend({url!r}, model, conftest.HUB_ID)
+            job = clients.backend({url!r}, model, served.HUB_ID)
             _, logits = clients.read(model, job, "word " * {words} + str(turn))
             print(logits.argmax().item(), logits.sum().item())
     """)
