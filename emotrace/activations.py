@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import nnsight
 import numpy as np
 import torch
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import ArrayFile, Cache
 from emotrace.in_trace import make_input_contiguous, pooled, residual
@@ -74,17 +76,18 @@ def read_activations(
         EmotraceError: no texts, an unknown pooling, a layer out of range, a text that is empty or too long, or has
             one token only where ``mean`` is asked for; ``out`` cannot be written, or has no room for the result.
     """
-    layers = model.check_layers(layers)
+    layers, poolings = model.check_layers(layers), arguments.names(poolings, "pooling")
     for pooling in poolings:
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
-    if not len(texts):
+    if batch_tokens is not None:
+        batch_tokens = arguments.integer(batch_tokens, "batch_tokens", at_least=1)
+    if not poolings:
+        raise EmotraceError(f"no pooling is asked for: known are {', '.join(POOLINGS)}")
+    if not (tokens := encode(model, texts)):
         raise EmotraceError("no texts to read")
-    tokens = encode(model, texts)
     if "mean" in poolings:
-        for number, text in enumerate(tokens, 1):
-            if text.stop - text.start < 2:
-                raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
+        _check_two_tokens(tokens)
     shape = (len(tokens), len(layers), model.d_model)
     with contextlib.ExitStack() as files:
         results: dict[str, Any]
@@ -101,6 +104,12 @@ def read_activations(
     return results if out is None else {pooling: file.mapped() for pooling, file in results.items()}
 
 
+def _check_two_tokens(texts: Sequence[Tokens]) -> None:
+    for number, text in enumerate(texts, 1):
+        if text.stop - text.start < 2:
+            raise EmotraceError(f"text {number} has one token: pooling by mean leaves the first out and needs two")
+
+
 def _budget(model: Model) -> int:
     return BATCH_TOKENS if next(model.nn._module.parameters()).device.type == "cpu" else GPU_BATCH_TOKENS
 
@@ -114,7 +123,25 @@ def _read_batch(
         parts = in_parts(model, batch, lambda part: _pool_batch(model, part, layers, poolings))
         return np.concatenate(parts, axis=1)
 
-    return compute() if cache is None else cache.arrays(_batch_key(model, batch, layers, poolings), compute)
+    vectors = compute() if cache is None else cache.arrays(_batch_key(model, batch, layers, poolings), compute)
+    return finite(model, vectors, layers)
+
+
+def finite(model: Model, values: np.ndarray, layers: Sequence[int]) -> np.ndarray:
+    """Activations ``[…, layer, d_model]`` unchanged, if every one is a number.
+
+    Raises:
+        EmotraceError: NaN or infinity; model, first layer and dtype are named.
+    """
+    wrong = ~np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != values.ndim - 2))
+    if wrong.any():
+        dtype = model.provenance["dtype"]
+        cause = "float16 overflows: take bfloat16 or float32" if dtype == "float16" else "are its weights whole?"
+        raise EmotraceError(
+            f"the activations of {model.name} in {dtype} are NaN or infinite from layer {layers[int(wrong.argmax())]} "
+            f"on ({cause})"
+        )
+    return values
 
 
 def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> str:
@@ -170,7 +197,8 @@ def read_tokens(
         with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
             stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
             tracer.stop()
-        streams |= {row: values[: len(tokens[row].ids)].numpy() for row, values in zip(rows, stream, strict=True)}
+        for row, values in zip(rows, stream.numpy(), strict=True):
+            streams[row] = finite(model, values[: len(tokens[row].ids)], layers)
         if progress:
             progress(len(rows))
     return [streams[row] for row in range(len(tokens))]
@@ -187,7 +215,9 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
             passages = corpus.passages()
             model.norms = residual_norms(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
         return model.norms
-    tokens = encode(model, texts)
+    if not (tokens := encode(model, texts)):
+        raise EmotraceError("no texts to read")
+    _check_two_tokens(tokens)
     ids, counts = pad_right([text.ids for text in tokens]), [[text.stop - text.start - 1] for text in tokens]
     counted = pooling_weights(tokens, "mean") * torch.tensor(counts)  # 1 at every token that counts
     with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
@@ -198,7 +228,7 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
         norms = torch.stack(sums).save()
         tracer.stop()
     mean: np.ndarray = norms.double().numpy() / float(counted.sum())
-    return mean
+    return finite(model, mean[:, None], range(model.n_layers + 1))[:, 0]
 
 
 class Written(NamedTuple):
@@ -248,16 +278,34 @@ def read_while_writing(
                     make_input_contiguous(model.unembedding)
         with tracer.invoke():
             written = tracer.result.save()
-    ends = end_tokens(model)
+    ends = end_tokens(model, writing.chat)
     # Each pass read one token: the first the prompt's last, every later one the token written by the pass before it.
     stream = torch.stack(seen).view(-1, len(layers), len(prompts), model.d_model)[1:].permute(2, 0, 1, 3).numpy()
     rows = [until_end(row[ids.shape[1] :].tolist(), ends)[:limit] for row in written]
-    return [Written(row, read[: len(row)].copy()) for row, read in zip(rows, stream, strict=True)]
+    return [
+        Written(row, finite(model, read[: len(row)].copy(), layers)) for row, read in zip(rows, stream, strict=True)
+    ]
+
+
+_counting, _quiet, _loops = threading.Lock(), contextlib.ExitStack(), 0
 
 
 @contextlib.contextmanager
 def loop_to_the_end() -> Iterator[None]:
-    """For loops over ``tracer.iter[:]``: they end with the generation, as they should, and nnsight warns of it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*was never reached")
+    """For loops over ``tracer.iter[:]``: they end with the generation, as they should, and nnsight warns of it.
+
+    Warning filters are the process's: the first of several threads sets one, the last puts all back.
+    """
+    global _loops
+    with _counting:
+        if not _loops:
+            _quiet.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message=".*was never reached")
+        _loops += 1
+    try:
         yield
+    finally:
+        with _counting:
+            _loops -= 1
+            if not _loops:
+                _quiet.close()

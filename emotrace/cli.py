@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from emotrace import __version__
+from emotrace import __version__, arguments
 from emotrace.errors import EmotraceError
+from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Passages = Annotated[Path | None, Option(help="A file like data/passages.csv in place of it.")]
+Instruct = Annotated[
+    bool | None, Option("--instruct/--base", help="Instruction-tuned or not; default: by registry or chat template.")
+]
 Remote = Annotated[bool, Option("--remote", help="On NDIF, or on the server that NDIF_HOST names.")]
 
 HELP = "Emotion representations in open-weight language models: extract, compare, report."
@@ -32,11 +38,17 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 def main() -> None:
     """Runs the command line; an error that the user can mend is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks, bars say, must not end the work
+            stream.reconfigure(errors="replace")
     try:
         app()
     except EmotraceError as error:
         print(f"emotrace: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +70,7 @@ def run(
     quick: Annotated[bool, Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
+    instruct: Instruct = None,
     remote: Remote = False,
 ) -> None:
     """Run the paper's experiments on one or more models: tables, figures, one report.
@@ -79,6 +92,7 @@ def run(
                 resume=resume,
                 seed=seed,
                 remote=remote,
+                instruct=instruct,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -107,16 +121,17 @@ def extract(
     emotions: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
     passages: Passages = None,
     gguf: Annotated[Path | None, Option(help="Also write llama.cpp control vectors, one an emotion, here.")] = None,
+    instruct: Instruct = None,
     remote: Remote = False,
 ) -> None:
     """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
     from emotrace.instrument import corpus
 
-    names = corpus.check_emotions(emotions.split(",")) if emotions != "all" else None
+    names = None if emotions.strip() == "all" else corpus.check_emotions(arguments.split(emotions))
     table = corpus.passages(passages)
     indices = _layers(layers)
-    with _loaded(model, remote, out) as (loaded, progress):
+    with _loaded(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
             method=method,
@@ -145,10 +160,10 @@ def _count_texts(method: str, passages: Sized, remove_neutral: float | None) -> 
 
 
 def _layers(text: str) -> list[int] | None:
-    if text == "all":
+    if text.strip() == "all":
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in arguments.split(text)]
     except ValueError:
         raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
 
@@ -189,7 +204,7 @@ def read(
 
 def _layer(text: str | None) -> int | str | None:
     try:
-        return text if text in (None, "all") else int(text or "")
+        return None if text is None else "all" if text.strip() == "all" else int(text)
     except ValueError:
         raise EmotraceError(f"a layer is a number or all, not {text!r}") from None
 
@@ -230,13 +245,13 @@ def _emotion(text: str) -> str | dict[str, float]:
     """``happy`` unchanged, ``happy=1,calm=0.5`` as a mixture; unknown names are refused before a model is loaded."""
     from emotrace.instrument import corpus
 
-    parts = [part.partition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in arguments.split(text)]
     try:
         mixture = {name.strip(): float(weight) if sign else 1.0 for name, sign, weight in parts}
     except ValueError:
         raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
-    corpus.check_emotions(list(mixture))
-    return mixture if "=" in text or "," in text else text
+    corpus.check_emotions(list(mixture) or [text])
+    return mixture if "=" in text or len(mixture) > 1 else next(iter(mixture))
 
 
 @app.command()
@@ -303,14 +318,16 @@ def _print_table(table: Table) -> None:
 
 
 @contextlib.contextmanager
-def _loaded(name: str, remote: bool, out: Path | None) -> Iterator[tuple[Model, Progress]]:
+def _loaded(
+    name: str, remote: bool, out: Path | None, instruct: bool | None = None
+) -> Iterator[tuple[Model, Progress]]:
     """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
     from emotrace.models import load
     from emotrace.study.folder import ensure_writable
 
     if out:
         ensure_writable(out)
-    model = load(name, remote=remote)
+    model = load(name, remote=remote, instruct=instruct)
     with _progress_bars() as progress:
         yield model, progress
 

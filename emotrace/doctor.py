@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from emotrace.errors import EmotraceError
 from emotrace.hosts import remote, threads
@@ -48,7 +49,12 @@ def examine(model: str, where: str) -> Iterator[Check]:
     """
     yield _threads()
     try:
-        remote.ask(where, "/ping")
+        api_key()
+    except EmotraceError as error:  # no request can be made with it
+        yield Check("API key", False, str(error), "copy it again from the server's site")
+        return
+    try:
+        _ask(where, "/ping")
     except EmotraceError as error:
         yield Check("server", False, str(error), "check the address (NDIF_HOST) and your network")
         return
@@ -57,6 +63,11 @@ def examine(model: str, where: str) -> Iterator[Check]:
     yield _key(where)
     yield _deployed(model, where)
     yield _trace(model, where)
+
+
+def _ask(where: str, path: str) -> dict[str, Any]:
+    """One attempt: what is wrong is to be told, not waited out."""
+    return remote.ask(where, path, attempts=1)
 
 
 def _threads() -> Check:
@@ -76,7 +87,7 @@ def _threads() -> Check:
 
 def _versions(where: str) -> Iterator[Check]:
     try:
-        there = remote.ask(where, "/env")
+        there = _ask(where, "/env")
     except EmotraceError as error:
         yield Check("versions", None, str(error))
         return
@@ -105,7 +116,7 @@ def _key(where: str) -> Check:
         advice = "hosted NDIF wants one: NDIF_API_KEY=…; a server of your own may not"
         return Check("API key", None, "none is set", advice)
     try:
-        owner = remote.ask(where, "/whoami").get("email")
+        owner = _ask(where, "/whoami").get("email")
     except EmotraceError as error:
         return Check("API key", False, str(error), "get a key at the server's site and set NDIF_API_KEY")
     if owner:
@@ -115,7 +126,7 @@ def _key(where: str) -> Check:
 
 def _deployed(model: str, where: str) -> Check:
     hub_id = remote.hub_id(model)
-    deployments = remote.ask(where, "/status").get("deployments", {}).values()
+    deployments = _ask(where, "/status").get("deployments", {}).values()
     copies = [deployed for deployed in deployments if deployed.get("repo_id") == hub_id]
     if not copies:
         names = sorted({deployed["repo_id"] for deployed in deployments if deployed.get("repo_id")})

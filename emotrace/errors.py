@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from emotrace.redaction import redacted
 
 
 class EmotraceError(Exception):
-    """Says in one sentence what was wrong, with what, and what would be right."""
+    """Says in one sentence what was wrong, with what, and what would be right; never a key or token."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class WriteError(EmotraceError):
@@ -17,12 +23,18 @@ class WriteError(EmotraceError):
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> EmotraceError:
     """An :class:`EmotraceError` for a name that is not in ``known``, listing what is."""
-    return EmotraceError(f"unknown {kind} {str(name)!r}: known are {', '.join(map(str, known))}")
+    return EmotraceError(f"unknown {kind} {shown(str(name))}: known are {', '.join(map(str, known))}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: on one line, and not too long."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:60]}…"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line with words in what an exception says, or its type's name."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line with words in what an exception says, without keys and tokens, or its type's name."""
+    return next((line.strip() for line in redacted(str(error)).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.activations import POOLINGS, read_activations, read_while_writing
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
@@ -62,10 +64,13 @@ class Reading:
         """
         if pooling not in self.pooled:
             raise unknown("pooling", pooling, self.pooled)
-        present = [name for name in corpus.emotions().index if name in set(self.labels["emotion"])]
+        labels = set(corpus.check_texts(self.labels, "the texts that were read")["emotion"])
+        present = [name for name in corpus.emotions().index if name in labels]
         for name in [corpus.NEUTRAL, *(corpus.check_emotions(list(emotions)) if emotions else [])]:
             if name not in present:
                 raise EmotraceError(f"no text of {name!r} was read: the texts have {', '.join(present)}")
+        if present == [corpus.NEUTRAL]:
+            raise EmotraceError(f"no text of an emotion was read: the texts have {corpus.NEUTRAL} alone")
         means = class_means(self.pooled[pooling], self.labels["emotion"], present)
         names = [name for name in present if name != corpus.NEUTRAL]
         kept = list(emotions) if emotions else names
@@ -99,11 +104,11 @@ def read_texts(
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
-    """The model reads texts (columns ``emotion``, ``text``; in a frame also ``topic``): comprehension, if not its own.
+    """The model reads texts: comprehension, if not its own.
 
     Args:
         model: the model that reads.
-        texts: one row a text.
+        texts: one row a text, columns ``emotion`` and ``text``; in a frame, or with an author, also ``topic``.
         frame: what stands before each text (:func:`frame_tokens`).
         author: who wrote them, for the provenance: ``self``, or a name; default: passages, whose whole table is named.
         continuation: the beginning of a page instead of a chat.
@@ -111,8 +116,13 @@ def read_texts(
         poolings: of ``activations.POOLINGS``.
         cache: keeps finished batches.
         progress: called with the number of texts just read.
+
+    Raises:
+        EmotraceError: a table that lacks a column or has a label or text that is no string, or empty; what
+            :func:`frame_tokens` refuses.
     """
     layers = model.check_layers(layers)
+    texts = corpus.check_texts(texts, topics=frame != "plain" or author is not None, emotions_known=False)
     tokens = frame_tokens(model, texts, frame, continuation=continuation)
     activations = read_activations(model, tokens, layers=layers, poolings=poolings, cache=cache, progress=progress)
     return Reading(texts.reset_index(drop=True), activations, layers, _provenance(model, texts, author, frame))
@@ -235,7 +245,7 @@ def extract(
     pooling: str = "last",
     layers: list[int] | str | None = None,
     emotions: Sequence[str] | None = None,
-    passages: pd.DataFrame | None = None,
+    passages: pd.DataFrame | str | Path | None = None,
     stories: pd.DataFrame | None = None,
     seed: int = 0,
     continuation: bool = False,
@@ -251,8 +261,9 @@ def extract(
         pooling: ``last`` (the paper's for comprehension) or ``mean``.
         layers: layer indices; default all.
         emotions: which of the 20; default all.
-        passages: for comprehension, a table like :func:`corpus.passages`.
-        stories: for generation, what :func:`emotrace.stories.write_stories` returned, instead of writing now.
+        passages: for comprehension, a table of one's own with the columns ``emotion`` and ``text``, or a CSV file.
+        stories: for generation, what :func:`emotrace.stories.write_stories` returned, instead of writing now, or a
+            table with the columns ``topic``, ``emotion`` and ``text``.
         seed: of the writing.
         continuation: lets a base model generate, by going on with the beginning of a page.
         remove_neutral: project out the leading principal components of the baseline texts, read plain, up to this share
@@ -261,26 +272,28 @@ def extract(
 
     Raises:
         EmotraceError: an unknown method, pooling, emotion or layer; generation on a base model; a class of which no
-            story passed.
+            story passed; a table that :func:`corpus.check_passages` refuses, with an unknown emotion in it, say.
 
     Example:
         >>> vectors = emotrace.extract(emotrace.load())
         >>> vectors["desperate", 15]            # float32 [d_model]
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
-    if emotions:
-        corpus.check_emotions(list(emotions))
-    layers = model.check_layers(layers)
+    arguments.choice(method, "method", METHODS)
+    arguments.choice(pooling, "pooling", POOLINGS)
+    if emotions is not None and not (emotions := corpus.check_emotions(arguments.names(emotions, "emotion"))):
+        raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
+    layers, seed = model.check_layers(layers), arguments.integer(seed, "a seed")
+    if remove_neutral is not None and not 0 < arguments.number(remove_neutral, "a share of variance") <= 1:
+        raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {remove_neutral:g}")
     if method == "comprehension":
-        table = corpus.passages() if passages is None else passages
+        table = _own_passages(passages) if passages is not None else corpus.passages()
         reading = read_texts(model, table, layers=layers, poolings=(pooling,), progress=progress)
     else:
         if stories is None:
             stories = write_stories(model, seed=seed, continuation=continuation, progress=progress)
-        table = _complete(model, kept(stories))
+        stories = corpus.check_columns(stories, "the table of stories", ("topic", "emotion", "text"))
+        table = kept(stories) if "status" in stories else stories
+        table = corpus.check_texts(_complete(model, table), "the table of stories", topics=True)
         reading = read_stories(
             model, table, continuation=continuation, layers=layers, poolings=(pooling,), progress=progress
         )
@@ -291,6 +304,11 @@ def extract(
     neutral = read_activations(model, unrelated, layers=layers, poolings=(pooling,), progress=progress)[pooling]
     what = f"neutral components up to {remove_neutral:g} of the variance of {len(unrelated)} baseline texts"
     return vectors.without(neutral_components(neutral, remove_neutral), what)
+
+
+def _own_passages(passages: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """Passages of one's own, as a table or a file of them."""
+    return corpus.passages(passages) if isinstance(passages, (str, Path)) else corpus.check_passages(passages)
 
 
 def _complete(model: Model, stories: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 
 def residual(layers: Sequence[Any], index: int) -> torch.Tensor:
@@ -113,6 +113,23 @@ def group_log_probabilities(logits: torch.Tensor, groups: list[list[int]]) -> to
     logs = logits.float().log_softmax(dim=-1)
     nothing = torch.full_like(logs[:, 0], torch.nan)
     return torch.stack([logs[:, ids].logsumexp(dim=-1) if ids else nothing for ids in groups], dim=1).cpu()
+
+
+class RawGeneration(GenerationConfig):
+    """Settings of a generation that no ``generation_config.json`` adds to.
+
+    transformers fills what is unset from the model's own settings: penalties, bans, biases, beams, lengths, kinds of
+    output. It does so by one call of ``update``, here or on a server whose model we cannot change. With nothing filled
+    in but transformers' defaults, text is what the raw logits say.
+    """
+
+    def update(
+        self, defaults_only: bool = False, allow_custom_entries: bool = False, **settings: Any
+    ) -> dict[str, Any]:
+        # Only the model's own settings may bring entries of any name.
+        own = settings if not allow_custom_entries else {}
+        unused: dict[str, Any] = GenerationConfig.update(self, defaults_only=defaults_only, **own)
+        return unused
 
 
 class SeededSampling(LogitsProcessor):

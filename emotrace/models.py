@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts import checkpoints, threads
 from emotrace.hosts import remote as servers
 from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
-from emotrace.hosts.sources import folder_digest, load_failure, resolve
-from emotrace.instrument import corpus
+from emotrace.hosts.sources import base_by_registry, load_failure, resolve, run_names
+from emotrace.redaction import without_secret
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +78,7 @@ class Model:
         norms: mean residual norm of each layer, once ``activations.residual_norms`` has measured it.
         remote: where its traces run, if not in this process (see :mod:`emotrace.hosts.remote`).
         parts: into how many parts a batch is split, once the server or the GPU has refused a whole one.
+        lock: held by the thread that is in the model (:mod:`emotrace.hosts.turns`); the others wait.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Model:
     norms: np.ndarray | None = None
     remote: Remote | None = None
     parts: int = 1
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     # nnsight reads the source of the frame that calls it: no function of ours may stand between. Hence properties.
 
@@ -108,8 +113,10 @@ class Model:
         return partial(self.nn.session, backend=self.backend())
 
     def backend(self) -> Any:
-        """What every context of this model is given: where to run (None: in this process)."""
-        return self.remote.backend(self.nn) if self.remote else None
+        """What every context of this model is given: where to run, and one thread at a time."""
+        from emotrace.hosts.turns import InTurn
+
+        return InTurn(self.lock, self.remote.backend(self.nn) if self.remote else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What travels with a remote trace that names the handle: its envoys."""
@@ -144,32 +151,34 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """What tells this model's weights from any other's: its source and its revision or sha256."""
-        return f"{self.provenance['source']}@{self.provenance['weights_id']}"
+        """What tells this model from any other: its source and its revision or sha256, a folder's sha256 alone."""
+        return checkpoints.identity(self.provenance)
 
-    def check_layers(self, layers: Sequence[int] | str | None) -> list[int]:
+    def check_layers(self, layers: int | Sequence[int] | str | None) -> list[int]:
         """Layer indices 0 … L in ascending order; ``None`` and ``"all"`` mean every one.
 
         Raises:
             EmotraceError: an index out of range, or none at all.
         """
         known = f"{self.name} has layers 0 (embeddings) to {self.n_layers}"
-        if layers is None or layers == "all":
+        if layers is None or (isinstance(layers, str) and layers == "all"):
             return list(range(self.n_layers + 1))
-        if isinstance(layers, str) or not len(layers):
+        if not (indices := arguments.integers(layers, "layer")):
             raise EmotraceError(f"no layer is asked for: {known}")
-        for layer in layers:
+        for layer in indices:
             if not 0 <= layer <= self.n_layers:
                 raise EmotraceError(f"layer {layer} is out of range: {known}")
-        return sorted(set(layers))
+        return sorted(set(indices))
 
 
+@threads.one_at_a_time
 def load(
-    name: str = DEFAULT_MODEL,
+    name: str | Path = DEFAULT_MODEL,
     *,
     dtype: str = "auto",
     device: str = "auto",
     remote: bool | str = False,
+    instruct: bool | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a model, or the handle of one that a server holds.
@@ -181,25 +190,28 @@ def load(
         device: ``auto`` (GPUs if there are any) or what ``device_map`` takes.
         remote: run every trace on NDIF (True), on the server at this address, or in nnsight's simulation of one
             (``local``). On a server no weights are loaded here, and it alone says which dtype they have.
+        instruct: whether the model is instruction-tuned; default: as the registry says, else if it has a chat template.
         say: told in one line about each long step; default: standard error.
 
     Raises:
-        EmotraceError: unknown name, package not installed and hub out of reach, damaged weights, unknown architecture.
+        EmotraceError: unknown name, device or dtype, package not installed and hub out of reach, weights that are
+            damaged or not whole, unknown architecture.
     """
+    name = str(name) if isinstance(name, Path) else arguments.text(name, "a model's name")
+    dtype, device = arguments.spelt(dtype, "dtype"), arguments.spelt(device, "device")
     source, details = resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
     if remote and (where := servers.address(remote)) != "local":
-        return _on_server(name, source, details["source"], where)
-    nn = _load_nnsight(name, source, dtype, device)
-    config = nn._module.config
+        return _on_server(name, source, details["source"], where, instruct)
+    nn, revision = _load_nnsight(name, source, dtype, device)
     # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
-    shown = name if name in corpus.model_registry().index else details["source"]
-    model = _handle(shown, nn, config, {**details, **_describe(nn, config, source, details)})
+    provenance = {**details, **_describe(nn, source, revision, details)}
+    model = _handle(run_names([name])[0], nn, nn._module.config, provenance, instruct)
     if remote:
         model.remote = servers.Remote("local")
     return model
 
 
-def _on_server(name: str, source: str, hub_id: str, where: str) -> Model:
+def _on_server(name: str, source: str, hub_id: str, where: str, instruct: bool | None) -> Model:
     """The handle of a model that a server holds: its shape and tokenizer, on the meta device, without weights."""
     import transformers
     from nnsight.modeling.transformers import TransformersModel
@@ -212,13 +224,13 @@ def _on_server(name: str, source: str, hub_id: str, where: str) -> Model:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         nn = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     except Exception as error:  # transformers and the hub client raise a dozen types here
-        raise EmotraceError(load_failure(name, source, error)) from error
+        raise EmotraceError(load_failure(name, source, error)) from without_secret(error)
     with contextlib.suppress(OSError):  # not every model has such a file: then the configuration says how a text ends
         nn._module.generation_config = transformers.GenerationConfig.from_pretrained(source)
     provenance = {"source": hub_id, "weights_id": f"revision:{deployed.revision}", "quantisation": "none"}
     provenance |= {"dtype": deployed.dtype, "class": type(nn._module).__name__, "server": where}
     provenance["versions"] = _versions()
-    model = _handle(name, nn, nn._module.config, provenance)
+    model = _handle(name, nn, nn._module.config, provenance, instruct)
     model.remote = servers.Remote(where, deployed.key)
     return model
 
@@ -232,11 +244,12 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _load_nnsight(name: str, source: str, dtype: str, device: str) -> TransformersModel:
+def _load_nnsight(name: str, source: str, dtype: str, device: str) -> tuple[TransformersModel, str | None]:
+    """nnsight's wrapper, and the commit of a hub model."""
     import torch
     from nnsight.modeling.transformers import TransformersModel
 
-    from emotrace.hosts import cpu_attention, cpu_matmul, threads
+    from emotrace.hosts import cpu_attention, cpu_matmul
 
     quiet()
 
@@ -248,16 +261,21 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> Transforme
         threads.fit_to_quota()
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+    checkpoints.check_device(device)
     placement = device if device != "auto" else ("auto" if gpu else "cpu")
     try:
-        nn = TransformersModel(source, task="text-generation", device_map=placement, dtype=dtype, dispatch=True)
+        revision = None if Path(source).is_dir() else checkpoints.commit(source)
+        module, tokenizer = checkpoints.read(source, revision, dtype, placement)
+        nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer)
+    except EmotraceError as error:
+        raise EmotraceError(f"{name}: {error}") from None
     except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
-        raise EmotraceError(load_failure(name, source, error)) from error
+        raise EmotraceError(load_failure(name, source, error)) from without_secret(error)
     nn._module.requires_grad_(False)
     nn._module.eval()
     if not gpu:
         cpu_attention.choose(nn._module)
-    return nn
+    return nn, revision
 
 
 def _follow(root: Any, path: str) -> Any:
@@ -266,7 +284,9 @@ def _follow(root: Any, path: str) -> Any:
     return root
 
 
-def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str, str]) -> Model:
+def _handle(
+    name: str, nn: TransformersModel, config: Any, provenance: dict[str, str], instruct: bool | None = None
+) -> Model:
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
         raise EmotraceError(
@@ -281,10 +301,12 @@ def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str,
                 f"{name} ({type(nn._module).__name__}) has no {path!r}, where emotrace looks for its {part}"
             ) from None
     text = config.get_text_config()
-    registry = corpus.model_registry()
     templated = nn.tokenizer.chat_template is not None
-    # Some base models carry a template all the same: the registry knows better.
-    instruct = registry.loc[name, "kind"] == "instruct" if name in registry.index else templated
+    if instruct and not templated:
+        raise EmotraceError(f"{name} cannot be taken as an instruct model: its tokenizer has no chat template")
+    tuned = templated and not base_by_registry(name, provenance["source"])
+    if instruct not in (None, tuned):
+        provenance["kind"] = "instruct" if instruct else "base"  # not as it comes, so kept work must tell it apart
     return Model(
         name=name,
         nn=nn,
@@ -293,12 +315,12 @@ def _handle(name: str, nn: TransformersModel, config: Any, provenance: dict[str,
         n_layers=text.num_hidden_layers,
         d_model=text.hidden_size,
         context=text.max_position_embeddings,
-        instruct=instruct and templated,
+        instruct=tuned if instruct is None else instruct,
         provenance=provenance,
     )
 
 
-def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, str]) -> dict[str, str]:
+def _describe(nn: TransformersModel, source: str, revision: str | None, known: dict[str, str]) -> dict[str, str]:
     described = {
         "dtype": str(next(nn._module.parameters()).dtype).removeprefix("torch."),
         "class": type(nn._module).__name__,
@@ -306,9 +328,12 @@ def _describe(nn: TransformersModel, config: Any, source: str, known: dict[str, 
     }
     if "weights_id" not in known:
         folder = Path(source)
-        revision = f"revision:{getattr(config, '_commit_hash', None) or 'unknown'}"
-        described["weights_id"] = f"sha256:{folder_digest(folder)}" if folder.is_dir() else revision
-        described["quantisation"] = "none"
+        if folder.is_dir():
+            described["weights_id"] = f"sha256:{checkpoints.folder_digest(folder)}"
+        else:
+            described["weights_id"] = f"revision:{revision or 'unknown'}"
+        packed = getattr(nn._module.config, "quantization_config", None)
+        described["quantisation"] = str(getattr(packed, "quant_method", "unknown")) if packed else "none"
     return described
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from emotrace.errors import EmotraceError
 from emotrace.in_trace import (
     chosen_log_probabilities,
     edited,
@@ -58,7 +59,9 @@ def score(
     """
     edit = edit or Edit({})
     layers, by_layer, kind = model.check_layers(read_layers), edit.directions, edit.kind
-    ids, mask = pad_left([text.ids for text in encode(model, prompts)])
+    if not (texts := encode(model, prompts)):
+        raise EmotraceError("no prompts to read")
+    ids, mask = pad_left([text.ids for text in texts])
     where, averaged = edit.tokens(mask)
     prefix, owner = shared_prefix(ids, mask, edit)
     batch = {"input_ids": ids, "attention_mask": mask}
@@ -84,7 +87,7 @@ def score(
                     read.append(hidden[:, -1].float().cpu())
             stream = torch.stack(read, dim=1).save()
             make_input_contiguous(model.unembedding)
-            logits = model.unembedding.output[:, -1]
+            logits = model.nn.output.logits[:, -1]
             if groups is None:
                 logs = logits.float().log_softmax(dim=-1).cpu().save()
             else:
@@ -135,7 +138,7 @@ def _reread_batch(
             hidden = residual(model.layers, layer)
             hidden[:] = edited(hidden, by_layer[layer], where, averaged, **kind)
         make_input_contiguous(model.unembedding)
-        masses = group_masses(model.unembedding.output, groups).save()
+        masses = group_masses(model.nn.output.logits, groups).save()
     return [row[-count:].numpy() for row, count in zip(masses, steps, strict=True)]
 
 
@@ -179,11 +182,15 @@ def _log_likelihoods_batch(model: Model, texts: list[list[int]], widths: list[in
 
 
 def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
-    """Last-layer states ``[row, d_model]`` through final norm and unembedding: float64 logits ``[row, vocabulary]``."""
+    """Last-layer states ``[row, d_model]`` as the model itself reads them: float64 logits ``[row, vocabulary]``.
+
+    They take the place of the last layer's output, so that final norm, unembedding and whatever follows (the soft-cap
+    of Gemma 2) are the model's own.
+    """
     nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
     with torch.no_grad(), model.trace(nothing, use_cache=False):
         like = model.layers[-1].output
-        state = stream.to(like.device, like.dtype)
-        logits = model.unembedding(model.final_norm(state)).double().cpu().save()
+        model.layers[-1].output = stream.to(like.device, like.dtype)[:, None]
+        logits = model.nn.output.logits[:, 0].double().cpu().save()
     values: np.ndarray = logits.numpy()
     return values

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError
 from emotrace.files import Cache
 from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
-from emotrace.tokens import Writing, in_parts, prompt_ids
+from emotrace.tokens import Writing, in_parts, prompt_ids, text_after
 from emotrace.vectors import Emotion, EmotionVectors, mixture_name
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def steer(
     vectors: EmotionVectors,
     strengths: float | Sequence[float] | None = None,
     *,
-    emotions: Sequence[Emotion] | None = None,
-    layers: Sequence[int] | str | None = None,
+    emotions: Emotion | Sequence[Emotion] | None = None,
+    layers: int | Sequence[int] | str | None = None,
     writing: Writing = DEFAULT_WRITING,
     on_the_fly: bool = False,
     batch_rows: int = BATCH_ROWS,
@@ -75,10 +76,13 @@ def steer(
     """
     vectors.check(model)
     layers = steered_layers(model, vectors, layers)
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    emotions = vectors.emotions if emotions is None else emotions
+    prompts = arguments.texts(prompts, "prompt")
+    emotions = vectors.emotions if emotions is None else arguments.emotions(emotions)
+    batch_rows = arguments.integer(batch_rows, "batch_rows", at_least=1)
     crossed = itertools.product(prompts, emotions, _strengths(vectors, strengths), writing.seeds)
     rows = [Row(prompt, vectors, emotion, strength, seed) for prompt, emotion, strength, seed in crossed]
+    if not rows:
+        raise EmotraceError("nothing is to be written: a prompt, an emotion and a strength are needed at least")
     texts = write(
         model, rows, layers, writing, on_the_fly=on_the_fly, batch_rows=batch_rows, cache=cache, progress=progress
     )
@@ -144,13 +148,13 @@ def _write_batch(
         chosen = [prompts[row] for row in rows], edit.rows(rows), writing, [seeds[row] for row in rows]
         return generate(model, *chosen)
 
-    def text_of(tokens: list[int]) -> dict[str, Any]:
-        text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    def text_of(prompt: Sequence[int], tokens: list[int]) -> dict[str, Any]:
+        text = text_after(model, prompt, tokens)
         return {"text": text, "tokens": tokens, "n_tokens": len(tokens), "ended": len(tokens) < limit}
 
     def compute() -> list[dict[str, Any]]:
         texts = itertools.chain.from_iterable(in_parts(model, range(len(batch)), part))
-        return [text_of(tokens) for tokens in texts]
+        return [text_of(prompt, tokens) for prompt, tokens in zip(prompts, texts, strict=True)]
 
     if cache is None:
         return compute()
@@ -175,14 +179,10 @@ def _strengths(vectors: EmotionVectors, strengths: float | Sequence[float] | Non
         strengths = vectors.calibration.get("strength")
         if strengths is None:
             raise EmotraceError("these vectors are not calibrated: give a strength, or calibrate them first")
-    strengths = [strengths] if isinstance(strengths, (int, float)) else list(strengths)
-    for strength in strengths:
-        if not np.isfinite(strength):
-            raise EmotraceError(f"a strength is a finite number, not {strength}")
-    return strengths
+    return arguments.numbers(strengths, "strength")
 
 
-def steered_layers(model: Model, vectors: EmotionVectors, layers: Sequence[int] | str | None) -> list[int]:
+def steered_layers(model: Model, vectors: EmotionVectors, layers: int | Sequence[int] | str | None) -> list[int]:
     """The layers to edit: those given, else those of the calibration, else half depth.
 
     Raises:
@@ -190,7 +190,8 @@ def steered_layers(model: Model, vectors: EmotionVectors, layers: Sequence[int] 
     """
     if layers is None:
         layers = vectors.calibration.get("layers") or [model.n_layers // 2]
-    chosen = [layer for layer in model.check_layers(layers) if layer > 0 or layers != "all"]
+    every = isinstance(layers, str) and layers == "all"
+    chosen = [layer for layer in model.check_layers(layers) if layer > 0 or not every]
     if 0 in chosen:
         raise EmotraceError(f"layer 0 is the embedding output, which is not steered: layers are 1 to {model.n_layers}")
     return chosen

@@ -145,11 +145,12 @@ def generate(
         model: the model.
         prompts: token ids of each row.
         edit: one direction a row and layer; None: unedited.
-        writing: how the texts are written; the edit's own positions count, and a chat template is the caller's work.
+        writing: how the texts are written; the edit's own positions count, and prompts of a chat come in its template.
         seeds: one a row, where the temperature is above 0.
 
     Returns:
-        The new token ids of each row, up to and without the end-of-text token. Nothing is forced past it.
+        The new token ids of each row, up to and without the token that ends the text, or in a chat the turn. Nothing is
+        forced past it.
     """
     ids, mask = pad_left(prompts)
     batch, settings = {"input_ids": ids, "attention_mask": mask}, writing.settings(model, seeds)
@@ -181,7 +182,7 @@ def generate(
                         make_input_contiguous(model.unembedding)
             with tracer.invoke():
                 written = tracer.result.save()
-    ends = end_tokens(model)
+    ends = end_tokens(model, writing.chat)
     return [until_end(row[ids.shape[1] :].tolist(), ends) for row in written]
 
 

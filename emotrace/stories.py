@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.files import Cache
 from emotrace.instrument import corpus
@@ -123,11 +125,15 @@ def write_stories(
         EmotraceError: a base model without ``continuation``, an unknown topic or class, a size that is none, a prompt
             too long for the model.
     """
-    topics = list(corpus.topics().index if topics is None else topics)
-    emotions = list(corpus.emotions().index if emotions is None else emotions)
-    for name, size in (("per_cell", per_cell), ("attempts", attempts), ("batch_rows", batch_rows)):
-        if size < 1:
-            raise EmotraceError(f"{name} is 1 or more, not {size}")
+    topics = list(corpus.topics().index) if topics is None else arguments.names(topics, "topic")
+    emotions = list(corpus.emotions().index) if emotions is None else arguments.names(emotions, "emotion")
+    per_cell, attempts, batch_rows = (
+        arguments.integer(size, name, at_least=1)
+        for name, size in (("per_cell", per_cell), ("attempts", attempts), ("batch_rows", batch_rows))
+    )
+    seed = arguments.integer(seed, "a seed")
+    if not topics or not emotions:
+        raise EmotraceError("nothing is to be written: a topic and an emotion are needed at least")
     if writing.temperature == 0:
         raise EmotraceError(f"stories are sampled at a temperature above 0, not {writing.temperature}")
     prompts = {(t, e): request_ids(model, t, e, continuation=continuation) for t in topics for e in emotions}
@@ -174,8 +180,9 @@ def _write_batch(
     limit = writing.max_new_tokens
 
     def compute() -> list[dict[str, Any]]:
+        texts = generate(model, prompts, None, replace(writing, chat=not continuation), seeds)
         rows = []
-        for cell, seed, tokens in zip(cells, seeds, generate(model, prompts, None, writing, seeds), strict=True):
+        for cell, seed, tokens in zip(cells, seeds, texts, strict=True):
             asked = {"attempt": attempt, "seed": seed, "prompt": request(*cell[:2], continuation=continuation)}
             rows.append({**cell._asdict(), **asked, **judge(model, tokens, cell.emotion, limit)})
         return rows

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import LogitsProcessorList
 
-from emotrace.errors import EmotraceError, unknown
+from emotrace import arguments
+from emotrace.errors import EmotraceError
 from emotrace.hosts.faults import TooLarge
-from emotrace.in_trace import SeededSampling
+from emotrace.in_trace import RawGeneration, SeededSampling
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -25,6 +25,15 @@ Rows = TypeVar("Rows", bound=Sequence[Any])
 POSITIONS = ("all", "generated")
 # Some chat templates write today's date: a text must not depend on the day.
 TEMPLATE_DATE = datetime.date(2026, 1, 1)
+_DIRECTIVES = ["%-d", "%-m", *(f"%{letter}" for letter in "aAbBcdDeFHIjmMpSTuUVwWxXyY")]
+# transformers gives a template no function but its own, so one of jinja takes the place of `strftime_now`.
+_FIXED_DATE = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f".replace('{directive}', '{TEMPLATE_DATE.strftime(directive)}')" for directive in _DIRECTIVES)
+    + " }}{%- endmacro %}{{ '' }}"
+)
+# A word that no template writes by itself.
+_ANSWER = "Sesquipedalian"
 
 
 class Tokens(NamedTuple):
@@ -55,19 +64,22 @@ class Writing:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise EmotraceError(f"max_new_tokens is 1 or more, not {self.max_new_tokens}")
-        if not np.isfinite(self.temperature) or self.temperature < 0:
+        for name, value in (
+            ("max_new_tokens", arguments.integer(self.max_new_tokens, "max_new_tokens", at_least=1)),
+            ("temperature", arguments.number(self.temperature, "a temperature")),
+            ("seeds", tuple(arguments.seeds(self.seeds))),
+        ):
+            object.__setattr__(self, name, value)
+        if self.temperature < 0:
             raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {self.temperature}")
-        if self.positions not in POSITIONS:
-            raise unknown("positions", self.positions, POSITIONS)
+        arguments.choice(self.positions, "positions", POSITIONS)
         if not self.seeds:
             raise EmotraceError("no seed is given: a text is written for each")
 
     def settings(self, model: Model, seeds: Sequence[int], one_more: bool = False) -> dict[str, Any]:
         """What ``generate`` of nnsight takes to write greedily, or sampled with one seed a row; ``one_more`` token."""
-        ends, longest = end_tokens(model), self.max_new_tokens + one_more
-        config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
+        ends, longest = end_tokens(model, self.chat), self.max_new_tokens + one_more
+        config = RawGeneration(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])  # type: ignore[no-untyped-call]
         sampling = [SeededSampling(seeds, self.temperature)] if self.temperature > 0 else []
         return {"generation_config": config, "logits_processor": LogitsProcessorList(sampling)}
 
@@ -76,12 +88,18 @@ class Writing:
 
 
 def encode(model: Model, texts: Sequence[str | Tokens]) -> list[Tokens]:
-    """Tokenises each text once, with the special tokens that the model's tokenizer adds.
+    """Tokenises each text once, with the special tokens that the model's tokenizer adds before it.
+
+    Those that it adds at the end are left out: no token of the text sees them, and what ends is not continued.
 
     Raises:
-        EmotraceError: a text that is empty, has no token beside special ones, or is longer than the model's context.
+        EmotraceError: a text that is empty, has no token beside special ones or one that the model does not have, or
+            is longer than the model's context.
     """
-    return [text if isinstance(text, Tokens) else _encode(model, number, text) for number, text in enumerate(texts, 1)]
+    return [
+        text if isinstance(text, Tokens) else _encode(model, number, arguments.text(text, f"text {number}"))
+        for number, text in enumerate(arguments.ordered(texts, "text"), 1)
+    ]
 
 
 def _encode(model: Model, number: int, text: str) -> Tokens:
@@ -94,13 +112,29 @@ def _encode(model: Model, number: int, text: str) -> Tokens:
     bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
     if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
         ids = ids[1:]
+    if ids and ids[-1] in special:
+        ids = ids[: len(ids) - _appended(model.tokenizer, text, ids)]
     # By id, so that a special token counts as one whether the tokenizer added it or the text spelt it out.
     ordinary = [index for index, token in enumerate(ids) if token not in special]
     if not ordinary:
         raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
     if len(ids) > model.context:
         raise _too_long(model, number, f"{len(ids)} tokens")
+    known = model.nn._module.config.get_text_config().vocab_size
+    if max(ids) >= known:
+        raise EmotraceError(
+            f"text {number} has token {max(ids)} ({model.tokenizer.convert_ids_to_tokens(max(ids))!r}): {model.name} "
+            f"knows {known} tokens, its tokenizer more"
+        )
     return Tokens(tuple(ids), ordinary[0], ordinary[-1] + 1)
+
+
+def _appended(tokenizer: Any, text: str, ids: list[int]) -> int:
+    """How many of the last ``ids`` the tokenizer adds to a text, and the text does not spell out."""
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    starts = (start for start in range(len(ids) - len(bare) + 1) if ids[start : start + len(bare)] == bare)
+    start = next(starts, None)
+    return 0 if start is None else len(ids) - start - len(bare)
 
 
 def _too_long(model: Model, number: int, size: str) -> EmotraceError:
@@ -117,15 +151,20 @@ def chat_ids(model: Model, message: str) -> tuple[int, ...]:
     """
     if model.tokenizer.chat_template is None:
         raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
-    ids = model.tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}],
-        add_generation_prompt=True,
+    return tuple(_templated(model, [message], add_generation_prompt=True))
+
+
+def _templated(model: Model, turns: Sequence[str], **settings: bool) -> Any:
+    """A dialogue, the user's turn first, in the model's chat template: token ids, or text if not ``tokenize``."""
+    roles, template = itertools.cycle(("user", "assistant")), model.tokenizer.get_chat_template()
+    return model.tokenizer.apply_chat_template(
+        [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)],
         return_dict=False,
         enable_thinking=False,
         date_string=f"{TEMPLATE_DATE.day} {TEMPLATE_DATE:%B %Y}",
-        strftime_now=TEMPLATE_DATE.strftime,
+        chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
+        **settings,
     )
-    return tuple(ids)
 
 
 def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> dict[str, tuple[int, ...]]:
@@ -142,6 +181,7 @@ def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> d
     """
     ids = {}
     for number, prompt in enumerate(dict.fromkeys(prompts), 1):
+        arguments.text(prompt, f"prompt {number}")
         if chat and not prompt.strip():
             raise EmotraceError(f"prompt {number} is empty")
         ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt])[0].ids
@@ -156,18 +196,52 @@ def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> d
 # -- where a text ends ------------------------------------------------------------------------------------------------
 
 
-def end_tokens(model: Model) -> list[int]:
-    """The ids that end a text: of the model's generation settings and of its tokenizer."""
-    configured = model.nn._module.generation_config.eos_token_id
-    ends = {model.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    if not ends:
+def end_tokens(model: Model, chat: bool = False) -> list[int]:
+    """The ids that end a text: of the model's generation settings, else its configuration, and of its tokenizer.
+
+    In a chat also the token by which the template ends the assistant's turn: some checkpoints do not list it.
+    """
+    module = model.nn._module
+    configured = module.generation_config.eos_token_id
+    if configured is None:
+        configured = getattr(module.config.get_text_config(), "eos_token_id", None)
+    ends = {model.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    if chat and model.tokenizer.chat_template is not None:
+        ends.add(turn_end(model))
+    if not ends - {None}:
         raise EmotraceError(f"{model.name} has no end-of-text token")
-    return sorted(ends)
+    return sorted(ends - {None})
+
+
+def turn_end(model: Model) -> int | None:
+    """The special token that the chat template writes right after an assistant's words, if it writes one."""
+    try:
+        text = _templated(model, ["Question", _ANSWER], tokenize=False)
+    except Exception:  # whatever a template raises that takes no such dialogue
+        return None
+    after = text.rpartition(_ANSWER)[2].strip() if _ANSWER in text else ""
+    ids = model.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    return ids[0] if ids and ids[0] in model.tokenizer.added_tokens_decoder else None
 
 
 def until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """The tokens before the first that ends a text."""
     return list(itertools.takewhile(lambda token: token not in ends, tokens))
+
+
+def text_after(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that ``ids`` add to a prompt's, special tokens left out.
+
+    Decoded alone, what sentencepiece wrote after a space loses that space.
+    """
+
+    def decode(part: Sequence[int]) -> str:
+        text: str = model.tokenizer.decode(list(part), skip_special_tokens=True)
+        return text
+
+    alone, last = decode(ids), list(prompt[-1:])
+    spaced = bool(decode(last)) and decode([*last, *ids]) == f"{decode(last)} {alone}"
+    return f" {alone}" if spaced and alone else alone
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------

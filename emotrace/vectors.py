@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from emotrace.errors import EmotraceError, first_line, unknown
+from emotrace import arguments
+from emotrace.errors import EmotraceError, first_line, shown, unknown
 from emotrace.files import safetensors_content, write_file
-from emotrace.hosts import control_vectors
+from emotrace.hosts import checkpoints, control_vectors
 from emotrace.measures.geometry import project_out
 
 if TYPE_CHECKING:
@@ -82,15 +83,15 @@ class EmotionVectors:
 
     def __getitem__(self, key: str | tuple[str, int]) -> np.ndarray:
         """``v["sad"]`` is ``[layer, d_model]``; ``v["sad", 15]`` is ``[d_model]``."""
-        emotion, layer = key if isinstance(key, tuple) else (key, None)
-        if emotion not in self.emotions:
+        emotion, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        if not isinstance(emotion, str) or emotion not in self.emotions:
             raise unknown("emotion", emotion, self.emotions)
         row = self.values[self.emotions.index(emotion)]
         return row if layer is None else row[self.index(layer)]
 
     def index(self, layer: int) -> int:
         """Where a layer stands along the second axis of ``values``."""
-        if layer not in self.layers:
+        if (layer := arguments.integer(layer, "a layer")) not in self.layers:
             raise unknown("layer", layer, self.layers)
         return self.layers.index(layer)
 
@@ -128,21 +129,27 @@ class EmotionVectors:
     def _with(self, values: np.ndarray, step: str) -> EmotionVectors:
         """The same vectors with other values; what was done is added to the provenance."""
         steps = f"{self.provenance['steps']}; {step}" if "steps" in self.provenance else step
-        return replace(self, values=values.astype(np.float32), provenance={**self.provenance, "steps": steps})
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise EmotraceError(f"vectors {step} are not finite")
+        return replace(self, values=values, provenance={**self.provenance, "steps": steps})
 
     def _fits(self, other: EmotionVectors) -> EmotionVectors:
+        if not isinstance(other, EmotionVectors):
+            raise EmotraceError(f"vectors are combined with vectors, not with {shown(other)}")
         if (self.emotions, self.layers, self.d_model) != (other.emotions, other.layers, other.d_model):
             raise EmotraceError("vectors of different emotions, layers or widths cannot be combined")
         if self.provenance.get("centring") != other.provenance.get("centring"):
             raise EmotraceError("vectors with different centres cannot be combined: recentre one of them first")
-        self._same_weights(other.provenance.get("model", "?"), _identity(other.provenance))
+        self._same_weights(other.provenance.get("model", "?"), other.provenance)
         return other
 
-    def _same_weights(self, name: str, identity: str) -> None:
-        own = _identity(self.provenance)
-        if own != identity:
+    def _same_weights(self, name: str, provenance: Mapping[str, str]) -> None:
+        if checkpoints.content(self.provenance) != checkpoints.content(provenance):
             raise EmotraceError(
-                f"these vectors belong to {self.provenance.get('model', '?')} ({own}), not to {name} ({identity})"
+                f"these vectors belong to {self.provenance.get('model', '?')} "
+                f"({checkpoints.identity(self.provenance)}), not to {name} ({checkpoints.identity(provenance)})"
             )
 
     def __add__(self, other: EmotionVectors) -> EmotionVectors:
@@ -152,12 +159,16 @@ class EmotionVectors:
         return self._with(self.values - self._fits(other).values, "subtracted other vectors")
 
     def __mul__(self, factor: float) -> EmotionVectors:
-        return self._with(self.values * float(factor), f"times {float(factor):g}")
+        factor = float(arguments.number(factor, "a factor"))
+        with np.errstate(over="ignore"):
+            return self._with(self.values * factor, f"times {factor:g}")
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> EmotionVectors:
-        return self * (1 / float(divisor))
+        if (number := float(arguments.number(divisor, "a divisor"))) == 0:
+            raise EmotraceError("vectors cannot be divided by 0")
+        return self * (1 / number)
 
     def __neg__(self) -> EmotionVectors:
         return self * -1
@@ -176,7 +187,8 @@ class EmotionVectors:
 
     def mix(self, weights: Mapping[str, float]) -> np.ndarray:
         """The weighted sum of several emotions' vectors: ``[layer, d_model]``."""
-        return sum((weight * self[emotion] for emotion, weight in weights.items()), np.zeros_like(self.neutral_mean))
+        mixture = arguments.mixture(weights)
+        return sum((weight * self[emotion] for emotion, weight in mixture.items()), np.zeros_like(self.neutral_mean))
 
     def recentre(self, centring: str) -> EmotionVectors:
         """The same emotions measured from another centre.
@@ -188,8 +200,7 @@ class EmotionVectors:
         Raises:
             EmotraceError: an unknown centring, or vectors that are no plain differences from a centre any more.
         """
-        if centring not in CENTRINGS:
-            raise unknown("centring", centring, CENTRINGS)
+        centring = arguments.choice(centring, "centring", CENTRINGS)
         if self.provenance.get("centring") not in CENTRINGS:
             raise EmotraceError("vectors whose provenance names no centring cannot be centred anew")
         if "steps" in self.provenance:
@@ -224,7 +235,7 @@ class EmotionVectors:
         Raises:
             EmotraceError: they belong to another model, or to other weights of it; both are named.
         """
-        self._same_weights(model.name, model.identity)
+        self._same_weights(model.name, model.provenance)
         return self
 
     # -- files --------------------------------------------------------------------------------------------------
@@ -258,6 +269,12 @@ class EmotionVectors:
         path = Path(path)
         if not path.is_file():
             raise EmotraceError(f"no file {path}")
+        with path.open("rb") as head:
+            if head.read(4) == b"GGUF":
+                raise EmotraceError(
+                    f"{path} is a GGUF file (a llama.cpp control vector, say): vectors are read from the safetensors "
+                    "file that emotrace extract writes"
+                )
         try:
             with safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}
@@ -300,7 +317,3 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())
     return digest.hexdigest()
-
-
-def _identity(provenance: Mapping[str, str]) -> str:
-    return f"{provenance.get('source', '?')}@{provenance.get('weights_id', '?')}"

@@ -117,7 +117,7 @@ def test_damaged_cache_names_the_folder_to_remove(emotrace, tmp_path, tiny, monk
     monkeypatch.setenv("EMOTRACE_CACHE", str(tmp_path))
     source = tmp_path / "model.gguf"
     source.write_bytes(b"weights")
-    folder = gguf_weights.converted_folder("model", gguf_weights.sha256(source))
+    folder = gguf_weights.converted_folder(f"model-{gguf_weights._CONVERSION}", gguf_weights.sha256(source))
     tiny_models.build("llama", folder)
     gguf_weights._stamp(folder, "0")
     weights = folder / "model.safetensors"

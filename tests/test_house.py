@@ -18,8 +18,9 @@ CORE += ["activations", "steering", "steered_texts", "scoring", "extraction", "s
 TRACING = {"activations.py", "steering.py", "scoring.py"}
 TRACES = {"trace", "generate", "session"}
 
-MAX_PACKAGE_LINES = 11_500
-MAX_CORE_LINES = 2_200
+# Ceilings against growth, not goals: the core is what a reader is asked to read.
+MAX_PACKAGE_LINES = 16_200
+MAX_CORE_LINES = 2_800
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_WITH_DOCSTRING = 90

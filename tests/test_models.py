@@ -266,12 +266,13 @@ def test_a_disk_that_fills_up_during_conversion_is_one_line_and_leaves_nothing(c
     assert left_in(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch, capsys):
     in_the_way, bogus = tmp_path / "file", tmp_path / "bogus.gguf"
     in_the_way.write_text("")
     bogus.write_bytes(b"GGUF")
     monkeypatch.setenv("EMOTRACE_CACHE", str(in_the_way / "cache"))
-    assert "set EMOTRACE_CACHE" in failure(emotrace.load, str(bogus))
+    assert "bogus.gguf cannot be read as a GGUF model" in failure(emotrace.load, str(bogus))
+    assert "set EMOTRACE_CACHE" in capsys.readouterr().err
 
 
 # -- GGUF: the cache ------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from emotrace.errors import EmotraceError, first_line
+from emotrace.redaction import redacted
 
 
 class TooLarge(EmotraceError):
@@ -52,34 +53,34 @@ def diagnose(error: BaseException, host: str, key: str = "") -> Fault:
     Args:
         error: as it was raised while a request was sent or waited for.
         host: the server's address, for the message.
-        key: the API key, which some servers repeat in what they say; it is blotted out.
+        key: the API key, which some servers repeat in what they say; it is blotted out in every form.
     """
-    fault = _diagnose(error, host)
-    return replace(fault, reason=fault.reason.replace(key, "…")) if key else fault
-
-
-def _diagnose(error: BaseException, host: str) -> Fault:
     import httpx
     import websocket
     from nnsight.intervention.backends.remote import RemoteError
 
-    cause = error.__cause__
+    cause, text = error.__cause__, redacted(str(error), key)
+    line = first_line(Exception(text)) if text.strip() else type(error).__name__
     if isinstance(error, websocket.WebSocketBadStatusException):
-        return _by_status(error.status_code, first_line(error), host, (error.resp_headers or {}).get("retry-after"))
+        return _by_status(error.status_code, line, host, (error.resp_headers or {}).get("retry-after"))
     status_error = error if isinstance(error, httpx.HTTPStatusError) else cause
     if isinstance(status_error, httpx.HTTPStatusError):
         response = status_error.response
-        return _by_status(response.status_code, first_line(error), host, response.headers.get("retry-after"))
+        return _by_status(response.status_code, line, host, response.headers.get("retry-after"))
+    # What this side refuses to send will not be sent the next time either.
+    unsendable = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, UnicodeEncodeError)
+    if isinstance(error, unsendable) or isinstance(cause, unsendable):
+        return Fault(f"the request to {host} cannot be sent: {_short(line)}")
     if isinstance(error, RemoteError) and not isinstance(cause, httpx.HTTPError):
-        return _by_description(str(error), host)
+        return _by_description(text, host)
     if isinstance(error, ConnectionRefusedError | httpx.ConnectError) or isinstance(cause, httpx.ConnectError):
         return Fault(f"the server at {host} cannot be reached", transient=True)
     # A broken frame or answer is the network's doing, as a cut connection is.
     of_the_network = (OSError, EOFError, websocket.WebSocketException, httpx.HTTPError, RemoteError)
     of_an_answer = (ValueError, KeyError, RuntimeError)
     if isinstance(error, of_the_network + of_an_answer):
-        return Fault(f"the connection to {host} was lost ({first_line(error)})", transient=True)
-    return Fault(f"the request to {host} failed: {first_line(error)}")
+        return Fault(f"the connection to {host} was lost ({line})", transient=True)
+    return Fault(f"the request to {host} failed: {line}")
 
 
 def _by_status(status: int, message: str, host: str, retry_after: str | None) -> Fault:

@@ -7,21 +7,27 @@ the weights to float32; the result is kept as safetensors in the user's cache.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
+from emotrace.hosts import gguf_settings
+from emotrace.hosts.checkpoints import check_whole, sha256
 
 _STAMP = "emotrace.json"
 _BLOCK = 1 << 22
+_CONVERSION = 2  # what is kept of a user's own GGUF file: older conversions lost its settings
+_TEMPORARY: dict[Path, Path] = {}
+"""Where converted models lie that the cache had no room for, by where they would lie in it."""
 
 
 def cache_dir() -> Path:
@@ -41,16 +47,6 @@ def package_files(entries: Iterable[str]) -> list[Path] | None:
             return None
         paths.append(Path(next(iter(spec.submodule_search_locations))) / inside)
     return paths if paths and all(path.is_file() for path in paths) else None
-
-
-def sha256(*paths: Path) -> str:
-    """The sha256, in hex digits, of a file, or of several as if they were joined."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def converted(parts: list[Path], expected: str | None, name: str, say: Callable[[str], None]) -> Path:
@@ -75,11 +71,37 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
             f"the weights of {name} are damaged or not the pinned ones (sha256 {actual[:12]}…, "
             f"expected {expected[:12]}…): install the package again"
         )
-    folder = converted_folder(name, actual)
-    if folder.exists():
+    folder = converted_folder(name if expected else f"{name}-{_CONVERSION}", actual)
+    if (folder := _TEMPORARY.get(folder, folder)).exists():
         return checked(folder)
     say(f"converting {name} from GGUF, once (about a minute)")
-    _convert(parts, folder, actual, name)
+    _convert(parts, folder := _writable(folder, say), actual, name)
+    return folder
+
+
+def weights_digest(folder: Path) -> str:
+    """The sha256 that a converted model goes by: of its GGUF file, and of the settings restored beside it."""
+    stamp = json.loads((folder / _STAMP).read_text())
+    source: str = stamp["source_sha256"]
+    if not stamp.get("restored"):
+        return source
+    return hashlib.sha256(f"{source} {json.dumps(stamp['restored'], sort_keys=True)}".encode()).hexdigest()
+
+
+def _writable(folder: Path, say: Callable[[str], None]) -> Path:
+    """``folder``, or one of the same name that lasts as long as this process where the cache cannot be written."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+    except OSError as error:
+        say(
+            f"the cache {folder.parent} cannot be written ({error.strerror}): the converted model is kept for this "
+            "process only; set EMOTRACE_CACHE to keep it"
+        )
+        parent = Path(tempfile.mkdtemp(prefix="emotrace-"))
+        atexit.register(shutil.rmtree, parent, ignore_errors=True)
+        _TEMPORARY[folder] = parent / folder.name
+        return _TEMPORARY[folder]
     return folder
 
 
@@ -114,16 +136,10 @@ def checked(folder: Path) -> Path:
 
 def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
     """Writes the converted model beside its final place and renames it there, so that no half of one is ever read."""
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise EmotraceError(
-            f"the cache {folder.parent} cannot be written ({error.strerror}): set EMOTRACE_CACHE"
-        ) from None
-    try:
-        _dequantise(_joined(parts, scratch / "joined.gguf"), scratch / "model")
-        _stamp(scratch / "model", digest)
+        restored = _dequantise(_joined(parts, scratch / "joined.gguf"), scratch / "model")
+        _stamp(scratch / "model", digest, restored)
         try:
             os.rename(scratch / "model", folder)
         except OSError:
@@ -149,31 +165,57 @@ def _joined(parts: list[Path], path: Path) -> Path:
     return path
 
 
-def _dequantise(source: Path, target: Path) -> None:
-    """Reads a GGUF file and writes model and tokenizer, in float32, as ``save_pretrained`` does."""
+def _dequantise(source: Path, target: Path) -> dict[str, Any]:
+    """Reads a GGUF file and writes model and tokenizer, in float32, as ``save_pretrained`` does.
+
+    Returns:
+        The settings that transformers' reader dropped and that were put back.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder, file = str(source.parent), source.name
     try:
+        settings = gguf_settings.read_settings(source)
+        gguf_settings.check_model(settings)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-        module: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        restored = gguf_settings.restore_tokens(tokenizer, settings)
+        config = AutoConfig.from_pretrained(folder, gguf_file=file)
+        before = config.to_dict()
+        gguf_settings.restore(config, settings)
+        restored |= {key: value for key, value in config.to_dict().items() if before.get(key) != value}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=file,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        module, info = loaded
+        check_whole(info, f"{source.name}: ")
+        gguf_settings.check_tensors(module, settings)
+    except EmotraceError:
+        raise
     except Exception as error:  # the GGUF reader raises whatever a damaged header leads it to
         raise EmotraceError(f"{source.name} cannot be read as a GGUF model ({first_line(error)})") from None
+    if len(ids := gguf_settings.ends(settings)) > 1:
+        module.generation_config.eos_token_id = restored["ends"] = ids
     # The weights are plain float32 now; with these two left, save_pretrained refuses them as quantised.
     module.hf_quantizer = None
     if hasattr(module.config, "quantization_config"):
         del module.config.quantization_config
     module.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    return restored
 
 
-def _stamp(folder: Path, digest: str) -> None:
+def _stamp(folder: Path, digest: str, restored: Mapping[str, Any] | None = None) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         status = path.stat()
         files[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}
-    stamp = json.dumps({"source_sha256": digest, "files": files}, indent=1)
-    write_file(folder / _STAMP, stamp.encode())
+    stamp = {"source_sha256": digest, "files": files, **({"restored": dict(restored)} if restored else {})}
+    write_file(folder / _STAMP, json.dumps(stamp, indent=1).encode())

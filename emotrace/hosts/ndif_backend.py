@@ -36,6 +36,7 @@ class PatientBackend(RemoteBackend):
         # nnsight's ten minutes are long for an answer that only says "received".
         nnsight_remote._READ_TIMEOUT = patience.PATIENCE.silence
         super().__init__(model_key, host=host, env=env)
+        self.api_key = patience.api_key()  # nnsight's own may end in a newline
         self.traffic, self.say = traffic, say
 
     def request(self, request: RequestModel, tracer: Tracer) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from emotrace.errors import EmotraceError
 from emotrace.hosts.faults import diagnose
+from emotrace.redaction import AROUND
 
 T = TypeVar("T")
 
@@ -58,29 +59,33 @@ class Traffic:
     received: int = 0
 
 
-def patiently(send: Callable[[], T], host: str, say: Callable[[str], None] | None = None) -> T:
+def patiently(
+    send: Callable[[], T], host: str, say: Callable[[str], None] | None = None, attempts: int | None = None
+) -> T:
     """The result of ``send``, called again after a growing pause where a fault may pass.
 
     Args:
         send: one attempt.
         host: the server's address, for messages.
         say: told in one line about each wait; default: standard error.
+        attempts: at most; default: as many as :data:`PATIENCE` has.
 
     Raises:
         EmotraceError: a fault that does not pass, or that has not after the last attempt; ``TooLarge`` among them.
     """
-    for attempt in range(1, PATIENCE.attempts + 1):
+    key, attempts = api_key(), attempts or PATIENCE.attempts
+    for attempt in range(1, attempts + 1):
         try:
             return send()
         except Exception as error:
-            fault = diagnose(error, host, api_key())
+            fault = diagnose(error, host, key)
         if not fault.transient:
             raise fault.error()
-        if attempt < PATIENCE.attempts:
+        if attempt < attempts:
             wait = PATIENCE.before(attempt + 1, fault.retry_after)
-            (say or to_stderr)(f"{fault.reason}; attempt {attempt + 1} of {PATIENCE.attempts} in {wait:.1f} s")
+            (say or to_stderr)(f"{fault.reason}; attempt {attempt + 1} of {attempts} in {wait:.1f} s")
             time.sleep(wait)
-    raise EmotraceError(f"{fault.reason}; given up after {PATIENCE.attempts} attempts")
+    raise EmotraceError(fault.reason + (f"; given up after {attempts} attempts" if attempts > 1 else ""))
 
 
 def to_stderr(line: str) -> None:
@@ -89,7 +94,18 @@ def to_stderr(line: str) -> None:
 
 
 def api_key() -> str:
-    """From ``NDIF_API_KEY`` or nnsight's configuration; empty if there is none."""
+    """From ``NDIF_API_KEY`` or nnsight's configuration, without blanks and quotes around it; empty if there is none.
+
+    Raises:
+        EmotraceError: it has a character that no request can carry; the key itself is not named.
+    """
     from nnsight import CONFIG
 
-    return CONFIG.API.APIKEY or ""
+    key = (CONFIG.API.APIKEY or "").strip(AROUND)
+    wrong = [number for number, character in enumerate(key, 1) if not " " <= character <= "~"]
+    if wrong:
+        raise EmotraceError(
+            f"the NDIF API key (NDIF_API_KEY) cannot be sent: its character {wrong[0]} of {len(key)} is no printable "
+            "ASCII character; set it anew"
+        )
+    return key

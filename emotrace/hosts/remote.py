@@ -13,6 +13,7 @@ answer was lost is computed again: the protocol has no way to ask for it a secon
 from __future__ import annotations
 
 import json
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,8 +69,15 @@ def address(remote: bool | str) -> str:
     from nnsight import CONFIG
 
     where = CONFIG.API.HOST if remote is True else str(remote)
-    if where != "local" and not where.startswith(("http://", "https://")):
-        raise EmotraceError(f"remote is True, 'local' or a server's address (https://…), not {remote!r}")
+    if where == "local":
+        return where
+    parts = urllib.parse.urlsplit(where) if where.isprintable() else urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise EmotraceError(f"remote is True, 'local' or a server's address (https://…), not {where!r}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise EmotraceError(
+            "the server's address holds a user or a query: it is https://HOST, and the key NDIF_API_KEY"
+        )
     return where.rstrip("/")
 
 
@@ -96,19 +104,21 @@ def deployment(where: str, hub_id: str) -> Deployment:
     return Deployment("nnsight.modeling.transformers.TransformersModel:" + json.dumps(default))
 
 
-def ask(where: str, path: str) -> Any:
-    """One GET of JSON, tried again where the fault may pass."""
+def ask(where: str, path: str, attempts: int | None = None) -> dict[str, Any]:
+    """One GET of a JSON object, tried again where the fault may pass, up to ``attempts`` times; empty if it is none."""
     import httpx
 
-    headers = {"ndif-api-key": api_key()} if api_key() else None
+    key = api_key()
+    headers = {"ndif-api-key": key} if key else None
     timeout = httpx.Timeout(patience.PATIENCE.silence, connect=patience.PATIENCE.connect)
 
-    def get() -> Any:
+    def get() -> dict[str, Any]:
         answer = httpx.get(where + path, headers=headers, timeout=timeout)
         answer.raise_for_status()
-        return answer.json()
+        content = answer.json()
+        return content if isinstance(content, dict) else {}
 
-    return patiently(get, where)
+    return patiently(get, where, attempts=attempts)
 
 
 def hub_id(name: str) -> str:

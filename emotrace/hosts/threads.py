@@ -3,11 +3,20 @@
 Between two operations an idle OpenMP thread spins by default, for milliseconds, to be quick for the next one. Where
 other processes want the same cores, the spinning takes time from them and from its own program. Here, threads sleep.
 
-Imports nothing but ``os`` and ``sys``, for ``import emotrace`` runs :func:`wait_passively`.
+And Python's threads, which transformers does not expect while it loads a model (:func:`one_at_a_time`).
+
+Imports the standard library alone, for ``import emotrace`` runs :func:`wait_passively`.
 """
 
+import functools
 import os
 import sys
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 USERS_POLICY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 USERS_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -17,6 +26,22 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIM
 TOO_LATE = "by OpenMP's default, for torch was imported before emotrace"
 
 _policy = ""
+_loading = threading.RLock()
+
+
+def one_at_a_time(load: Callable[P, T]) -> Callable[P, T]:
+    """A function that loads a model, which waits while another thread loads one.
+
+    While transformers loads, it changes torch's defaults for the whole process: another model loaded at the same time
+    misses tensors.
+    """
+
+    @functools.wraps(load)
+    def in_turn(*args: P.args, **options: P.kwargs) -> T:
+        with _loading:
+            return load(*args, **options)
+
+    return in_turn
 
 
 def wait_passively() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from emotrace.errors import EmotraceError, unknown
+from emotrace.instrument.tables import read_table
 
 NEUTRAL = "neutral"
 
@@ -40,26 +41,6 @@ def data_dir() -> Path:
 def checkout() -> Path | None:
     """The root of the checkout that the package runs from; None where it is installed without one."""
     return None if (_PACKAGE / "data").is_dir() else _PACKAGE.parent
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV file as a table of strings.
-
-    Raises:
-        EmotraceError: the file is missing or unreadable, empty, or lacks one of ``columns``.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise EmotraceError(f"no file {path}") from None
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise EmotraceError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise EmotraceError(f"{path} lacks the column {', '.join(missing)}: it needs {', '.join(columns)}")
-    if table.empty:
-        raise EmotraceError(f"{path} has no rows")
-    return table
 
 
 def _read(name: str) -> pd.DataFrame:
@@ -110,27 +91,131 @@ def model_registry() -> pd.DataFrame:
     return table
 
 
-def passages(path: str | Path | None = None) -> pd.DataFrame:
-    """The comprehension passages, or a file of one's own with the same columns.
+def passages(path: str | Path | None = None, *, topics: bool = False) -> pd.DataFrame:
+    """The comprehension passages, or a file of one's own with the columns ``emotion`` and ``text``.
+
+    Args:
+        path: a CSV file (:func:`~emotrace.instrument.tables.read_table`).
+        topics: whether the column ``topic`` is needed as well, as the study's experiments do.
 
     Raises:
-        EmotraceError: a missing column, an unknown emotion, an empty text, an id or a text given twice, no neutral.
+        EmotraceError: what :func:`check_passages` refuses.
     """
-    path = Path(path) if path else data_dir() / "passages.csv"
-    table = read_table(path, _COLUMNS["passages"].split())
-    known = list(emotions().index)
-    for name, emotion, text in zip(table["id"], table["emotion"], table["text"], strict=True):
-        if emotion not in known:
-            raise EmotraceError(f"{path}, passage {name}: unknown emotion {emotion!r}: known are {', '.join(known)}")
-        if not text.strip():
-            raise EmotraceError(f"{path}, passage {name}: the text is empty")
-    for column in ("id", "text"):
-        repeated = table[table.duplicated(column)]
-        if len(repeated):
-            raise EmotraceError(f"{path}, passage {repeated.iloc[0]['id']}: the same {column} stands there twice")
+    if path is None:
+        return check_passages(_read("passages"), str(data_dir() / "passages.csv"))
+    columns = ("topic", "emotion", "text") if topics else ("emotion", "text")
+    return check_passages(read_table(Path(path), columns), str(path), topics=topics)
+
+
+def check_passages(table: pd.DataFrame, source: str = "the table of passages", *, topics: bool = False) -> pd.DataFrame:
+    """Passages that vectors can be made of, as :func:`check_texts` returns them.
+
+    Raises:
+        EmotraceError: what :func:`check_texts` refuses; an id or a text given twice (without ids: a text given to two
+            emotions); no neutral passage, or no other.
+    """
+    table = check_texts(table, source, topics=topics)
+    if "id" in table.columns:
+        for column in ("id", "text"):
+            repeated = table[table.duplicated(column)]
+            if len(repeated):
+                raise EmotraceError(f"{source}, passage {repeated.iloc[0]['id']}: the same {column} stands there twice")
+    different = table.drop_duplicates(["emotion", "text"])
+    for number in different.index[different.duplicated("text")]:
+        raise EmotraceError(f"{source}, {_row_name(table, number)}: the same text stands there with another emotion")
     if NEUTRAL not in set(table["emotion"]):
-        raise EmotraceError(f"{path} has no passage of the class {NEUTRAL!r}, which the baseline needs")
+        raise EmotraceError(f"{source} has no passage of the class {NEUTRAL!r}, which the baseline needs")
+    if set(table["emotion"]) == {NEUTRAL}:
+        raise EmotraceError(f"{source} has passages of the class {NEUTRAL!r} alone: it needs those of an emotion too")
     return table
+
+
+def check_texts(
+    table: pd.DataFrame, source: str = "the table of texts", *, topics: bool = False, emotions_known: bool = True
+) -> pd.DataFrame:
+    """A table of labelled texts, its rows numbered from 0 and its labels without spaces around them.
+
+    Args:
+        table: columns ``emotion`` and ``text``.
+        source: what it is, for messages.
+        topics: whether it needs the column ``topic``, too.
+        emotions_known: whether the emotions must be among the 21 classes.
+
+    Raises:
+        EmotraceError: no table; a column that is missing or there twice; no rows; a label or text that is no string or
+            is empty; an unknown emotion.
+    """
+    columns = ["topic", "emotion", "text"] if topics else ["emotion", "text"]
+    if check_columns(table, source, columns).empty:
+        raise EmotraceError(f"{source} has no rows")
+    table = table.reset_index(drop=True)
+    for column in columns:
+        for number, value in enumerate(table[column]):
+            if not isinstance(value, str):
+                row = _row_name(table, number)
+                raise EmotraceError(f"{source}, {row}: the {column} is no string: {value!r} ({type(value).__name__})")
+            if not value.strip():
+                raise EmotraceError(f"{source}, {_row_name(table, number)}: the {column} is empty")
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise EmotraceError(f"{source}, {_row_name(table, number)}: the {column} has half a character in it")
+    table = table.assign(**{column: table[column].str.strip() for column in columns[:-1]})
+    known = list(emotions().index)
+    for number, name in enumerate(table["emotion"]):
+        if emotions_known and name not in known:
+            raise EmotraceError(
+                f"{source}, {_row_name(table, number)}: unknown emotion {name!r}: known are {', '.join(known)}"
+            )
+    return table
+
+
+def check_columns(table: pd.DataFrame, source: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The table unchanged, if it is one and has each of these columns once.
+
+    Raises:
+        EmotraceError: it is no table, lacks a column, or has one twice.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise EmotraceError(f"{source} is a pandas DataFrame, or a CSV file, not of type {type(table).__name__}")
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise EmotraceError(f"{source} lacks the column {', '.join(missing)}: it needs {', '.join(columns)}")
+    if not table.columns.is_unique:
+        raise EmotraceError(f"{source} has the column {table.columns[table.columns.duplicated()][0]} twice")
+    return table
+
+
+def _row_name(table: pd.DataFrame, number: int) -> str:
+    return f"passage {table['id'].iloc[number]}" if "id" in table.columns else f"row {number + 1}"
+
+
+def imbalances(table: pd.DataFrame, topics_kept: int) -> list[str]:
+    """What a reader of the study's statistics should know of passages that are not fully crossed, a sentence each.
+
+    Raises:
+        EmotraceError: fewer than two emotions or two topics on the first ``topics_kept`` topics, which the study reads.
+    """
+    counts = quick_subset(table[table["emotion"] != NEUTRAL], topics_kept).groupby(["topic", "emotion"]).size()
+    counts = counts.unstack(fill_value=0)  # [topic, emotion]
+    if min(counts.shape) < 2:
+        raise EmotraceError(
+            "the study needs passages of two emotions or more on two topics or more, not of "
+            f"{', '.join(counts.columns) or 'none'} on {', '.join(counts.index) or 'none'}"
+        )
+    lost = [name for name in emotion_names() if name in set(table["emotion"]) - set(counts.columns)]
+    notes = [f"no passage of {', '.join(lost)} on the {topics_kept} topics that are read"] if lost else []
+    if (counts == counts.iloc[0, 0]).all(axis=None):
+        return notes
+    texts, spread = counts.sum(), (counts > 0).sum()
+    notes.append(
+        f"the emotions have {texts.min()} to {texts.max()} passages ({texts.idxmin()} to {texts.idxmax()}), not as "
+        "many on every topic: shuffled labels keep these numbers, and chance is the share of the commonest emotion"
+    )
+    for name in spread[spread == 1].index:
+        topic = counts.index[counts[name] > 0][0]
+        notes.append(f"{name} has passages on one topic only ({topic}): nothing tells the emotion from the topic")
+    for topic in counts.index[(counts > 0).sum(axis=1) == 1]:
+        notes.append(f"the topic {topic} has passages of one emotion only: it says nothing about shuffled labels")
+    return notes
 
 
 def baseline_texts() -> pd.DataFrame:

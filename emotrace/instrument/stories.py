@@ -10,6 +10,7 @@ import pandas as pd
 
 from emotrace.errors import unknown
 from emotrace.instrument import corpus
+from emotrace.instrument.tables import read_table
 
 _SCENE = "Write a very short story, about 50 words, about this everyday scene: {scene}."
 PROMPT = _SCENE + (
@@ -67,7 +68,7 @@ def stored(author: str) -> pd.DataFrame:
     """
     if author not in STORED:
         raise unknown("author of stories", author, STORED)
-    return corpus.read_table(corpus.data_dir() / "stories" / f"{author}.csv", STORED_COLUMNS)
+    return read_table(corpus.data_dir() / "stories" / f"{author}.csv", STORED_COLUMNS)
 
 
 def other_author(model_name: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from emotrace import steered_texts
+from emotrace import arguments, steered_texts
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
@@ -140,7 +140,8 @@ def calibrate(
     Raises:
         EmotraceError: vectors of another model, a layer out of range, a target that is no share.
     """
-    if not 0 < target < 1:
+    texts = arguments.integer(texts, "texts", at_least=1)
+    if not 0 < (target := arguments.number(target, "a target")) < 1:
         raise EmotraceError(f"a target is a share between 0 and 1, not {target}")
     vectors.check(model)
     edited = steered_texts.steered_layers(model, vectors, layers)

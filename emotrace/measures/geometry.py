@@ -119,22 +119,19 @@ def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndar
     return (((draws @ directions) ** 2).sum(axis=-1) - self_pairs) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
 
 
-def group_sizes(n: int, sizes: Sequence[int]) -> list[int]:
-    """The sizes of the disjoint groups that :func:`group_cosine` draws from ``n`` vectors.
+def group_count(n: int, sizes: Sequence[int]) -> int:
+    """How many disjoint groups :func:`group_cosine` makes of ``n`` vectors.
 
-    Equal ``sizes``: as many groups as there is room for. Unequal: as many of them as find room whichever they are.
+    Of equal ``sizes`` as many as there is room for; of unequal as many as there is room for whichever are drawn.
 
     Raises:
         EmotraceError: there is no room for two groups.
     """
-    largest = sorted(map(int, sizes), reverse=True)
-    if largest[0] == largest[-1]:
-        groups = largest[:1] * (n // largest[0])
-    else:
-        groups = largest[: int((np.cumsum(largest) <= n).sum())]
-    if len(groups) < 2:
+    largest = np.sort(np.asarray(sizes))[::-1]
+    groups = n // largest[0] if largest[0] == largest[-1] else int((np.cumsum(largest) <= n).sum())
+    if groups < 2:
         raise EmotraceError(f"{n} vectors do not make two groups of {largest[0]}")
-    return groups
+    return int(groups)
 
 
 def group_cosine(vectors: np.ndarray, sizes: Sequence[int], repeats: int, rng: np.random.Generator) -> float:
@@ -144,14 +141,13 @@ def group_cosine(vectors: np.ndarray, sizes: Sequence[int], repeats: int, rng: n
     anything are more alike than single texts, and the more so the more texts they have. ``sizes`` are therefore the
     numbers of texts of the centroids that it stands beside; of unequal ones each repeat draws which are used.
     """
-    groups = len(group_sizes(len(vectors), sizes))
+    groups, equal = group_count(len(vectors), sizes), len(set(sizes)) == 1
     total = 0.0
     for _ in range(repeats):
         order = rng.permutation(len(vectors))
-        drawn = [sizes[0]] * groups if len(set(sizes)) == 1 else rng.permutation(sizes)[:groups]
-        parts = np.split(order[: sum(drawn)], np.cumsum(drawn)[:-1])
-        means = np.stack([vectors[part].mean(axis=0, dtype=np.float64) for part in parts])
-        total += float(mean_pairwise_cosine(means))
+        ends = np.cumsum(np.repeat(sizes[:1], groups) if equal else rng.permutation(sizes)[:groups])
+        parts = np.split(vectors[order[: ends[-1]]], ends[:-1])
+        total += float(mean_pairwise_cosine(np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])))
     return total / repeats
 
 
@@ -180,7 +176,7 @@ def shuffled_cosine(
             null[permutation] = mean_pairwise_cosine(summed.sums[rows, columns].sum(axis=0) / counts[:, None])
         return null
     named = np.isin(np.asarray(emotions), names)
-    texts, topic_of = activations[named].astype(np.float64), np.unique(np.asarray(topics)[named], return_inverse=True)[1]
+    texts, topic_of = activations[named].astype(np.float64), np.asarray(topics)[named]
     members = np.asarray(names)[:, None] == np.asarray(emotions)[named]  # [emotion, text]
     means = members / members.sum(axis=1, keepdims=True)
     for permutation in range(permutations):
@@ -192,7 +188,7 @@ def shuffled_cosine(
 def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
     """Silhouette of each text by emotion ``[text]``, in cosine distance after subtracting the mean of all texts.
 
-    0 for the only text of an emotion; NaN for all texts where every emotion has one text, or where there is one emotion.
+    0 for the only text of an emotion; NaN for all where every emotion has one text, or there is one emotion.
     """
     from sklearn.metrics import silhouette_samples
 

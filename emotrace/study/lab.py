@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,7 +72,9 @@ class Lab:
     ) -> None:
         self._source, self._quick, self._remote, self._classifier = model, quick, remote, classifier
         self._settings = Settings.quick(seed) if quick else Settings(seed)
-        self._passages = corpus.passages(passages)
+        self._passages = corpus.passages(passages, topics=True)
+        for note in corpus.imbalances(self._passages, self._settings.topics):
+            print(f"emotrace: {note}", file=sys.stderr)
         self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
         self._model: Model | None = None
         self._study: Study | None = None

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from emotrace import __version__
+from emotrace import __version__, arguments
 from emotrace.errors import EmotraceError, WriteError
 from emotrace.hosts import cpu_matmul
+from emotrace.hosts.sources import run_names
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import Model, load
@@ -40,6 +41,7 @@ def run(
     resume: bool = False,
     seed: int = 0,
     remote: bool | str = False,
+    instruct: bool | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Path:
     """Runs the experiments on each model in turn, one in memory at a time, and writes the report.
@@ -51,23 +53,30 @@ def run(
         The path of ``report.html``.
 
     Raises:
-        EmotraceError: an unknown experiment, a passages file that cannot be used, an output folder that cannot be
-            written or holds another run; no model of the run could be used.
+        EmotraceError: an unknown experiment, a model that is given twice, a passages file that cannot be used, an
+            output folder that cannot be written or holds another run; no model of the run could be used.
     """
-    names = list(experiments.NAMES) if chosen == "all" else chosen.split(",")
+    names = list(experiments.NAMES) if chosen.strip() == "all" else arguments.split(chosen) or [chosen]
     plan = experiments.planned([experiments.by_name(name) for name in names])
-    table, settings = corpus.passages(passages), Settings.quick(seed) if quick else Settings(seed)
-    folder = RunFolder(
-        out, run_settings(models, names, quick, settings, classifier, table, bool(remote)), resume=resume
-    )
+    run_names(models)  # a model given twice is refused before the folder is made
+    table, settings = corpus.passages(passages, topics=True), Settings.quick(seed) if quick else Settings(seed)
+    notes = corpus.imbalances(table, settings.topics)
+    identity = run_settings(models, names, quick, settings, classifier, table, bool(remote), instruct)
+    folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
+    if notes:
+        folder.manifest["passages"] = notes
+        print("\n".join(f"emotrace: {note}" for note in notes), file=sys.stderr)
     try:
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}, {cpu_matmul.choose()}"
         finished: list[Results] = []
-        for source in models:
-            named = progress if len(models) == 1 else _named(progress, source)
+        for source, model_name in zip(models, run_names(models), strict=True):
+            named = progress if len(models) == 1 else _named(progress, model_name)
             try:
-                finished.append(_run_model(source, plan, folder, settings, table, classifier, remote, named))
+                loading = {"remote": remote, "instruct": instruct}
+                finished.append(
+                    _run_model(source, model_name, loading, plan, folder, settings, table, classifier, named)
+                )
             except Exception as error:
                 if len(models) == 1 or _stops_all(error):
                     raise
@@ -111,6 +120,7 @@ def run_settings(
     classifier: str,
     passages: pd.DataFrame,
     remote: bool = False,
+    instruct: bool | None = None,
 ) -> dict[str, Any]:
     """What makes a run this run and no other: the ``settings`` of its manifest."""
     return {
@@ -123,23 +133,25 @@ def run_settings(
         "passages": corpus.fingerprint(passages),
         "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
         **({"remote": True} if remote else {}),
+        **({} if instruct is None else {"instruct": instruct}),
     }
 
 
 def _run_model(
     source: str,
+    name: str,
+    loading: dict[str, Any],
     plan: list[Experiment],
     folder: RunFolder,
     settings: Settings,
     passages: pd.DataFrame,
     classifier: str,
-    remote: bool | str,
     progress: Progress,
 ) -> Results:
-    """The tables, claims among them, and texts of one model; its vectors are written."""
+    """The tables, claims among them, and texts of one model, by its name in this run; its vectors are written."""
     with folder.timed(f"{source}: load"):
-        model = load(source, remote=remote)
-    name = model.name
+        model = load(source, **loading)
+    model.name = name
     with folder.timed(f"{name}: read"):
         study = read(model, settings, folder, progress, passages, classifier)
     folder.manifest["models"][name] = facts = _facts(model, len(study.reading.labels))
@@ -184,7 +196,7 @@ def _together(parts: list[Tables]) -> Tables:
 
 def _named(progress: Progress, model: str) -> Progress:
     """The same progress, its stages told apart by the model's name."""
-    return lambda what, done, of: progress(f"{Path(model).name}: {what}", done, of)
+    return lambda what, done, of: progress(f"{model}: {what}", done, of)
 
 
 def _stops_all(error: Exception) -> bool:

@@ -173,9 +173,20 @@ class Study:
         """The emotional texts' activations at one layer: ``[text, d_model]``."""
         return self.reading.pooled[pooling][self.emotional, self.reading.layers.index(layer)]
 
-    def cells(self, pooling: str, layer: int) -> geometry.Cells:
-        """Those activations summed by topic and emotion."""
-        return geometry.cells(self.layer(pooling, layer), self.topics, self.emotions, self.names)
+    def names_in(self, half: np.ndarray | None) -> list[str]:
+        """The emotions that have a text on the topics of ``half`` (bool ``[topic]``; None: all)."""
+        inside = set(self.emotions if half is None else self.emotions[self.in_half(half)])
+        return [name for name in self.names if name in inside]
+
+    def group_sizes(self, half: np.ndarray | None = None) -> list[int]:
+        """The texts of each of those emotions, at most half as many as there are unrelated texts to group."""
+        emotions = self.emotions if half is None else self.emotions[self.in_half(half)]
+        room = min(len(activations) for activations in self.baseline.values()) // 2
+        return [min(int((emotions == name).sum()), room) for name in self.names_in(half)]
+
+    def cells(self, pooling: str, layer: int, half: np.ndarray | None = None) -> geometry.Cells:
+        """Those activations summed by topic and emotion; of the emotions of ``half`` alone, with all topics."""
+        return geometry.cells(self.layer(pooling, layer), self.topics, self.emotions, self.names_in(half))
 
     def draws(self, half: np.ndarray | None = None) -> np.ndarray:
         """Bootstrap weights of topics ``[draw, topic]``, the same at every layer so that curves can be compared."""
@@ -261,13 +272,13 @@ def choose_layer(study: Study, pooling: str, criterion: str) -> int:
 
 def half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:
     """The criterion from the topics of one half alone; its baselines have the same number of texts a centroid."""
-    cells = study.cells(pooling, layer)
-    inside = geometry.Cells(cells.sums[half], cells.counts[half])
-    value = float(geometry.mean_pairwise_cosine(inside.centroids()))
+    inside, names = study.in_half(half), study.names_in(half)
+    texts = study.layer(pooling, layer)[inside], study.topics[inside], study.emotions[inside], names
+    value = float(geometry.mean_pairwise_cosine(geometry.cells(*texts).centroids()))
     if criterion == "shuffle_excess":
         permutations = min(99, study.settings.permutations)
-        return value - geometry.shuffled_cosine(inside, permutations, study.rng("half shuffle")).mean()
+        return value - geometry.shuffled_cosine(*texts, permutations, study.rng("half shuffle")).mean()
     if criterion == "anisotropy_excess":
         baseline = study.baseline[pooling][:, study.reading.layers.index(layer)]
-        return value - geometry.group_cosine(baseline, int(half.sum()), GROUP_REPEATS, study.rng("half groups"))
+        return value - geometry.group_cosine(baseline, study.group_sizes(half), GROUP_REPEATS, study.rng("half groups"))
     return value

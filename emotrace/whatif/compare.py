@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError
 from emotrace.judges import regimes
@@ -60,9 +61,11 @@ def what_if(
         EmotraceError: whatever :func:`~emotrace.steered_texts.steer` refuses; no classifier where one is asked for.
     """
     vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
-    layer = steered_layers(model, vectors, None)[0] if layer is None else layer
+    prompt, emotion = arguments.text(prompt, "the prompt"), arguments.emotion(emotion)
+    layer = steered_layers(model, vectors, None)[0] if layer is None else arguments.integer(layer, "a layer")
     if strength is None:
         strength = float(vectors.calibration.get("strength") or UNCALIBRATED)
+    strength = arguments.number(strength, "a strength")
     writing = replace(writing, seeds=writing.seeds[:1])
     written = steer(model, prompt, vectors, [0.0, strength], emotions=[emotion], layers=[layer], writing=writing)
     # In a chat the answer does not go on in the middle of the user's last word.
@@ -97,7 +100,8 @@ def _sides(model: Model, written: pd.DataFrame, chat: bool, readings: list[Token
     def side(name: str, index: int) -> Side:
         row = regimes.measure(model, written.iloc[[index]], unsteered, chat=chat).iloc[0]
         ratio = float(row["perplexity_ratio"])
-        return Side(name, row["text"], int(row["n_tokens"]), row["regime"], ratio, readings[index])
+        reading, real_words = readings[index], float(row["real_words"])
+        return Side(name, row["text"], int(row["n_tokens"]), row["regime"], ratio, reading, real_words)
 
     return side("plain", 0), side("steered", 1)
 

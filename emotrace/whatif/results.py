@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emotrace.judges.real_words import NOT_TESTED
 from emotrace.whatif import html, shading, terminal
 from emotrace.whatif.spans import Span
 
@@ -146,6 +147,7 @@ class Side:
         perplexity_ratio: perplexity of this text over that of the plain one, both under the unsteered model; 1 for the
             plain one itself, NaN where nothing was written.
         reading: prompt and text read again without any edit, token by token.
+        real_words: share of real words; NaN where no dictionary applies.
     """
 
     name: str
@@ -154,12 +156,14 @@ class Side:
     regime: str
     perplexity_ratio: float
     reading: TokenReading
+    real_words: float = 1.0
 
     def detail(self) -> str:
-        """The perplexity ratio and the length, in words."""
+        """The perplexity ratio and the length, in words; and where no dictionary was asked."""
         ratio = "–" if np.isnan(self.perplexity_ratio) else f"{self.perplexity_ratio:.3g}"
         compared = "" if self.name == "plain" else f"perplexity {ratio} times the plain text’s, "
-        return f"{compared}{self.n_tokens} tokens"
+        untested = f"; {NOT_TESTED}" if np.isnan(self.real_words) else ""
+        return f"{compared}{self.n_tokens} tokens{untested}"
 
     def summary(self) -> str:
         """Regime and :meth:`detail` in one line."""

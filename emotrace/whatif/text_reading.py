@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.activations import read_activations
+from emotrace.errors import EmotraceError, WriteError
 from emotrace.extraction import read_texts
 from emotrace.hosts.gguf import cache_dir
 from emotrace.instrument import corpus
@@ -25,13 +29,17 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it was just done, of how much."""
 
+_UNSAVED: dict[str, EmotionVectors] = {}
+"""What could not be kept in the cache, by the name of its file."""
+
 
 def cached_vectors(model: Model, pooling: str = "mean", progress: Progress | None = None) -> EmotionVectors:
     """A model's comprehension vectors, extracted from ``data/passages.csv`` at the first call and kept in the cache.
 
     Those of a packaged model, pooled by mean, carry the layer and strength that they are calibrated to.
     """
-    vectors = _extracted(model, pooling, progress)
+    with model.lock:  # so that threads which come at the same time read the passages once
+        vectors = _extracted(model, pooling, progress)
     calibrated = calibration.shipped(model) if pooling == "mean" else None
     return calibrated.onto(vectors) if calibrated else vectors
 
@@ -43,11 +51,17 @@ def _extracted(model: Model, pooling: str, progress: Progress | None) -> Emotion
         weights = hashlib.sha256(f"{model.identity} {model.provenance.get('server')}".encode()).hexdigest()
     name = f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
     file = cache_dir() / name
-    if file.exists():
+    if name in _UNSAVED:
+        return _UNSAVED[name]
+    with contextlib.suppress(EmotraceError, OSError):  # damaged, or not of this model: extracted again
         return EmotionVectors.load(file).check(model)
     report = (lambda done: progress("reading passages, once", done, len(table))) if progress else None
     vectors = read_texts(model, table, poolings=(pooling,), progress=report).vectors(pooling)
-    vectors.save(file)
+    try:
+        vectors.save(file)
+    except WriteError as error:
+        print(f"emotrace: the vectors are kept for this process only: {error}; set EMOTRACE_CACHE", file=sys.stderr)
+        _UNSAVED[name] = vectors
     return vectors
 
 
@@ -92,7 +106,9 @@ def project_text(
         EmotraceError: an empty or too long text, a layer out of range, vectors of another model.
     """
     vectors = cached_vectors(model) if vectors is None else vectors.check(model)
-    layer = steered_layers(model, vectors, None)[0] if layer is None else model.check_layers([layer])[0]
+    if layer is None:
+        layer = steered_layers(model, vectors, None)[0]
+    layer = model.check_layers([arguments.integer(layer, "a layer")])[0]
     pooling = vectors.provenance["pooling"]
     activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]
     values = cosines(vectors, activation, layer)

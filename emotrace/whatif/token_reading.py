@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.activations import pooling_weights, read_tokens
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
@@ -63,6 +64,8 @@ def read_emotions(
     """
     vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
     vectors.check(model)
+    text = arguments.text(text, "the text")
+    emotion = None if emotion is None else arguments.emotion(emotion)
     weights, layers = _weights(vectors, emotion), chosen_layers(model, vectors, layer)
     tokens = encode(model, [text])[0]
     if tokens.stop - tokens.start < 2:
@@ -72,7 +75,7 @@ def read_emotions(
     own, norms = _dots(stream, vectors, layers)
     neutral, neutral_norms = _neutral_dots(model, vectors, layers, progress)
     counted, limit = _counted(model, tokens), MASSIVE * np.median(neutral_norms, axis=0)
-    squares = _squares(vectors, layers, weights, blank=layer == "all")
+    squares = _squares(vectors, layers, weights, blank=isinstance(layer, str))
     projection, reference = own @ weights / squares, neutral @ weights / squares
     projection[~counted] = np.nan
     reference[neutral_norms > limit] = np.nan
@@ -102,11 +105,12 @@ def read_emotions(
 
 def chosen_layers(model: Model, vectors: EmotionVectors, layer: int | str | None) -> list[int]:
     """The layers to read: the one given, every one of the vectors, or their calibrated one, else half depth."""
-    if layer == "all":
-        return sorted(vectors.layers)
     if isinstance(layer, str):
+        if layer == "all":
+            return sorted(vectors.layers)
         raise EmotraceError(f"a layer is a number or all, not {layer!r}")
-    chosen = steered_layers(model, vectors, None)[:1] if layer is None else model.check_layers([layer])
+    one = None if layer is None else arguments.integer(layer, "a layer")
+    chosen = steered_layers(model, vectors, None)[:1] if one is None else model.check_layers([one])
     vectors.index(chosen[0])
     return chosen
 
@@ -160,15 +164,16 @@ def _neutral_dots(
     """:func:`_dots` at every counted token of the neutral passages, read once in a process."""
     digest = hashlib.sha256(vectors.values.tobytes() + vectors.grand_mean.tobytes()).hexdigest()
     key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest}"
-    if key not in _remembered:
-        passages = corpus.passages()
-        texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
-        report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
-        streams = read_tokens(model, texts, layers=layers, progress=report)
-        counted = [_counted(model, tokens) for tokens in texts]
-        parts = [_dots(stream[rows], vectors, layers) for stream, rows in zip(streams, counted, strict=True)]
-        dots, norms = zip(*parts, strict=True)
-        _remembered[key] = np.concatenate(dots), np.concatenate(norms)
+    with model.lock:  # so that threads which come at the same time read it once
+        if key not in _remembered:
+            passages = corpus.passages()
+            texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
+            report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
+            streams = read_tokens(model, texts, layers=layers, progress=report)
+            counted = [_counted(model, tokens) for tokens in texts]
+            parts = [_dots(stream[rows], vectors, layers) for stream, rows in zip(streams, counted, strict=True)]
+            dots, norms = zip(*parts, strict=True)
+            _remembered[key] = np.concatenate(dots), np.concatenate(norms)
     return _remembered[key]
 
 

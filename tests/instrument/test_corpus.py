@@ -229,7 +229,7 @@ def test_a_file_of_ones_own_reads_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns=["tense", "person"]), "lacks the column person, tense: it needs id, topic, emotion"),
+        (lambda t: t.drop(columns=["text", "person"]), "lacks the column text: it needs emotion, text"),
         (lambda t: t.assign(text=[t["text"][1], *t["text"][1:]]), "clinic-sad: the same text stands there twice"),
         (lambda t: t.assign(id=["clinic-sad", *t["id"][1:]]), "clinic-sad: the same id stands there twice"),
         (lambda t: t.assign(emotion=["merry", *t["emotion"][1:]]), "clinic-happy: unknown emotion 'merry': known are "),

@@ -132,25 +132,6 @@ def test_the_longest_loop_equals_a_search_through_all_stretches():
     assert len(found) > 15
 
 
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [
-        ("The children walked home along the river.", 1.0),
-        ("xqzvk brrplt wrtzz", 0.0),
-        ("The xqzvk walked brrplt", 0.5),
-        ("He didn't go, and they're late", 1.0),
-        ("He didn’t go, and they’re late", 1.0),
-        ("她很高兴", 0.0),  # each character is a word, none of them English
-        ("The house 她很", 0.5),
-        ("12 + 30 = 42 !!", 1.0),
-        ("", 1.0),
-        ("THE River", 1.0),
-    ],
-)
-def test_the_share_of_real_words(text, share):
-    assert regimes.real_words(text) == pytest.approx(share)
-
-
 # -- labels -----------------------------------------------------------------------------------------------------------
 
 COHERENT = {"n_tokens": 30, "longest_loop": 0.1, "distinct_2": 0.95, "perplexity_ratio": 1.2, "real_words": 0.95}

@@ -55,14 +55,27 @@ def _readings(swept: Sweep, metric: str) -> Readings:
     return readings | {(direction, 0.0): values[unsteered] for direction, _ in groups}
 
 
+def _known_mean(values: np.ndarray, axis: int | None = None) -> Any:
+    """The mean of the values that are known; NaN where none is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=axis) / known.sum(axis=axis)
+
+
 def _response_at(swept: Sweep, readings: Readings, metric: str, strength: float) -> list[dict[str, Any]]:
-    random = np.stack([readings[name, strength].mean(axis=0) for name in swept.random])  # [direction, emotion]
-    under = np.stack([readings[name, strength].mean(axis=0) for name in swept.emotions])  # [direction, emotion]
+    # A text in a language without a dictionary has no share of real words: the others stand for it.
+    some, mean = metric == "real_words", _known_mean if metric == "real_words" else np.mean
+    low, high = (np.fmin.reduce, np.fmax.reduce) if some else (np.min, np.max)
+    random = np.stack([mean(readings[name, strength], axis=0) for name in swept.random])  # [direction, emotion]
+    under = np.stack([mean(readings[name, strength], axis=0) for name in swept.emotions])  # [direction, emotion]
     own = np.diag(under)
     others = (under.sum(axis=0) - own) / max(len(under) - 1, 1)
+    if some and np.isnan(under).any():
+        others = np.array([_known_mean(np.delete(under[:, index], index)) for index in range(len(under))])
 
     def row(emotion: str, values: np.ndarray, random: np.ndarray, others: float) -> dict[str, Any]:
-        controls = {"random": random.mean(), "random_low": random.min(), "random_high": random.max(), "others": others}
+        values = values[~np.isnan(values)] if some else values
+        controls = {"random": mean(random), "random_low": low(random), "random_high": high(random), "others": others}
         key = {"emotion": emotion, "strength": strength, "metric": metric}
         return {**key, **mean_interval(values)._asdict(), **controls, "n": len(values)}
 

@@ -6,6 +6,7 @@ On a model whose vocabulary has no Chinese to speak of nothing can be tested.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,22 +29,7 @@ def crosslingual_claims(tables: Tables, family: str) -> Sequence[Claim]:
     all_emotions = select(over_strengths, emotion="all")
     strongest = table[table["strength"] == table["strength"].max()]
 
-    def tested(
-        name: str, claim: str, paper: str, rows: pd.DataFrame, how: str, rule: Callable[[pd.Series], Rule] = _positive
-    ) -> Claim:
-        row = rows.iloc[0] if len(rows) else pd.Series(dict.fromkeys(("value", "low", "high", "n"), np.nan))
-        least = writing_systems.MIN_HAN_TOKENS
-        testable = False
-        if han_tokens < least:
-            beside = f"the vocabulary has {han_tokens} whole Han tokens, fewer than {least}"
-        elif rows.empty:
-            beside = "the emotion is not among the vectors"
-        else:
-            testable = True
-            beside = f"null {row['null']:.3g}, p = {row['p']:.3g} (m = {row['m']:.0f})"
-        estimate = Estimate(row["value"], row["low"], row["high"], row["n"])
-        return Claim(f"C11.{name}", claim, paper, estimate, rule(row) if testable else None, f"{how}; {beside}")
-
+    tested = partial(_tested, han_tokens)
     return [
         tested(
             "more_chinese",
@@ -91,3 +77,27 @@ def crosslingual_claims(tables: Tables, family: str) -> Sequence[Claim]:
 def _positive(row: pd.Series) -> Rule:
     """The interval is above 0, and the null gives less at p < 0.05."""
     return given(row["p"] < 0.05, above(0))
+
+
+def _tested(
+    han_tokens: int,
+    name: str,
+    claim: str,
+    paper: str,
+    rows: pd.DataFrame,
+    how: str,
+    rule: Callable[[pd.Series], Rule] = _positive,
+) -> Claim:
+    """A claim on the first of ``rows``; not testable without rows, or with few Han tokens in the vocabulary."""
+    row = rows.iloc[0] if len(rows) else pd.Series(dict.fromkeys(("value", "low", "high", "n"), np.nan))
+    least = writing_systems.MIN_HAN_TOKENS
+    testable = False
+    if han_tokens < least:
+        beside = f"the vocabulary has {han_tokens} whole Han tokens, fewer than {least}"
+    elif rows.empty:
+        beside = "the emotion is not among the vectors"
+    else:
+        testable = True
+        beside = f"null {row['null']:.3g}, p = {row['p']:.3g} (m = {row['m']:.0f})"
+    estimate = Estimate(row["value"], row["low"], row["high"], row["n"])
+    return Claim(f"C11.{name}", claim, paper, estimate, rule(row) if testable else None, f"{how}; {beside}")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace.instrument import corpus
+from emotrace.instrument.tables import read_table
 from emotrace.study.languages.writing_systems import HAN, LATIN, Vocabulary
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ EXAMPLES = {"desperate": ("找了", "摸索")}
 @functools.cache
 def lexicon() -> pd.DataFrame:
     """``data/lexicon_zh.csv``: columns emotion, word, pinyin, gloss."""
-    return corpus.read_table(corpus.data_dir() / "lexicon_zh.csv", ["emotion", "word", "pinyin", "gloss"])
+    return read_table(corpus.data_dir() / "lexicon_zh.csv", ["emotion", "word", "pinyin", "gloss"])
 
 
 def tokenised(

@@ -34,15 +34,15 @@ def anisotropy(study: Study) -> pd.DataFrame:
 
     def rows(pooling: str, layer: int) -> list[dict[str, Any]]:
         activations = study.baseline[pooling][:, study.reading.layers.index(layer)].astype(np.float64)
-        n, size = len(activations), len(set(study.topics))
+        n, sizes = len(activations), study.group_sizes()
         draws = statistics.topic_draws(n, study.settings.bootstrap, study.rng("anisotropy"))
         value = float(geometry.mean_pairwise_cosine(activations))
         cosine = statistics.centred_interval(value, geometry.resampled_pairwise_cosine(activations, draws))
-        group = geometry.group_cosine(activations, size, GROUP_REPEATS, study.rng("groups"))
+        group = geometry.group_cosine(activations, sizes, GROUP_REPEATS, study.rng("groups"))
         squares = (activations**2).mean(axis=0)
         return [
             study.row(pooling, layer, metric="cosine", **cosine._asdict(), n=n),
-            study.row(pooling, layer, metric="group_cosine", value=group, n=n // size),
+            study.row(pooling, layer, metric="group_cosine", value=group, n=geometry.group_count(n, sizes)),
             study.row(pooling, layer, metric="top_dimension_share", value=squares.max() / squares.sum(), n=n),
             study.row(pooling, layer, metric="mean_norm", value=np.linalg.norm(activations, axis=1).mean(), n=n),
         ]
@@ -56,17 +56,18 @@ def separation(study: Study) -> pd.DataFrame:
     Metrics: ``cosine``, mean pairwise cosine of the emotions' centroids before centring (lower = better separated; the
     paper's measure as we read it), beside the mean (column ``null``) and the p of labels shuffled within topics;
     ``shuffle_excess``, cosine − that null; ``silhouette``; ``nearest_centroid`` and ``logistic_regression``, accuracy
-    on held-out topics (``null`` is chance). At layer 0 with mean pooling these two are the bag-of-embeddings baseline:
-    what the words alone give.
+    on held-out topics (``null`` is chance: what the commonest emotion's name alone gets). At layer 0 with mean pooling
+    these two are the bag-of-embeddings baseline: what the words alone give.
     """
-    n_topics, chance = len(set(study.topics)), 1 / len(study.names)
+    n_topics, chance = len(set(study.topics)), _commonest(study.emotions)
 
     def rows(pooling: str, layer: int) -> list[dict[str, Any]]:
         activations, cells = study.layer(pooling, layer), study.cells(pooling, layer)
         value = float(geometry.mean_pairwise_cosine(cells.centroids()))
         draws = geometry.mean_cosine_of_gram(cells.centroid_grams(study.draws()))
         cosine = statistics.centred_interval(value, draws)
-        null = geometry.shuffled_cosine(cells, study.settings.permutations, study.rng("shuffle"))
+        texts = activations, study.topics, study.emotions, study.names
+        null = geometry.shuffled_cosine(*texts, study.settings.permutations, study.rng("shuffle"))
         excess = statistics.Interval(*(number - null.mean() for number in cosine))
         tests = {"p": statistics.permutation_p(value, null, "less"), "m": len(null), "n": n_topics}
         table = [
@@ -77,7 +78,8 @@ def separation(study: Study) -> pd.DataFrame:
         for decoder in geometry.DECODERS:
             scores[decoder] = geometry.decode(activations, study.emotions, study.topics, decoder).astype(float)
         for metric, by_text in scores.items():
-            draws = _topic_means(by_text, study.topics) @ study.draws().T / n_topics
+            by_topic, sizes = _by_topic(by_text, study.topics)
+            draws = by_topic @ study.draws().T / (study.draws() @ sizes)
             interval = statistics.centred_interval(float(by_text.mean()), draws)
             null_value = None if metric == "silhouette" else chance
             table.append(study.row(pooling, layer, metric=metric, **interval._asdict(), null=null_value, n=n_topics))
@@ -88,12 +90,22 @@ def separation(study: Study) -> pd.DataFrame:
 
 def _cosine_draws(study: Study, pooling: str, layer: int, half: np.ndarray | None = None) -> np.ndarray:
     """The centroids' mean pairwise cosine in each resample of topics (of one half of them): ``[draw]``."""
-    return geometry.mean_cosine_of_gram(study.cells(pooling, layer).centroid_grams(study.draws(half)))
+    return geometry.mean_cosine_of_gram(study.cells(pooling, layer, half).centroid_grams(study.draws(half)))
 
 
-def _topic_means(scores: np.ndarray, topics: np.ndarray) -> np.ndarray:
-    """The mean of per-text scores ``[text]`` in each topic, in order of appearance: ``[topic]``."""
-    return np.array([scores[topics == topic].mean() for topic in dict.fromkeys(topics)])
+def _by_topic(scores: np.ndarray, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of per-text scores ``[text]`` in each topic, in order of appearance, and its number of texts.
+
+    Both ``[topic]``, in units of the mean number of texts a topic: 1 for each where all have as many.
+    """
+    names = list(dict.fromkeys(topics))
+    sizes = np.array([(topics == name).sum() for name in names]) / (len(topics) / len(names))
+    return np.array([scores[topics == name].mean() for name in names]) * sizes, sizes
+
+
+def _commonest(emotions: np.ndarray) -> float:
+    """The share of the commonest emotion among the texts."""
+    return float(np.unique(emotions, return_counts=True)[1].max() / len(emotions))
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
@@ -120,7 +132,7 @@ def geometry_table(study: Study) -> pd.DataFrame:
 
 def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> list[dict[str, Any]]:
     """The rows of one layer, from the topics of ``half`` (bool ``[topic]``; None: all)."""
-    cells = study.cells(pooling, layer)
+    cells, names = study.cells(pooling, layer, half), study.names_in(half)
     weights = np.ones(len(cells.sums)) if half is None else half.astype(float)
     centroids = cells.centroids(weights)
     vectors = centroids - centroids.mean(axis=0)
@@ -128,7 +140,7 @@ def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> li
     if np.abs(vectors).max() <= 1e-6 * np.abs(centroids).max():
         return []
     row = partial(study.row, pooling, layer, split="all" if half is None else "held_out")
-    norms = corpus.emotions().loc[study.names]
+    norms = corpus.emotions().loc[names]
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     permutations = study.settings.permutations
     scores, shares = geometry.principal_components(vectors)
@@ -143,7 +155,7 @@ def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> li
         rows.append(row(metric=f"pc{component}_variance", value=share, n=len(score)))
     texts = study.reading.labels["text"].to_numpy()[study.emotional]
     lengths = np.array([len(corpus.words(text)) for text in texts])
-    mean_lengths = np.array([lengths[study.emotions == name].mean() for name in study.names])
+    mean_lengths = np.array([lengths[study.emotions == name].mean() for name in names])
     r = statistics.pearson(scores[:, 0], mean_lengths)
     rows.append(row(metric="pc1_length_r", **r._asdict(), n=len(mean_lengths)))
 
@@ -242,8 +254,9 @@ def _losses(study: Study, tables: Tables, pooling: str, criterion: str) -> tuple
         correct = (
             geometry.decode(study.layer(pooling, layer), study.emotions, study.topics, criterion) for layer in layers
         )
-        by_topic = np.stack([_topic_means(texts.astype(float), study.topics) for texts in correct])  # [layer, topic]
-        return -by_topic.mean(axis=1), -(study.draws() @ by_topic.T) / by_topic.shape[1]
+        sums, sizes = zip(*(_by_topic(texts.astype(float), study.topics) for texts in correct), strict=True)
+        by_topic = np.stack(sums)  # [layer, topic]
+        return -by_topic.mean(axis=1), -(study.draws() @ by_topic.T) / (study.draws() @ sizes[0])[:, None]
     separation, anisotropy = (
         select(tables[name], pooling=pooling).pivot(index="layer", columns="metric", values="value").loc[layers]
         for name in ("separation", "anisotropy")
@@ -265,7 +278,7 @@ def _bends(depth: np.ndarray, losses: np.ndarray, resampled: np.ndarray) -> dict
         return row
     whole = statistics.bend(depth, losses)
     draws = [statistics.bend(depth, draw) for draw in resampled]
-    row |= {"u_gain": whole.gain, "u_share": float(np.mean([draw.is_u for draw in draws]))}
+    row |= {"u_gain": whole.gain, "u_share": float(np.mean([draw.is_u for draw in draws])) if draws else np.nan}
     if not whole.is_u:
         return row
     vertex = statistics.percentile_interval(whole.vertex, np.array([draw.vertex for draw in draws if draw.is_u]))
@@ -290,8 +303,8 @@ def _decoding_held_out(study: Study, pooling: str, decoder: str, layer: int) -> 
         return predicted == emotions[test]
 
     by_text = correct(study.emotions)
-    by_topic = _topic_means(by_text, study.topics[test])
-    draws = study.draws(second)[:, second] @ by_topic / len(by_topic)
+    by_topic, sizes = _by_topic(by_text, study.topics[test])
+    draws = study.draws(second)[:, second] @ by_topic / (study.draws(second)[:, second] @ sizes)
     interval = statistics.centred_interval(float(by_text.mean()), draws)
     rng = study.rng("decoder null", pooling, decoder)
     null = np.empty(study.settings.decoder_permutations)
@@ -301,7 +314,7 @@ def _decoding_held_out(study: Study, pooling: str, decoder: str, layer: int) -> 
         "held_out": interval.value,
         "held_low": interval.low,
         "held_high": interval.high,
-        "chance": 1 / len(study.names),
+        "chance": _commonest(study.emotions[test]),
         "null_mean": null.mean(),
         "p": statistics.permutation_p(interval.value, null, "greater"),
         "m": len(null),

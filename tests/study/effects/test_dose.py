@@ -236,3 +236,32 @@ def test_opposite_strengths_of_a_linear_reading_mirror_each_other():
     for strength in (0.2, 0.4):
         up, down = (select(table, strength=sign * strength)["value"].to_numpy() for sign in (1, -1))
         np.testing.assert_allclose(up, -down)
+
+
+def test_a_text_without_a_dictionary_is_left_out_of_the_share_of_real_words():
+    swept, rng = constructed(noisy(own_slope)), np.random.default_rng(7)
+    texts = swept.texts.assign(real_words=rng.random(len(swept.texts)))
+
+    def response(texts: pd.DataFrame) -> pd.DataFrame:
+        table = dose.response(Sweep(texts, swept.values, swept.emotions))
+        return select(table, metric="real_words", strength=0.4).set_index("emotion")
+
+    def shares(texts: pd.DataFrame, name: str) -> np.ndarray:
+        return texts[(texts["emotion"] == name) & (texts["strength"] == 0.4)]["real_words"].to_numpy()
+
+    whole = response(texts)
+    assert whole.loc["sad", "value"] == shares(texts, "sad").mean()
+    assert whole.loc["sad", "random"] == np.mean([[shares(texts, name).mean()] * 3 for name in RANDOMS], axis=0)[0]
+    untested = texts["emotion"].isin(["sad", "random-1"]) & texts["prompt"].isin(["one", "two"])
+    untested |= texts["emotion"].isin(["calm", "random-2"])
+    table = response(texts.assign(real_words=texts["real_words"].mask(untested)))
+    assert table.loc["sad", "value"] == shares(texts, "sad")[2:].mean()
+    assert table.loc["sad", "n"] == 3
+    assert np.isnan(table.loc["calm", "value"])
+    randoms = [shares(texts, "random-1")[2:].mean(), *(shares(texts, name).mean() for name in RANDOMS[2:])]
+    assert table.loc["happy", "random"] == pytest.approx(np.mean(randoms))
+    assert table.loc["happy", "random_low"] == min(randoms)
+    assert table.loc["calm", "others"] == pytest.approx(
+        np.mean([table.loc["happy", "value"], table.loc["sad", "value"]])
+    )
+    assert table.loc["all", "n"] == 2

@@ -234,8 +234,7 @@ def test_centroid_cosines_equal_geometrys(sparse):
 def test_shuffled_cosines_are_those_of_texts_that_changed_places(sparse):
     present, reading, _ = sparse
     fast = grams.shuffled_cosine(grams.gram(reading), present, np.random.default_rng(1))
-    cells = geometry.Cells(reading[:, :, 2], present.astype(float))
-    null = geometry.shuffled_cosine(cells, 400, np.random.default_rng(2))
+    null = geometry.shuffled_cosine(*rows_of(reading, present, 2), range(EMOTIONS), 400, np.random.default_rng(2))
     assert abs(fast[2] - null.mean()) < 4 * null.std() / np.sqrt(grams.SHUFFLES)
     assert fast[2] > grams.centroid_cosine(grams.gram(reading), present)[2] + 5 * null.std()
 

@@ -1,0 +1,219 @@
+"""Checkpoints: what names their content, how they are read whole or not at all, and why one cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emotrace.errors import EmotraceError, unknown
+from emotrace.redaction import redacted
+
+# What decides a model's activations and texts: weights, configurations, tokenizer, chat template, adapter.
+_CONTENT = (
+    *("*.safetensors", "*.bin", "*.index.json", "config.json", "generation_config.json", "adapter_config.json"),
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("*.tiktoken", "tekken.json", "chat_template*", "additional_chat_templates/*", "processor_config.json"),
+)
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
+_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
+_BLOCK = 1 << 22
+_NAMED = 3
+"""How many tensors a message names."""
+
+
+# -- identity ---------------------------------------------------------------------------------------------------------
+
+
+def identity(provenance: Mapping[str, str]) -> str:
+    """What tells a model from any other: ``source@weights_id``, or the sha256 alone of a folder or file.
+
+    A folder may be renamed or copied: what it is called says nothing of what lies in it.
+    """
+    source, weights = provenance.get("source", "?"), provenance.get("weights_id", "?")
+    return weights if weights.startswith("sha256:") and "/" not in source else f"{source}@{weights}"
+
+
+def content(provenance: Mapping[str, str]) -> str:
+    """What tells a model's content from any other's: its sha256, or its hub id and revision."""
+    weights = provenance.get("weights_id", "?")
+    return weights if weights.startswith("sha256:") else identity(provenance)
+
+
+def sha256(*paths: Path) -> str:
+    """The sha256, in hex digits, of a file, or of several as if they were joined."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """One sha256 over the names and contents of a local model's files (about a second for each gigabyte)."""
+    paths = {path for pattern in _CONTENT for path in folder.glob(pattern) if path.is_file()}
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
+        digest.update(f"{name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def commit(hub_id: str) -> str | None:
+    """The commit of a hub model that a load takes: the newest if the hub answers, else the one in the cache."""
+    from transformers.utils import cached_file
+
+    config = cached_file(hub_id, "config.json")
+    name = Path(config).parent.name if config else ""
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not know or that this machine lacks.
+
+    Raises:
+        EmotraceError: the device is named.
+    """
+    import torch
+
+    if device in _PLACEMENTS:
+        return
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise unknown("device", device, (*_PLACEMENTS, "cpu", "cuda", "cuda:0", "mps")) from None
+    here: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in here and not here[kind]():
+        raise EmotraceError(f"device {device!r} is not on this machine: torch finds no {kind}; cpu or auto work")
+
+
+def read(source: str, revision: str | None, dtype: str, placement: str) -> tuple[Any, Any]:
+    """The module and the tokenizer of a folder or hub model, in transformers' own classes.
+
+    Raises:
+        EmotraceError: tensors that are missing, left over or of another shape.
+        Exception: whatever transformers, the hub's client and safetensors raise.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    packed = getattr(AutoConfig.from_pretrained(source, revision=revision), "quantization_config", None)
+    if packed and not AutoHfQuantizer.supports_quant_method(packed):  # transformers would leave it out
+        method = packed.get("quant_method") if isinstance(packed, dict) else packed
+        raise EmotraceError(f"its quantisation {method!r} is not one that transformers reads")
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        revision=revision,
+        dtype=dtype,
+        device_map=placement,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they can be named here
+    )
+    module, info = loaded
+    check_whole(info)
+    check_finite(module)
+    return module, tokenizer
+
+
+def check_whole(info: Mapping[str, Any], whose: str = "") -> None:
+    """Refuses what transformers would fill with random numbers or leave out; ``info`` is its ``loading_info``.
+
+    Raises:
+        EmotraceError: the first few tensors are named.
+    """
+    left_over = sorted(info["unexpected_keys"])
+    faults = [
+        f"{len(names)} {what} ({_first(names)})"
+        for what, names in (
+            ("missing", sorted(info["missing_keys"])),
+            ("of another shape than config.json says", [_shapes(*key) for key in sorted(info["mismatched_keys"])]),
+            ("that the model has no place for", left_over),
+        )
+        if names
+    ]
+    if faults:
+        adapter = any("lora_" in name or "base_model." in name for name in left_over)
+        hint = ": a PEFT adapter is merged first, by merge_and_unload and save_pretrained" if adapter else ""
+        raise EmotraceError(f"{whose}its weights are not whole, tensors: {'; '.join(faults)}{hint}")
+
+
+def check_finite(module: Any) -> None:
+    """Refuses weights that are NaN or infinite, as those are that a narrower dtype cannot hold.
+
+    Raises:
+        EmotraceError: the first few tensors are named, and their dtype.
+    """
+    import torch
+
+    named = ((name, tensor.detach()) for name, tensor in module.named_parameters())
+    tensors = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and not tensor.is_meta]
+    # A sum is many times faster than a look at each number; only if it is not finite, each is looked at.
+    suspects = [(name, tensor) for name, tensor in tensors if not math.isfinite(tensor.sum())]
+    if wrong := [(name, tensor) for name, tensor in suspects if not torch.isfinite(tensor).all()]:
+        dtype = str(wrong[0][1].dtype).removeprefix("torch.")
+        raise EmotraceError(f"its weights in {dtype} are NaN or infinite: {_first([name for name, _ in wrong])}")
+
+
+def _shapes(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:
+    return f"{name} {list(stored)} for {list(expected)}"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+
+
+# -- why a model cannot be read ---------------------------------------------------------------------------------------
+
+
+def cause(source: str, error: BaseException) -> str:
+    """Why a folder or hub model cannot be read, in one line: the cause that the library gave, and what to do."""
+    folder = Path(source)
+    if folder.is_dir():
+        if "tokenizer" in str(error) and not any((folder / name).exists() for name in _TOKENIZER):
+            return f"there is no tokenizer in it ({', '.join(_TOKENIZER)})"
+        return one_line(error)
+    page = f"https://huggingface.co/{source}"
+    names = {type(link).__name__ for link in _chain(error)}
+    status = next((code for link in _chain(error) if (code := _status(link))), None)
+    if "GatedRepoError" in names:
+        return f"access to it is gated: ask for it at {page}, then log in (hf auth login, or HF_TOKEN); {_last(error)}"
+    if status == 429:
+        return f"the hub limits the rate of requests (429): wait a while, or log in; {_last(error)}"
+    if "RepositoryNotFoundError" in names:
+        return (
+            f"the hub has no model {source} for this user: check the name at {page}, and log in if it is private "
+            f"(hf auth login, or HF_TOKEN); {_last(error)}"
+        )
+    if status in (401, 403):
+        return f"the hub refuses this user ({status}): log in anew (hf auth login, or HF_TOKEN); {_last(error)}"
+    return f"the hub answered {status}; {_last(error)}" if status else one_line(error)
+
+
+def one_line(error: BaseException, longest: int = 400) -> str:
+    """All that an exception says, in one line, or its type's name."""
+    text = " ".join(redacted(str(error)).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status if status and status >= 400 else None
+
+
+def _last(error: BaseException) -> str:
+    """What the hub's own client said, at the end of the chain of errors that wrap it."""
+    said = [link for link in _chain(error) if _status(link)]
+    return one_line(said[0] if said else error, 160)

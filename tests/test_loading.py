@@ -1,0 +1,286 @@
+"""Nothing half-loaded, nothing that is no number, and messages that keep the cause that the library gave."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import emotrace
+from emotrace import EmotraceError
+from emotrace.activations import read_activations, read_tokens, residual_norms
+
+
+def failure(name: object, **settings: object) -> str:
+    with pytest.raises(EmotraceError) as caught:
+        emotrace.load(str(name), **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def changed(tiny_folder, tmp_path):
+    """``changed(family, change)``: a copy of a tiny model, its dict of tensors changed in place."""
+
+    def build(family: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+        folder = Path(shutil.copytree(tiny_folder(family), tmp_path / f"{family}-changed"))
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+        return folder
+
+    return build
+
+
+def rename(tensors, rule):
+    for name in list(tensors):
+        tensors[rule(name)] = tensors.pop(name)
+
+
+# -- whole or not at all --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "named"),
+    [
+        (
+            "llama",
+            lambda t: t.pop("model.layers.2.mlp.up_proj.weight"),
+            "1 missing (model.layers.2.mlp.up_proj.weight)",
+        ),
+        ("gpt2", lambda t: t.pop("transformer.h.1.attn.c_attn.bias"), "1 missing (transformer.h.1.attn.c_attn.bias)"),
+        ("llama", lambda t: t.pop("lm_head.weight"), "1 missing (lm_head.weight)"),  # untied: it is needed
+        ("gemma", lambda t: t.pop("model.norm.weight"), "1 missing (model.norm.weight)"),
+        (
+            "qwen",
+            lambda t: t.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)}),
+            "no place for (model.layers.9",
+        ),
+        ("qwen", lambda t: t.update({"score.weight": torch.zeros(2, 32)}), "no place for (score.weight)"),
+        ("llama", lambda t: t.update({"model.norm.weight": torch.zeros(31)}), "model.norm.weight [31] for [32]"),
+        ("mistral", lambda t: rename(t, lambda name: f"base_model.model.{name}"), "a PEFT adapter is merged first"),
+        (
+            "llama",
+            lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(4, 32)}),
+            "a PEFT adapter is merged first",
+        ),
+    ],
+    ids=["a weight", "a bias", "an untied head", "a norm", "a layer more", "a head more", "a shape", "peft", "lora"],
+)
+def test_weights_that_are_not_whole_are_refused_by_name(family, change, named, changed):
+    message = failure(changed(family, change))
+    assert named in message
+    assert "its weights are not whole" in message
+
+
+def test_of_many_tensors_the_first_few_are_named(changed):
+    message = failure(changed("llama", lambda t: [t.pop(name) for name in list(t) if ".mlp." in name]))
+    assert message.count("mlp") == 3
+    assert "12 missing" in message
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("gemma", lambda t: t.pop("lm_head.weight", None)),  # tied
+        ("gpt2", lambda t: t.pop("lm_head.weight", None)),  # tied
+        ("llama", lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})),  # older files
+        ("gpt2", lambda t: t.update({"transformer.h.0.attn.bias": torch.zeros(1, 1, 8, 8)})),  # openai-community/gpt2
+        ("gpt2", lambda t: rename(t, lambda name: name.removeprefix("transformer."))),  # openai-community/gpt2
+    ],
+    ids=["tied", "tied gpt2", "inv_freq", "mask buffer", "without prefix"],
+)
+def test_what_is_missing_or_left_over_by_design_passes(family, change, changed, tiny):
+    model = emotrace.load(str(changed(family, change)))
+    right = read_activations(tiny(family), ["She saw the river."])["mean"]
+    np.testing.assert_array_equal(read_activations(model, ["She saw the river."])["mean"], right)
+
+
+def test_the_shard_that_is_missing_is_named(tiny_folder, tmp_path):
+    module = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
+    module.save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny_models.tokenizer("llama").save_pretrained(tmp_path)
+    assert emotrace.load(str(tmp_path)).n_layers == 4
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert shard.name in failure(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "bare")
+    for path in [*folder.glob("tokenizer*"), *folder.glob("special_tokens*")]:
+        path.unlink()
+    assert "there is no tokenizer in it (tokenizer.json" in failure(folder)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_adapter_is_no_model(beside, tiny_folder, tmp_path):
+    folder = tmp_path / "adapter"
+    if beside:
+        shutil.copytree(tiny_folder("llama"), folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds a PEFT adapter, which is merged into its base model first" in failure(folder)
+
+
+def test_an_unknown_quantisation_is_named(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "packed")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "brand_new", "bits": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "brand_new" in failure(folder)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "tpu0", ""])
+def test_an_unknown_device_lists_the_known(device, tiny_folder):
+    message = failure(tiny_folder("llama"), device=device)
+    assert message.startswith(f"unknown device {device!r}: known are auto")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda", "cuda:7"])
+def test_a_device_that_is_not_here_is_named(device, tiny_folder):
+    if getattr(torch, device[:4].rstrip(":"), None) and torch.get_device_module(device.split(":")[0]).is_available():
+        pytest.skip("the device is here")
+    assert f"device {device!r} is not on this machine" in failure(tiny_folder("llama"), device=device)
+
+
+def test_an_address_is_no_hub_id():
+    assert "named by its id alone (org/name)" in failure("https://huggingface.co/openai-community/gpt2")
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def spoil(name, value):
+    def change(tensors):
+        tensors[name][0, 0] = value
+
+    return change
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.embed_tokens.weight"])
+def test_weights_that_are_no_numbers_are_named(name, value, changed):
+    message = failure(changed("llama", spoil(name, value)))
+    assert f"its weights in float32 are NaN or infinite: {name}" in message
+    assert "llama-changed" in message
+
+
+def test_weights_that_float16_cannot_hold_are_named(changed):
+    folder = changed("llama", spoil("model.layers.1.mlp.up_proj.weight", 1e6))
+    assert "in float16 are NaN or infinite: model.layers.1.mlp.up_proj.weight" in failure(folder, dtype="float16")
+    assert emotrace.load(str(folder), dtype="bfloat16").n_layers == 4
+
+
+def test_activations_that_overflow_stop_every_reading(changed):
+    def grow(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"] *= 3e4
+
+    model = emotrace.load(str(changed("llama", grow)), dtype="float16")
+    text = "She saw the river at night."
+    for call in (
+        lambda: read_activations(model, [text]),
+        lambda: read_tokens(model, [text]),
+        lambda: residual_norms(model, [text]),
+        lambda: emotrace.extract(model),
+        lambda: emotrace.what_if(model, "She", "sad", judge=False),
+    ):
+        with pytest.raises(EmotraceError) as caught:
+            call()
+        assert "llama-changed in float16 are NaN or infinite from layer 2 on (float16 overflows" in str(caught.value)
+    assert read_activations(model, [text], layers=[0, 1])["mean"].shape == (1, 2, 32)
+
+
+# -- the hub's answers ----------------------------------------------------------------------------------------------
+
+ANSWERS = {"gated": (403, "GatedRepo"), "none": (401, "RepoNotFound"), "limited": (429, None), "down": (503, None)}
+ANSWERS["token"] = (401, None)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers every request by the model's name."""
+
+    def do_GET(self) -> None:
+        status, code = next((answer for name, answer in ANSWERS.items() if f"/{name}/" in self.path), (404, None))
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", f"told by the hub: {code}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What ``emotrace.load`` says of each model of a loopback hub, with ``HF_HUB_OFFLINE=0``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = textwrap.dedent("""
+        import json, sys, time
+        import emotrace
+        time.sleep = lambda seconds: None  # the hub's client waits between its tries
+        said = {}
+        for name in sys.argv[1:]:
+            try:
+                emotrace.load(f"org/{name}")
+            except emotrace.EmotraceError as error:
+                said[name] = str(error)
+        print(json.dumps(said))
+    """)
+    environment = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path_factory.mktemp("hub")),
+        "HF_TOKEN": "hf_wrong",
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_ETAG_TIMEOUT": "2",
+    }
+    command = [sys.executable, "-c", script, *ANSWERS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    server.shutdown()
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("gated", ("access to it is gated", "https://huggingface.co/org/gated", "hf auth login")),
+        ("none", ("no model org/none for this user", "check the name", "HF_TOKEN")),
+        ("token", ("refuses this user (401)", "hf auth login")),
+        ("limited", ("429", "limits the rate")),
+        ("down", ("503",)),
+    ],
+)
+def test_the_hubs_answer_is_kept(name, parts, answers):
+    message = answers[name]
+    assert message.startswith(f"org/{name} cannot be loaded from the hub: ")  # and is not called offline
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    assert "hf_wrong" not in message
+
+
+def test_a_packaged_model_is_recommended_for_its_hub_id():
+    assert "smollm2-135m-instruct is the packaged copy" in failure("HuggingFaceTB/SmolLM2-135M-Instruct")
