@@ -168,7 +168,10 @@ def _write_batch(
         "prompts": prompts,
     }
     key |= {"seeds": seeds, "edit": digest.hexdigest(), "positions": edit.positions, "on_the_fly": edit.on_the_fly}
-    return cache.rows(key | {"tokens": limit, "temperature": writing.temperature}, compute)
+    key |= {"tokens": limit, "temperature": writing.temperature}
+    if writing.chat:  # a turn ends where a text does not
+        key["chat"] = True
+    return cache.rows(key, compute)
 
 
 # -- defaults and names -----------------------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ def generate(
         The new token ids of each row, up to and without the token that ends the text, or in a chat the turn. Nothing is
         forced past it.
     """
+    if writing.temperature > 0 and len(seeds) != len(prompts):
+        raise EmotraceError(f"each of {len(prompts)} sampled rows needs a seed of its own: {len(seeds)} are given")
     ids, mask = pad_left(prompts)
     batch, settings = {"input_ids": ids, "attention_mask": mask}, writing.settings(model, seeds)
     edit = edit or Edit({})

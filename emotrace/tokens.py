@@ -25,11 +25,12 @@ Rows = TypeVar("Rows", bound=Sequence[Any])
 POSITIONS = ("all", "generated")
 # Some chat templates write today's date: a text must not depend on the day.
 TEMPLATE_DATE = datetime.date(2026, 1, 1)
-_DIRECTIVES = ["%-d", "%-m", *(f"%{letter}" for letter in "aAbBcdDeFHIjmMpSTuUVwWxXyY")]
+_DIRECTIVES = {f"%{letter}": TEMPLATE_DATE.strftime(f"%{letter}") for letter in "aAbBcdDeFHIjmMpSTuUVwWxXyY"}
+_DIRECTIVES |= {"%-d": str(TEMPLATE_DATE.day), "%-m": str(TEMPLATE_DATE.month)}  # Windows has none without the zero
 # transformers gives a template no function but its own, so one of jinja takes the place of `strftime_now`.
 _FIXED_DATE = (
     "{%- macro strftime_now(format) -%}{{ format"
-    + "".join(f".replace('{directive}', '{TEMPLATE_DATE.strftime(directive)}')" for directive in _DIRECTIVES)
+    + "".join(f".replace('{directive}', '{written}')" for directive, written in _DIRECTIVES.items())
     + " }}{%- endmacro %}{{ '' }}"
 )
 # A word that no template writes by itself.

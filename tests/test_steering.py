@@ -328,6 +328,31 @@ def test_bad_input_is_one_clear_line(llama, vectors, change, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("seeds", [(), (1,), (1, 2, 3, 4)])
+def test_sampled_rows_without_a_seed_each_are_refused(llama, seeds):
+    ids = [text.ids for text in tokens.encode(llama, PROMPTS)]
+    with pytest.raises(EmotraceError, match="each of 3 sampled rows needs a seed of its own"):
+        steering.generate(llama, ids, None, Writing(3, temperature=0.8), seeds)
+
+
+def test_a_chat_and_a_text_of_the_same_tokens_are_kept_apart(tiny):
+    """The template's turn end ends a chat alone, so a finished batch of the one must not serve the other."""
+    model, keys = tiny("qwen"), []
+
+    class Keys:
+        def rows(self, key, compute):
+            keys.append(key)
+            return compute()
+
+    vectors = emotrace.extract(model, pooling="mean")
+    for chat in (False, True):
+        writing = Writing(2, chat=chat)
+        steered_texts.steer(model, "The door", vectors, 0.1, emotions=["sad"], writing=writing, cache=Keys())
+    plain, chat = ({**key, "prompts": None} for key in keys)
+    assert plain != chat
+    assert {name: value for name, value in chat.items() if name != "chat"} == plain
+
+
 def test_vectors_of_another_model_and_a_chat_without_template_are_refused(tiny, vectors):
     with pytest.raises(EmotraceError, match="these vectors belong to"):
         steered_texts.steer(tiny("llama", seed=4, n_layers=6), "The door", vectors, 0.1)

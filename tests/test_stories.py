@@ -409,3 +409,5 @@ def test_on_a_real_model_both_ways_of_reading_agree(packaged):
     wrong = counted.assign(seed=1)
     with pytest.raises(EmotraceError, match="is not what smollm2-135m-instruct writes from seed 1"):
         extraction.read_stories(model, wrong[:1], while_writing=stories.STORY)
+    with pytest.raises(EmotraceError, match="unknown pooling 'max'"):
+        extraction.read_stories(model, counted, while_writing=stories.STORY, poolings=["max"])

@@ -58,6 +58,7 @@ def run(
     """
     names = list(experiments.NAMES) if chosen.strip() == "all" else arguments.split(chosen) or [chosen]
     plan = experiments.planned([experiments.by_name(name) for name in names])
+    seed = arguments.integer(seed, "a seed", at_least=0)
     run_names(models)  # a model given twice is refused before the folder is made
     table, settings = corpus.passages(passages, topics=True), Settings.quick(seed) if quick else Settings(seed)
     notes = corpus.imbalances(table, settings.topics)

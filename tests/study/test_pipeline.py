@@ -33,6 +33,12 @@ def broken(tiny_folder, tmp_path) -> dict[str, Path]:
     return made
 
 
+def test_a_seed_that_is_none_is_refused_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(EmotraceError, match="a seed is 0 or more, not -1"):
+        pipeline.run(["no/such"], tmp_path / "run", seed=-1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_models_that_fail_do_not_lose_the_others(broken, tmp_path, capsys):
     names = [str(broken[name]) for name in ("cut", "good", "nan")]
     out = tmp_path / "run"
