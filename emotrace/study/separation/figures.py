@@ -164,9 +164,7 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
     figure.colorbar(points, ax=ax, shrink=0.8, label="valence in the norms (1–9); white: no entry")
     figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
-    adjust_text(
-        labels, x, y, ax=ax, time_lim=60, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5}
-    )
+    adjust_text(labels, x, y, ax=ax, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
     return figure
 
 
