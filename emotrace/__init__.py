@@ -14,9 +14,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load": "models",
+    "attach": "in_memory",
     "extract": "extraction",
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
+    "steered": "steering_hooks",
     "Writing": "tokens",
     "what_if": "whatif.compare",
     "what_if_slider": "whatif.slider",

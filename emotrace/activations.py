@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +27,9 @@ import torch
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import ArrayFile, Cache
-from emotrace.in_trace import make_input_contiguous, pooled, residual
+from emotrace.hosts.finite import finite
+from emotrace.hosts.turns import loop_to_the_end
+from emotrace.in_trace import gathered, make_input_contiguous, pooled, residual
 from emotrace.instrument import corpus
 from emotrace.tokens import Tokens, Writing, batches, encode, end_tokens, in_parts, pad_left, pad_right, until_end
 
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 POOLINGS = ("last", "mean")
 
 # Rows × longest row of one batch. On a CPU more is slower, up to half as fast at 2048 (docs/performance.md), and takes
-# memory; a GPU, here or at a server, wants more.
+# memory. A GPU wants more: an H100 reads a model of 1B fastest at 8192 (docs/performance.md). A server's is not known.
 BATCH_TOKENS = 512
-GPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 8192
+SERVER_BATCH_TOKENS = 2048
 
 
+@arguments.checked
 def read_activations(
     model: Model,
     texts: Sequence[str | Tokens],
@@ -63,7 +66,7 @@ def read_activations(
         poolings: ``last``, the text's last token; ``mean``, the mean over the text's tokens without special tokens
             and without its first, whose massive activation would drown the rest.
         batch_tokens: budget of rows × longest row for one forward pass; default :data:`BATCH_TOKENS` on this
-            machine's CPU and :data:`GPU_BATCH_TOKENS` elsewhere.
+            machine's CPU, :data:`GPU_BATCH_TOKENS` on its GPU, :data:`SERVER_BATCH_TOKENS` on a server.
         out: a folder for results larger than memory: each pooling goes to ``POOLING.npy`` in it as it is read.
         cache: keeps finished batches by content, so that none is read twice.
         progress: called with the number of texts just finished.
@@ -111,7 +114,8 @@ def _check_two_tokens(texts: Sequence[Tokens]) -> None:
 
 
 def _budget(model: Model) -> int:
-    return BATCH_TOKENS if next(model.nn._module.parameters()).device.type == "cpu" else GPU_BATCH_TOKENS
+    device = next(model.nn._module.parameters()).device.type
+    return {"cpu": BATCH_TOKENS, "meta": SERVER_BATCH_TOKENS}.get(device, GPU_BATCH_TOKENS)
 
 
 def _read_batch(
@@ -127,23 +131,6 @@ def _read_batch(
     return finite(model, vectors, layers)
 
 
-def finite(model: Model, values: np.ndarray, layers: Sequence[int]) -> np.ndarray:
-    """Activations ``[…, layer, d_model]`` unchanged, if every one is a number.
-
-    Raises:
-        EmotraceError: NaN or infinity; model, first layer and dtype are named.
-    """
-    wrong = ~np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != values.ndim - 2))
-    if wrong.any():
-        dtype = model.provenance["dtype"]
-        cause = "float16 overflows: take bfloat16 or float32" if dtype == "float16" else "are its weights whole?"
-        raise EmotraceError(
-            f"the activations of {model.name} in {dtype} are NaN or infinite from layer {layers[int(wrong.argmax())]} "
-            f"on ({cause})"
-        )
-    return values
-
-
 def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> str:
     content = (
         f"{model.identity} {model.provenance['dtype']} {layers} {list(poolings)} {[tuple(text) for text in batch]}"
@@ -154,9 +141,9 @@ def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: S
 def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> np.ndarray:
     """One forward pass: ``[pooling, row, layer, d_model]``."""
     ids = pad_right([text.ids for text in batch])
-    weights = torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1)
+    weights = torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1).to(model.device)
     with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
-        vectors = torch.stack([pooled(residual(model.layers, index), weights) for index in layers]).save()
+        vectors = gathered([pooled(residual(model.layers, index), weights) for index in layers]).save()
         tracer.stop()  # what leaves the trace, and the server, is [layer, row, pooling, d_model]
     return vectors.permute(2, 1, 0, 3).numpy()
 
@@ -172,6 +159,7 @@ def pooling_weights(batch: Sequence[Tokens], pooling: str) -> torch.Tensor:
     return weights
 
 
+@arguments.checked
 def read_tokens(
     model: Model,
     texts: Sequence[str | Tokens],
@@ -192,18 +180,23 @@ def read_tokens(
     """
     layers, tokens = model.check_layers(layers), encode(model, texts)
     streams: dict[int, np.ndarray] = {}
-    for rows in batches([len(text.ids) for text in tokens], _budget(model)):
+
+    def read(rows: Sequence[int]) -> None:
         ids = pad_right([tokens[row].ids for row in rows])
         with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
             stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
             tracer.stop()
         for row, values in zip(rows, stream.numpy(), strict=True):
             streams[row] = finite(model, values[: len(tokens[row].ids)], layers)
+
+    for batch in batches([len(text.ids) for text in tokens], _budget(model)):
+        in_parts(model, batch, read)
         if progress:
-            progress(len(rows))
+            progress(len(batch))
     return [streams[row] for row in range(len(tokens))]
 
 
+@arguments.checked
 def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarray:
     """The mean Euclidean norm of the residual stream at each layer 0 … L: float64 ``[layer]``.
 
@@ -218,8 +211,15 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
     if not (tokens := encode(model, texts)):
         raise EmotraceError("no texts to read")
     _check_two_tokens(tokens)
-    ids, counts = pad_right([text.ids for text in tokens]), [[text.stop - text.start - 1] for text in tokens]
-    counted = pooling_weights(tokens, "mean") * torch.tensor(counts)  # 1 at every token that counts
+    parts = in_parts(model, tokens, lambda part: _norms_batch(model, part))
+    mean: np.ndarray = np.sum(parts, axis=0) / sum(text.stop - text.start - 1 for text in tokens)
+    return finite(model, mean[:, None], range(model.n_layers + 1))[:, 0]
+
+
+def _norms_batch(model: Model, texts: Sequence[Tokens]) -> np.ndarray:
+    """The norms at each layer, summed over the tokens that count: float64 ``[layer]``."""
+    ids, counts = pad_right([text.ids for text in texts]), [[text.stop - text.start - 1] for text in texts]
+    counted = pooling_weights(texts, "mean") * torch.tensor(counts)  # 1 at every token that counts
     with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
         sums = []
         for index in range(model.n_layers + 1):
@@ -227,8 +227,8 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
             sums.append((hidden.float().norm(dim=-1) * counted.to(hidden.device)).sum().cpu())
         norms = torch.stack(sums).save()
         tracer.stop()
-    mean: np.ndarray = norms.double().numpy() / float(counted.sum())
-    return finite(model, mean[:, None], range(model.n_layers + 1))[:, 0]
+    summed: np.ndarray = norms.double().numpy()
+    return summed
 
 
 class Written(NamedTuple):
@@ -243,6 +243,7 @@ class Written(NamedTuple):
     stream: np.ndarray
 
 
+@arguments.checked
 def read_while_writing(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -264,11 +265,23 @@ def read_while_writing(
         seeds: one a row.
         layers: layer indices (0 = embeddings … L); default all.
     """
-    layers, limit = model.check_layers(layers), writing.max_new_tokens
-    ids, mask = pad_left(prompts)
+    chosen = model.check_layers(layers)
+
+    def part(rows: Sequence[int]) -> list[Written]:
+        own = [seeds[row] for row in rows] if writing.temperature > 0 else []
+        return _read_while_writing(model, [prompts[row] for row in rows], writing, own, chosen)
+
+    writing.check_seeds(seeds, len(prompts))
+    return list(itertools.chain.from_iterable(in_parts(model, range(len(prompts)), part)))
+
+
+def _read_while_writing(
+    model: Model, prompts: Sequence[Sequence[int]], writing: Writing, seeds: Sequence[int], layers: list[int]
+) -> list[Written]:
+    limit, (ids, mask) = writing.max_new_tokens, pad_left(prompts)
     settings = writing.settings(model, seeds, one_more=True)
     # A copy of each vector, since a view would carry the whole prompt away.
-    with torch.no_grad(), loop_to_the_end(), model.generate(**settings) as tracer:
+    with torch.no_grad(), loop_to_the_end(model), model.generate(**settings) as tracer:
         with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
             seen = nnsight.save([])
             for step in tracer.iter[:]:
@@ -285,27 +298,3 @@ def read_while_writing(
     return [
         Written(row, finite(model, read[: len(row)].copy(), layers)) for row, read in zip(rows, stream, strict=True)
     ]
-
-
-_counting, _quiet, _loops = threading.Lock(), contextlib.ExitStack(), 0
-
-
-@contextlib.contextmanager
-def loop_to_the_end() -> Iterator[None]:
-    """For loops over ``tracer.iter[:]``: they end with the generation, as they should, and nnsight warns of it.
-
-    Warning filters are the process's: the first of several threads sets one, the last puts all back.
-    """
-    global _loops
-    with _counting:
-        if not _loops:
-            _quiet.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", message=".*was never reached")
-        _loops += 1
-    try:
-        yield
-    finally:
-        with _counting:
-            _loops -= 1
-            if not _loops:
-                _quiet.close()

@@ -6,12 +6,53 @@ number may be numpy's or torch's, and 2.0 is a whole number; True is none, and n
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from emotrace.errors import EmotraceError, shown, unknown
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_WANTED = {
+    "Model": "a model that emotrace.load returns",
+    "EmotionVectors": "emotion vectors, of emotrace.extract or EmotionVectors.load",
+    "Writing": "an emotrace.Writing",
+    "bool": "True or False",
+}
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Has a function refuse a model, vectors, a writing or a flag of another type than its annotation says.
+
+    By the names of types, so that none needs to be imported; ``"no"`` for a flag would count as True.
+    """
+    parameters = inspect.signature(function).parameters
+    kinds = {name: set(str(parameter.annotation).split(" | ")) for name, parameter in parameters.items()}
+    wanted = {name: kind for name, kind in kinds.items() if kind & _WANTED.keys() and kind <= {*_WANTED, "None", "str"}}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
+            own = {kind.__name__ for kind in type(value).__mro__} | ({"None"} if value is None else set())
+            if name in wanted and not wanted[name] & own:
+                raise EmotraceError(
+                    f"{name}: {' or '.join(_WANTED[kind] for kind in wanted[name] & _WANTED.keys())} is wanted, not "
+                    f"{shown(value)}"
+                )
+        return function(*args, **options)
+
+    return call
+
+
+def flag(value: Any, what: str) -> bool:
+    """True or False."""
+    if type(value).__name__ != "bool":
+        raise EmotraceError(f"{what} is True or False, not {shown(value)}")
+    return bool(value)
 
 
 def integer(value: Any, what: str, *, at_least: int | None = None) -> int:

@@ -39,7 +39,7 @@ FRAMES = ("plain", "chat", "unnamed")
 WRITING_ROWS = 16
 
 
-@dataclass
+@dataclass(eq=False)
 class Reading:
     """A labelled set of texts and what the model's residual stream held when it read them.
 
@@ -92,6 +92,7 @@ def class_means(pooled: np.ndarray, labels: Sequence[str], names: Sequence[str])
     return np.stack([pooled[of_text == name].mean(axis=0, dtype=np.float64) for name in names])
 
 
+@arguments.checked
 def read_texts(
     model: Model,
     texts: pd.DataFrame,
@@ -155,6 +156,7 @@ def frame_tokens(model: Model, texts: pd.DataFrame, frame: str, *, continuation:
     return framed
 
 
+@arguments.checked
 def read_stories(
     model: Model,
     stories: pd.DataFrame,
@@ -240,6 +242,7 @@ def _provenance(model: Model, texts: pd.DataFrame, author: str | None, frame: st
     return {**provenance, "texts": fingerprint, "author": author, "frame": frame}
 
 
+@arguments.checked
 def extract(
     model: Model,
     *,
@@ -288,7 +291,8 @@ def extract(
     if remove_neutral is not None and not 0 < arguments.number(remove_neutral, "a share of variance") <= 1:
         raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {remove_neutral:g}")
     if method == "comprehension":
-        table = _own_passages(passages) if passages is not None else corpus.passages()
+        own = not isinstance(passages, str | Path | None)
+        table = corpus.check_passages(passages) if own else corpus.passages(passages)
         reading = read_texts(model, table, layers=layers, poolings=(pooling,), progress=progress)
     else:
         if stories is None:
@@ -306,11 +310,6 @@ def extract(
     neutral = read_activations(model, unrelated, layers=layers, poolings=(pooling,), progress=progress)[pooling]
     what = f"neutral components up to {remove_neutral:g} of the variance of {len(unrelated)} baseline texts"
     return vectors.without(neutral_components(neutral, remove_neutral), what)
-
-
-def _own_passages(passages: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """Passages of one's own, as a table or a file of them."""
-    return corpus.passages(passages) if isinstance(passages, (str, Path)) else corpus.check_passages(passages)
 
 
 def _complete(model: Model, stories: pd.DataFrame) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from transformers import GenerationConfig, LogitsProcessor
 def residual(layers: Sequence[Any], index: int) -> torch.Tensor:
     """The residual stream at a layer index, ``[row, token, d_model]``: 0 is the embedding output, i the output of
     decoder layer i. ``layers`` are the envoys of the decoder layers."""
-    hidden: torch.Tensor = layers[0].input if index == 0 else layers[index - 1].output
-    return hidden
+    hidden = layers[0].input if index == 0 else layers[index - 1].output
+    stream: torch.Tensor = hidden[0] if isinstance(hidden, (tuple, list)) else hidden  # some classes give more with it
+    return stream
 
 
 class RemoteHandle:
@@ -57,17 +58,19 @@ def edited(
         ablate: project the (unit) direction out instead of adding it.
         on_the_fly: the direction is in units of each token's own norm, or of the mean over ``averaged``.
     """
-    change = direction.to(hidden.device, hidden.dtype)[:, None, :]
+    # In float32 at least, and rounded once: a direction in bfloat16 is no unit vector, and is not projected out whole.
+    stream = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    change = direction.to(stream)[:, None, :]
     if ablate:
-        change = -(hidden * change).sum(dim=-1, keepdim=True) * change
+        change = -(stream * change).sum(dim=-1, keepdim=True) * change
     elif on_the_fly:
-        norms = hidden.float().norm(dim=-1)
+        norms = stream.norm(dim=-1)
         if averaged is not None:
             weights = averaged.to(norms)
             mean = (norms * weights).sum(dim=-1, keepdim=True) / weights.sum(dim=-1, keepdim=True)
             norms = torch.where(weights > 0, mean, norms)
-        change = norms.to(hidden.dtype)[:, :, None] * change
-    return hidden + (change if where is None else where.to(hidden)[:, :, None] * change)
+        change = norms[:, :, None] * change
+    return (stream + (change if where is None else where.to(stream)[:, :, None] * change)).to(hidden.dtype)
 
 
 def make_input_contiguous(module: Any) -> None:
@@ -84,7 +87,12 @@ def one_copy_a_row(cache: Any, owner: torch.Tensor) -> None:
 def pooled(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The residual stream ``[row, token, d_model]`` under ``weights [row, pooling, token]``, in float32 whatever the
     model's dtype: ``[row, pooling, d_model]``."""
-    return (weights.to(hidden.device) @ hidden.float()).cpu()
+    return weights.to(hidden.device) @ hidden.float()
+
+
+def gathered(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors of one shape, whatever device each layer is on, stacked on the CPU: a GPU is waited for once."""
+    return torch.stack([part.to(parts[0].device) for part in parts]).cpu()
 
 
 def chosen_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -132,6 +140,29 @@ class RawGeneration(GenerationConfig):
         return unused
 
 
+NOT_FINITE = "logits that are NaN or infinite"
+
+
+def highest(logits: torch.Tensor) -> torch.Tensor:
+    """The highest of each row, ``[row, 1]``.
+
+    Raises:
+        FloatingPointError: it is no number: any token would do as the likeliest.
+    """
+    top = logits.amax(dim=-1, keepdim=True)
+    if not top.isfinite().all():
+        raise FloatingPointError(NOT_FINITE)
+    return top
+
+
+class Greedy(LogitsProcessor):
+    """Leaves greedy decoding as it is, where there is a likeliest token."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        highest(scores)
+        return scores
+
+
 class SeededSampling(LogitsProcessor):
     """Turns greedy decoding into sampling with one seed a row, so that a row's text does not depend on its batch.
 
@@ -151,6 +182,6 @@ class SeededSampling(LogitsProcessor):
         # In place, a vocabulary of 262,144 being most of a step's work; dividing by the sum is left out, as the last
         # entry of the cumulated weights holds it.
         weights = scores.float()
-        weights = weights.sub_(weights.amax(dim=-1, keepdim=True)).div_(self.temperature).exp_().cumsum_(dim=-1)
+        weights = weights.sub_(highest(weights)).div_(self.temperature).exp_().cumsum_(dim=-1)
         token = torch.searchsorted(weights, uniform * weights[:, -1:], right=True).clamp_(max=scores.shape[-1] - 1)
         return scores.fill_(-torch.inf).scatter_(1, token, 0.0)

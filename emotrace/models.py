@@ -1,4 +1,4 @@
-"""``load(name)``: a registry name, hub id, folder or GGUF file → one handle. The only place that knows families."""
+"""``load(name)``: a registry name, hub id, folder or GGUF file → one handle."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
@@ -25,40 +25,15 @@ if TYPE_CHECKING:
     import numpy as np
     from nnsight.modeling.transformers import TransformersModel
 
+    from emotrace.architecture import Architecture
     from emotrace.hosts.remote import Remote
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+UNLIMITED = 1 << 30
+"""The context of a model whose configuration and tokenizer name none."""
 
 
-class Architecture(NamedTuple):
-    """Where a model class of transformers keeps its parts, as dotted paths from the language-model class."""
-
-    family: str
-    layers: str
-    embedding: str
-    final_norm: str
-    unembedding: str
-
-
-def _llama_like(family: str, body: str = "model") -> Architecture:
-    return Architecture(family, f"{body}.layers", f"{body}.embed_tokens", f"{body}.norm", "lm_head")
-
-
-# By `config.model_type`. A further family is one more row here, and one more in tests/tiny_models.py.
-ARCHITECTURES = {
-    "gpt2": Architecture("gpt2", "transformer.h", "transformer.wte", "transformer.ln_f", "lm_head"),
-    "llama": _llama_like("llama"),
-    "mistral": _llama_like("mistral"),
-    "qwen2": _llama_like("qwen"),
-    "qwen3": _llama_like("qwen"),
-    "gemma": _llama_like("gemma"),
-    "gemma2": _llama_like("gemma"),
-    "gemma3_text": _llama_like("gemma"),
-    "gemma3": _llama_like("gemma", "model.language_model"),  # the multimodal class of 4B and up
-}
-
-
-@dataclass
+@dataclass(eq=False)
 class Model:
     """A language model that emotrace can read and edit.
 
@@ -93,7 +68,7 @@ class Model:
     norms: np.ndarray | None = None
     remote: Remote | None = None
     parts: int = 1
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     # nnsight reads the source of the frame that calls it: no function of ours may stand between. Hence properties.
 
@@ -126,6 +101,12 @@ class Model:
         envoys |= {"embedding": self.embedding, "final_norm": self.final_norm, "unembedding": self.unembedding}
         return RemoteHandle, (), envoys
 
+    def __copy__(self) -> Model:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        raise EmotraceError(f"a second {self.name} in memory is loaded, not copied")
+
     @property
     def embedding(self) -> Any:
         """The envoy of the token embedding."""
@@ -140,6 +121,16 @@ class Model:
     def unembedding(self) -> Any:
         """The envoy of the unembedding."""
         return _follow(self.nn, self.architecture.unembedding)
+
+    @property
+    def device(self) -> Any:
+        """Where inputs of a trace are best made: the first weights' device, the CPU for a model elsewhere."""
+        weights = next(self.nn._module.parameters())
+        return "cpu" if self.remote or weights.is_meta else weights.device
+
+    def last_logits(self, count: int) -> dict[str, int]:
+        """What a forward pass is given so that it makes the logits of the last tokens alone, if it can."""
+        return {"logits_to_keep": count} if self.architecture.keeps_logits else {}
 
     @property
     def tokenizer(self) -> Any:
@@ -171,6 +162,7 @@ class Model:
         return sorted(set(indices))
 
 
+@arguments.checked
 @threads.one_at_a_time
 def load(
     name: str | Path = DEFAULT_MODEL,
@@ -204,8 +196,8 @@ def load(
         return _on_server(name, source, details["source"], where, instruct)
     nn, revision = _load_nnsight(name, source, dtype, device)
     # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
-    provenance = {**details, **_describe(nn, source, revision, details)}
-    model = _handle(run_names([name])[0], nn, nn._module.config, provenance, instruct)
+    provenance = {**details, **describe(nn, source, revision, details)}
+    model = handle_of(run_names([name])[0], nn, nn._module.config, provenance, instruct)
     if remote:
         model.remote = servers.Remote("local")
     return model
@@ -230,7 +222,7 @@ def _on_server(name: str, source: str, hub_id: str, where: str, instruct: bool |
     provenance = {"source": hub_id, "weights_id": f"revision:{deployed.revision}", "quantisation": "none"}
     provenance |= {"dtype": deployed.dtype, "class": type(nn._module).__name__, "server": where}
     provenance["versions"] = _versions()
-    model = _handle(name, nn, nn._module.config, provenance, instruct)
+    model = handle_of(name, nn, nn._module.config, provenance, instruct)
     model.remote = servers.Remote(where, deployed.key)
     return model
 
@@ -284,22 +276,16 @@ def _follow(root: Any, path: str) -> Any:
     return root
 
 
-def _handle(
+def handle_of(
     name: str, nn: TransformersModel, config: Any, provenance: dict[str, str], instruct: bool | None = None
 ) -> Model:
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None:
-        raise EmotraceError(
-            f"{name} is a {config.model_type!r} ({type(nn._module).__name__}), whose decoder layers emotrace does not "
-            f"know: it looks for one of {', '.join(ARCHITECTURES)}"
-        )
-    for part, path in architecture._asdict().items():
-        try:
-            part == "family" or _follow(nn._module, path)
-        except AttributeError:
-            raise EmotraceError(
-                f"{name} ({type(nn._module).__name__}) has no {path!r}, where emotrace looks for its {part}"
-            ) from None
+    from emotrace.architecture import examine
+
+    try:
+        architecture = examine(nn._module)
+    except EmotraceError as error:
+        kind = f"{config.model_type!r} ({type(nn._module).__name__})"
+        raise EmotraceError(f"{name} is a {kind} that emotrace cannot read: {error}") from None
     text = config.get_text_config()
     templated = nn.tokenizer.chat_template is not None
     if instruct and not templated:
@@ -314,13 +300,19 @@ def _handle(
         layers=list(_follow(nn, architecture.layers)),
         n_layers=text.num_hidden_layers,
         d_model=text.hidden_size,
-        context=text.max_position_embeddings,
+        context=_context(text, nn.tokenizer),
         instruct=tuned if instruct is None else instruct,
         provenance=provenance,
     )
 
 
-def _describe(nn: TransformersModel, source: str, revision: str | None, known: dict[str, str]) -> dict[str, str]:
+def _context(text: Any, tokenizer: Any) -> int:
+    """The longest input: as the configuration says, else the tokenizer, where both know one."""
+    limits = [getattr(text, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    return int(next((limit for limit in limits if limit), UNLIMITED))
+
+
+def describe(nn: TransformersModel, source: str, revision: str | None, known: dict[str, str]) -> dict[str, str]:
     described = {
         "dtype": str(next(nn._module.parameters()).dtype).removeprefix("torch."),
         "class": type(nn._module).__name__,
@@ -332,9 +324,13 @@ def _describe(nn: TransformersModel, source: str, revision: str | None, known: d
             described["weights_id"] = f"sha256:{checkpoints.folder_digest(folder)}"
         else:
             described["weights_id"] = f"revision:{revision or 'unknown'}"
-        packed = getattr(nn._module.config, "quantization_config", None)
-        described["quantisation"] = str(getattr(packed, "quant_method", "unknown")) if packed else "none"
+        described["quantisation"] = quantisation(nn._module)
     return described
+
+
+def quantisation(module: Any) -> str:
+    packed = getattr(module.config, "quantization_config", None)
+    return str(getattr(packed, "quant_method", "unknown")) if packed else "none"
 
 
 def _versions() -> str:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from emotrace.errors import EmotraceError
+from emotrace import arguments
+from emotrace.errors import EmotraceError, shown
+from emotrace.hosts.finite import finite, finite_logits
 from emotrace.in_trace import (
     chosen_log_probabilities,
     edited,
@@ -24,7 +26,7 @@ from emotrace.in_trace import (
     residual,
 )
 from emotrace.steering import Edit, shared_prefix
-from emotrace.tokens import batches, encode, pad_left
+from emotrace.tokens import Tokens, batches, encode, in_parts, pad_left
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 REREAD_TOKENS = 384
 # Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB).
 LOGITS = 1 << 26
+# Rows × longest row of one forward pass, prompts and all.
+SCORED_TOKENS = 1 << 15
 
 
+@arguments.checked
 def score(
     model: Model,
     prompts: Sequence[str],
@@ -56,14 +61,35 @@ def score(
     Returns:
         ``stream`` float32 ``[row, layer, d_model]`` and ``log_probabilities`` float32 ``[row, vocabulary]`` or ``[row,
         group]`` (NaN for an empty group), both at the prompt's last token. The unembedding runs on that token alone.
+
+    Raises:
+        EmotraceError: no prompts, no groups or a token that is none; an edit of other rows or layers; activations or
+            logits that are no numbers.
     """
-    edit = edit or Edit({})
-    layers, by_layer, kind = model.check_layers(read_layers), edit.directions, edit.kind
-    if not (texts := encode(model, prompts)):
+    layers, vocabulary = model.check_layers(read_layers), model.nn._module.config.get_text_config().vocab_size
+    if not (texts := encode(model, prompts, prompts=True)):
         raise EmotraceError("no prompts to read")
+    if groups is not None and not (groups and all(0 <= token < vocabulary for group in groups for token in group)):
+        raise EmotraceError(f"a group or more is wanted, of tokens 0 to {vocabulary - 1}, not {shown(groups)}")
+
+    whole = (edit or Edit({})).check(model, len(texts))
+
+    def part(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        return _score_batch(model, [texts[row] for row in rows], whole.rows(rows), layers, groups)
+
+    stream, logs = map(np.concatenate, zip(*in_parts(model, range(len(texts)), part), strict=True))
+    finite(model, stream, layers)
+    finite_logits(model, logs if groups is None else logs[:, [bool(group) for group in groups]])
+    return {"stream": stream, "log_probabilities": logs}
+
+
+def _score_batch(
+    model: Model, texts: Sequence[Tokens], edit: Edit, layers: list[int], groups: list[list[int]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    by_layer, kind = edit.directions, edit.kind
     ids, mask = pad_left([text.ids for text in texts])
     where, averaged = edit.tokens(mask)
-    prefix, owner = shared_prefix(ids, mask, edit)
+    prefix, owner = shared_prefix(model, ids, mask, edit)
     batch = {"input_ids": ids, "attention_mask": mask}
     if prefix is not None:  # its own position has to be said: after a cache, transformers counts padding in
         where = where[:, -1:]
@@ -77,7 +103,7 @@ def score(
                 _ = model.layers[-1].output
                 reader.stop()
             one_copy_a_row(cache, owner)
-        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1):
+        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, **model.last_logits(1)):
             read = []
             for index in range(len(model.layers) + 1):
                 hidden = residual(model.layers, index)
@@ -92,9 +118,10 @@ def score(
                 logs = logits.float().log_softmax(dim=-1).cpu().save()
             else:
                 logs = group_log_probabilities(logits, groups).save()
-    return {"stream": stream.numpy(), "log_probabilities": logs.numpy()}
+    return stream.numpy(), logs.numpy()
 
 
+@arguments.checked
 def reread(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -117,10 +144,14 @@ def reread(
     """
     steps: list[np.ndarray] = []
     membership, rows_at_once = torch.from_numpy(groups), max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
+    whole = (edit or Edit({})).check(model, len(prompts))
+
+    def part(rows: Sequence[int]) -> None:
+        some = [prompts[row] for row in rows], [texts[row] for row in rows], whole.rows(rows)
+        steps.extend(finite_logits(model, masses) for masses in _reread_batch(model, *some, membership))
+
     for start in range(0, len(texts), rows_at_once):
-        rows = range(start, min(start + rows_at_once, len(texts)))
-        some = [prompts[row] for row in rows], [texts[row] for row in rows], edit.rows(rows) if edit else Edit({})
-        steps += _reread_batch(model, *some, membership)
+        in_parts(model, range(start, min(start + rows_at_once, len(texts))), part)
     return steps
 
 
@@ -133,7 +164,7 @@ def _reread_batch(
     where, averaged = edit.tokens(mask, [count - 1 for count in steps])
     by_layer, kind = edit.directions, edit.kind
     batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.trace(batch, use_cache=False, logits_to_keep=max(steps)):
+    with torch.no_grad(), model.trace(batch, use_cache=False, **model.last_logits(max(steps))):
         for layer in sorted(by_layer):
             hidden = residual(model.layers, layer)
             hidden[:] = edited(hidden, by_layer[layer], where, averaged, **kind)
@@ -142,6 +173,7 @@ def _reread_batch(
     return [row[-count:].numpy() for row, count in zip(masses, steps, strict=True)]
 
 
+@arguments.checked
 def log_likelihoods(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -159,12 +191,19 @@ def log_likelihoods(
     filled = [row for row, tokens in enumerate(continuations) if len(tokens)]
     vocabulary = model.nn._module.config.get_text_config().vocab_size
     lengths = [len(continuations[row]) for row in filled]
-    for group in batches(lengths, max(1, LOGITS // vocabulary)):
-        rows = [filled[member] for member in group]
-        texts = [list(prompts[row]) + list(continuations[row]) for row in rows]
+
+    def part(rows: Sequence[int]) -> None:
+        texts = [[*prompts[row], *continuations[row]] for row in rows]
         widths = [len(continuations[row]) for row in rows]
         for row, values in zip(rows, _log_likelihoods_batch(model, texts, widths), strict=True):
-            results[row] = values
+            results[row] = finite_logits(model, values)
+
+    for group in batches(lengths, max(1, LOGITS // vocabulary)):
+        rows = [filled[member] for member in group]
+        # Prompts make no logits, but they are read: long ones part a batch of short continuations.
+        size = max(1, SCORED_TOKENS // max(len(prompts[row]) + len(continuations[row]) for row in rows))
+        for start in range(0, len(rows), size):
+            in_parts(model, rows[start : start + size], part)
         if progress:
             progress(len(rows))
     return results
@@ -175,12 +214,13 @@ def _log_likelihoods_batch(model: Model, texts: list[list[int]], widths: list[in
     ids, mask = pad_left(texts)
     kept = max(widths)
     targets, batch = ids[:, -kept:], {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.trace(batch, use_cache=False, logits_to_keep=kept + 1):
+    with torch.no_grad(), model.trace(batch, use_cache=False, **model.last_logits(kept + 1)):
         make_input_contiguous(model.unembedding)
         values = chosen_log_probabilities(model.nn.output.logits[:, -kept - 1 : -1], targets).save()
     return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
 
 
+@arguments.checked
 def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
     """Last-layer states ``[row, d_model]`` as the model itself reads them: float64 logits ``[row, vocabulary]``.
 
@@ -192,5 +232,4 @@ def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
         like = model.layers[-1].output
         model.layers[-1].output = stream.to(like.device, like.dtype)[:, None]
         logits = model.nn.output.logits[:, 0].double().cpu().save()
-    values: np.ndarray = logits.numpy()
-    return values
+    return finite_logits(model, logits.numpy())

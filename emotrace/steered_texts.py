@@ -35,6 +35,7 @@ class Row(NamedTuple):
     seed: int = 0
 
 
+@arguments.checked
 def steer(
     model: Model,
     prompts: str | Sequence[str],
@@ -58,9 +59,9 @@ def steer(
         strengths: multiples of the mean residual norm at the layer of the edit; negative steers away, 0 is unsteered.
             Default: the strength that the vectors were calibrated to (``judges.calibration.calibrate``).
         emotions: names in ``vectors`` or mixtures (emotion → weight); default: all of them.
-        layers: where to add; default: the layers that the vectors were calibrated at, else half depth; ``all`` is the
-            author's published setting (with small strengths).
-        writing: length, temperature, seeds, chat, and the positions of the edit.
+        layers: where to add; default: the layers that the vectors were calibrated at, else their nearest to half
+            depth; ``all`` is the author's published setting (with small strengths).
+        writing: length, temperature, seeds, chat, and the positions of the edit (default: as calibrated).
         on_the_fly: take the norm of each row's own activations as the unit of strength, as the author's code does.
         batch_rows: rows of one pass.
         cache: keeps finished batches by content, so that none is written twice.
@@ -79,7 +80,7 @@ def steer(
     prompts = arguments.texts(prompts, "prompt")
     emotions = vectors.emotions if emotions is None else arguments.emotions(emotions)
     batch_rows = arguments.integer(batch_rows, "batch_rows", at_least=1)
-    crossed = itertools.product(prompts, emotions, _strengths(vectors, strengths), writing.seeds)
+    crossed = itertools.product(prompts, emotions, strengths_of(vectors, strengths), writing.seeds)
     rows = [Row(prompt, vectors, emotion, strength, seed) for prompt, emotion, strength, seed in crossed]
     if not rows:
         raise EmotraceError("nothing is to be written: a prompt, an emotion and a strength are needed at least")
@@ -90,6 +91,7 @@ def steer(
     return pd.concat([pd.DataFrame(settings, columns=["prompt", "emotion", "strength", "seed"]), texts], axis=1)
 
 
+@arguments.checked
 def write(
     model: Model,
     rows: Sequence[Row],
@@ -108,6 +110,9 @@ def write(
     Returns:
         Columns ``text, tokens, n_tokens, ended``.
     """
+    positions = {steered_positions(row.vectors, writing) for row in rows}
+    if len(positions) > 1:
+        raise EmotraceError("these vectors are calibrated at different positions: say which, Writing(positions=…)")
     prompts = prompt_ids(model, [row.prompt for row in rows], writing.chat, writing.max_new_tokens)
     norms = np.ones(model.n_layers + 1) if on_the_fly else residual_norms(model)
     # Rows of one prompt share a batch, and the longest come first; the caller's order is restored at the end.
@@ -119,7 +124,7 @@ def write(
     for start in range(0, len(order), batch_rows):
         indices = order[start : start + batch_rows]
         batch = [rows[index] for index in indices]
-        edit = Edit(row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=writing.positions)
+        edit = Edit(row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=min(positions))
         texts = _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
         written.update(zip(indices, texts, strict=True))
         if progress:
@@ -177,7 +182,7 @@ def _write_batch(
 # -- defaults and names -----------------------------------------------------------------------------------------------
 
 
-def _strengths(vectors: EmotionVectors, strengths: float | Sequence[float] | None) -> list[float]:
+def strengths_of(vectors: EmotionVectors, strengths: float | Sequence[float] | None) -> list[float]:
     if strengths is None:
         strengths = vectors.calibration.get("strength")
         if strengths is None:
@@ -185,16 +190,31 @@ def _strengths(vectors: EmotionVectors, strengths: float | Sequence[float] | Non
     return arguments.numbers(strengths, "strength")
 
 
+def steered_positions(vectors: EmotionVectors, writing: Writing) -> str:
+    """Where a text is edited: as the writing says, else as the vectors were calibrated, else what is generated."""
+    return writing.positions or vectors.calibration.get("positions") or "generated"
+
+
 def steered_layers(model: Model, vectors: EmotionVectors, layers: int | Sequence[int] | str | None) -> list[int]:
-    """The layers to edit: those given, else those of the calibration, else half depth.
+    """The layers to edit: those given, else those of the calibration, else the vectors' nearest to half depth.
 
     Raises:
         EmotraceError: a layer out of range, or layer 0, which is not steered.
     """
     if layers is None:
-        layers = vectors.calibration.get("layers") or [model.n_layers // 2]
+        layers = vectors.calibration.get("layers") or nearest_half(model, [one for one in vectors.layers if one] or [0])
     every = isinstance(layers, str) and layers == "all"
     chosen = [layer for layer in model.check_layers(layers) if layer > 0 or not every]
     if 0 in chosen:
         raise EmotraceError(f"layer 0 is the embedding output, which is not steered: layers are 1 to {model.n_layers}")
     return chosen
+
+
+def read_layer(model: Model, vectors: EmotionVectors) -> int:
+    """The layer at which a text is read where one alone is: of those steered by default the nearest to half depth."""
+    return nearest_half(model, steered_layers(model, vectors, None))
+
+
+def nearest_half(model: Model, layers: Sequence[int]) -> int:
+    """The layer nearest to half depth; of two the lower."""
+    return min(layers, key=lambda layer: abs(layer - model.n_layers // 2))

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from emotrace.activations import loop_to_the_end
+from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import edited, make_input_contiguous, one_copy_a_row, residual
 from emotrace.tokens import POSITIONS, Writing, end_tokens, pad_left, until_end
 from emotrace.vectors import Emotion, EmotionVectors
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_WRITING = Writing()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edit:
     """What is done to the residual stream of each row of a batch, in writing and in reading again.
 
@@ -63,6 +64,17 @@ class Edit:
     def kind(self) -> dict[str, Any]:
         """The settings that :func:`emotrace.in_trace.edited` takes."""
         return {"ablate": self.ablate, "on_the_fly": self.on_the_fly}
+
+    def check(self, model: Model, rows: int) -> Edit:
+        """The edit unchanged, if it fits; one row alone would be added to all.
+
+        Raises:
+            EmotraceError: a layer that the model does not have, or not one vector of its width for each of ``rows``.
+        """
+        for layer in model.check_layers(list(self.directions)) if self.directions else ():
+            if (shape := tuple(self.directions[layer].shape)) != (rows, model.d_model):
+                raise EmotraceError(f"the edit at layer {layer} is {shape}, not ({rows}, {model.d_model}): a row each")
+        return self
 
     def rows(self, rows: Sequence[int]) -> Edit:
         """The same edit of some of the rows."""
@@ -132,6 +144,7 @@ def ablation(vectors: EmotionVectors, emotions: Sequence[str], layers: Sequence[
 # -- writing under an edit --------------------------------------------------------------------------------------------
 
 
+@arguments.checked
 def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -152,20 +165,19 @@ def generate(
         The new token ids of each row, up to and without the token that ends the text, or in a chat the turn. Nothing is
         forced past it.
     """
-    if writing.temperature > 0 and len(seeds) != len(prompts):
-        raise EmotraceError(f"each of {len(prompts)} sampled rows needs a seed of its own: {len(seeds)} are given")
+    writing.check_seeds(seeds, len(prompts))
     ids, mask = pad_left(prompts)
     batch, settings = {"input_ids": ids, "attention_mask": mask}, writing.settings(model, seeds)
-    edit = edit or Edit({})
+    edit = (edit or Edit({})).check(model, len(prompts))
     by_layer, kind = edit.directions, edit.kind
     where, averaged = edit.tokens(mask)
-    prefix, owner = shared_prefix(ids, mask, edit)
+    prefix, owner = shared_prefix(model, ids, mask, edit)
     if prefix is not None:
         where = where[:, -1:]
     # In one session, so that on a server keys and values stay where they are used. A prefix is read up to the last
     # layer: the unembedding never runs. Where nothing is edited the decoding loop has its first step alone, since a
     # loop without anything in it would wait for ever. (No comments within: see `in_trace`.)
-    with torch.no_grad(), loop_to_the_end(), model.session():
+    with torch.no_grad(), loop_to_the_end(model), model.session():
         cache = None
         if prefix is not None:
             cache = DynamicCache(config=model.nn._module.config)
@@ -189,16 +201,16 @@ def generate(
 
 
 def shared_prefix(
-    ids: torch.Tensor, mask: torch.Tensor, edit: Edit
+    model: Model, ids: torch.Tensor, mask: torch.Tensor, edit: Edit
 ) -> tuple[dict[str, torch.Tensor] | None, torch.Tensor]:
     """What can be read once for all rows of a left-padded batch, since no edit touches it.
 
     Returns:
-        Every different prompt but its last token (None if no prompt repeats, or if the edit acts on all tokens), and
-        which of them each row has.
+        Every different prompt but its last token (None if no prompt repeats, if the edit acts on all tokens, or if the
+        class keeps more of a prompt than keys and values), and which of them each row has.
     """
     different, owner = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
-    width = ids.shape[1]
-    if len(different) == len(ids) or width == 1 or (edit.directions and edit.positions == "all"):
+    width, shares = ids.shape[1], model.architecture.shares_prefixes
+    if not shares or len(different) == len(ids) or width == 1 or (edit.directions and edit.positions == "all"):
         return None, owner
     return {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}, owner

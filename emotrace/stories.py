@@ -11,7 +11,6 @@ differently; a draw that falls within them, about one in a hundred thousand toke
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
 from emotrace.instrument import corpus
-from emotrace.instrument.stories import request
+from emotrace.instrument.stories import request, status, until_sentence_end
 from emotrace.measures.randomness import seed_from
 from emotrace.steering import generate
 from emotrace.tokens import Writing, chat_ids, encode
@@ -30,20 +29,8 @@ from emotrace.tokens import Writing, chat_ids, encode
 if TYPE_CHECKING:
     from emotrace.models import Model
 
-STATUSES = ("kept", "leaks", "empty", "refusal")
-# Below this a text is a remark, not a story.
-MIN_WORDS = 12
 BATCH_ROWS = 64
 STORY = Writing(max_new_tokens=80, temperature=0.8)
-
-_REFUSAL = re.compile(
-    r"\b(as an? (ai|artificial|language model|digital)|i'?m an? (\w+ )?(ai|artificial|language model|digital)"
-    r"|an ai (language model|assistant)|i am an? (\w+ )?(ai|artificial|language model|digital)"
-    r"|i('?m| am) sorry,? (but )?(i|as)\b"
-    r"|i (can'?t|cannot|am unable to|'m unable to) (write|assist|help|fulfil|provide|create))",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)*\]]*(?=\s|$)")
 
 
 class Cell(NamedTuple):
@@ -60,7 +47,7 @@ def request_ids(
     """The token ids of :func:`request`, in the model's chat template unless it is a continuation.
 
     Raises:
-        EmotraceError: the model is a base model; an unknown topic or class.
+        EmotraceError: the model is a base model; an unknown class.
     """
     text = request(topic, emotion, named=named, continuation=continuation)
     if continuation:
@@ -83,6 +70,7 @@ def seed_of(seed: int, cell: Cell, attempt: int) -> int:
     return seed_from(seed, *cell, attempt)
 
 
+@arguments.checked
 def write_stories(
     model: Model,
     *,
@@ -132,6 +120,8 @@ def write_stories(
         for name, size in (("per_cell", per_cell), ("attempts", attempts), ("batch_rows", batch_rows))
     )
     seed = arguments.integer(seed, "a seed")
+    for topic in set(topics).difference(corpus.topics().index):
+        raise unknown("topic", topic, corpus.topics().index)
     if not topics or not emotions:
         raise EmotraceError("nothing is to be written: a topic and an emotion are needed at least")
     if writing.temperature == 0:
@@ -203,21 +193,7 @@ def judge(model: Model, tokens: list[int], emotion: str, limit: int) -> dict[str
     others, cut = sorted(set(corpus.leaks(text)) - set(own)), not ended and text != whole.strip()
     size = {"n_tokens": len(tokens), "kept_tokens": _tokens_of(model, tokens, text), "ended": ended, "cut": cut}
     leaks = {"leaks": "|".join(own), "other_leaks": "|".join(others)}
-    return {"text": text, **size, **leaks, "status": _status(text, bool(own))}
-
-
-def _status(text: str, leaks: bool) -> str:
-    if len(corpus.words(text)) < MIN_WORDS:
-        return "empty"
-    if _REFUSAL.search(text.replace("’", "'")):
-        return "refusal"
-    return "leaks" if leaks else "kept"
-
-
-def until_sentence_end(text: str) -> str:
-    """A text up to its last sentence end, closing quotation marks and brackets included; empty if it has none."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]] if ends else ""
+    return {"text": text, **size, **leaks, "status": status(text, bool(own))}
 
 
 def _tokens_of(model: Model, tokens: list[int], text: str) -> int:

@@ -1,8 +1,7 @@
-"""Text → token ids, spans and batches; how a text is written. The only place that applies a chat template."""
+"""Text → token ids, spans and batches; how a text is written (chat templates: :mod:`emotrace.hosts.templates`)."""
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from transformers import LogitsProcessorList
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError
+from emotrace.hosts import templates
 from emotrace.hosts.faults import TooLarge
-from emotrace.in_trace import RawGeneration, SeededSampling
+from emotrace.in_trace import Greedy, RawGeneration, SeededSampling
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -23,18 +23,6 @@ T = TypeVar("T")
 Rows = TypeVar("Rows", bound=Sequence[Any])
 
 POSITIONS = ("all", "generated")
-# Some chat templates write today's date: a text must not depend on the day.
-TEMPLATE_DATE = datetime.date(2026, 1, 1)
-_DIRECTIVES = {f"%{letter}": TEMPLATE_DATE.strftime(f"%{letter}") for letter in "aAbBcdDeFHIjmMpSTuUVwWxXyY"}
-_DIRECTIVES |= {"%-d": str(TEMPLATE_DATE.day), "%-m": str(TEMPLATE_DATE.month)}  # Windows has none without the zero
-# transformers gives a template no function but its own, so one of jinja takes the place of `strftime_now`.
-_FIXED_DATE = (
-    "{%- macro strftime_now(format) -%}{{ format"
-    + "".join(f".replace('{directive}', '{written}')" for directive, written in _DIRECTIVES.items())
-    + " }}{%- endmacro %}{{ '' }}"
-)
-# A word that no template writes by itself.
-_ANSWER = "Sesquipedalian"
 
 
 class Tokens(NamedTuple):
@@ -53,14 +41,14 @@ class Writing:
         max_new_tokens: at most; a text that ends is never forced on.
         temperature: 0 is greedy; otherwise each row is sampled with a seed of its own, whatever its batch.
         positions: where an edit acts: on ``all`` tokens, or ``generated``: from the last token of the prompt on, the
-            first whose prediction is written.
+            first whose prediction is written; default: as the vectors were calibrated, else ``generated``.
         chat: put each prompt into the model's chat template as the user's words.
         seeds: one text for each.
     """
 
     max_new_tokens: int = 40
     temperature: float = 0.0
-    positions: str = "generated"
+    positions: str | None = None
     chat: bool = False
     seeds: tuple[int, ...] = (0,)
 
@@ -73,52 +61,74 @@ class Writing:
             object.__setattr__(self, name, value)
         if self.temperature < 0:
             raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {self.temperature}")
-        arguments.choice(self.positions, "positions", POSITIONS)
+        if self.positions is not None:
+            arguments.choice(self.positions, "positions", POSITIONS)
+        arguments.flag(self.chat, "chat")
         if not self.seeds:
             raise EmotraceError("no seed is given: a text is written for each")
+
+    def check_seeds(self, seeds: Sequence[int], rows: int) -> None:
+        """Refuses another number of seeds than of rows, where they are drawn with."""
+        if self.temperature > 0 and len(seeds) != rows:
+            raise EmotraceError(f"each of {rows} sampled rows needs a seed of its own: {len(seeds)} are given")
 
     def settings(self, model: Model, seeds: Sequence[int], one_more: bool = False) -> dict[str, Any]:
         """What ``generate`` of nnsight takes to write greedily, or sampled with one seed a row; ``one_more`` token."""
         ends, longest = end_tokens(model, self.chat), self.max_new_tokens + one_more
         config = RawGeneration(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])  # type: ignore[no-untyped-call]
-        sampling = [SeededSampling(seeds, self.temperature)] if self.temperature > 0 else []
-        return {"generation_config": config, "logits_processor": LogitsProcessorList(sampling)}
+        choice = SeededSampling(seeds, self.temperature) if self.temperature > 0 else Greedy()
+        return {"generation_config": config, "logits_processor": LogitsProcessorList([choice])}
 
 
 # -- text to ids ------------------------------------------------------------------------------------------------------
 
 
-def encode(model: Model, texts: Sequence[str | Tokens]) -> list[Tokens]:
+def encode(model: Model, texts: Sequence[str | Tokens], *, prompts: bool = False) -> list[Tokens]:
     """Tokenises each text once, with the special tokens that the model's tokenizer adds before it.
 
     Those that it adds at the end are left out: no token of the text sees them, and what ends is not continued.
 
+    Args:
+        model: the model.
+        texts: to be read: a special token that one spells (``<|im_end|>``, say) is its characters, as in any text.
+        prompts: they are to be continued instead, and may hold the model's special tokens, as in transformers.
+
     Raises:
         EmotraceError: a text that is empty, has no token beside special ones or one that the model does not have, or
-            is longer than the model's context.
+            is longer than the model's context, or spells a special token that its tokenizer cannot read as text.
     """
     return [
-        text if isinstance(text, Tokens) else _encode(model, number, arguments.text(text, f"text {number}"))
+        text if isinstance(text, Tokens) else _encode(model, number, arguments.text(text, f"text {number}"), prompts)
         for number, text in enumerate(arguments.ordered(texts, "text"), 1)
     ]
 
 
-def _encode(model: Model, number: int, text: str) -> Tokens:
+def tokenised(model: Model, text: str, *, special: bool = False, **settings: bool) -> Any:
+    """What the tokenizer makes of a text. One thread at a time: that special tokens are parsed is a setting of it."""
+    with model.lock:
+        return model.tokenizer(text, split_special_tokens=not special, **settings)
+
+
+def _encode(model: Model, number: int, text: str, parsed: bool) -> Tokens:
     if not text.strip():
         raise EmotraceError(f"text {number} is empty")
     # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
     if len(text) > 40 * model.context:
         raise _too_long(model, number, f"{len(text)} characters")
-    ids = model.tokenizer(text)["input_ids"]
+    ids = tokenised(model, text, special=parsed)["input_ids"]
     bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
     if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
         ids = ids[1:]
     if ids and ids[-1] in special:
-        ids = ids[: len(ids) - _appended(model.tokenizer, text, ids)]
-    # By id, so that a special token counts as one whether the tokenizer added it or the text spelt it out.
+        ids = ids[: len(ids) - _appended(model, text, parsed, ids)]
+    # By id, so that a special token counts as one whether the tokenizer added it or a prompt spelt it out.
     ordinary = [index for index, token in enumerate(ids) if token not in special]
     if not ordinary:
         raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
+    left = special.intersection(ids[ordinary[0] : ordinary[-1]]) - {model.tokenizer.unk_token_id}
+    if left and not parsed:
+        name = model.tokenizer.convert_ids_to_tokens(min(left))
+        raise EmotraceError(f"text {number} spells {name!r}, which the tokenizer of {model.name} cannot read as text")
     if len(ids) > model.context:
         raise _too_long(model, number, f"{len(ids)} tokens")
     known = model.nn._module.config.get_text_config().vocab_size
@@ -130,9 +140,9 @@ def _encode(model: Model, number: int, text: str) -> Tokens:
     return Tokens(tuple(ids), ordinary[0], ordinary[-1] + 1)
 
 
-def _appended(tokenizer: Any, text: str, ids: list[int]) -> int:
+def _appended(model: Model, text: str, parsed: bool, ids: list[int]) -> int:
     """How many of the last ``ids`` the tokenizer adds to a text, and the text does not spell out."""
-    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bare = tokenised(model, text, special=parsed, add_special_tokens=False)["input_ids"]
     starts = (start for start in range(len(ids) - len(bare) + 1) if ids[start : start + len(bare)] == bare)
     start = next(starts, None)
     return 0 if start is None else len(ids) - start - len(bare)
@@ -145,27 +155,16 @@ def _too_long(model: Model, number: int, size: str) -> EmotraceError:
 def chat_ids(model: Model, message: str) -> tuple[int, ...]:
     """The ids of a user's message in the model's chat template, up to where the answer begins.
 
-    Templates that write today's date get a fixed one, those that open a scratchpad to think in are told not to.
+    Templates that write today's date get a fixed one, those that open a scratchpad to think in are told not to. A
+    special token that the message spells is its characters: it ends no turn.
 
     Raises:
         EmotraceError: the model has no chat template.
     """
     if model.tokenizer.chat_template is None:
         raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
-    return tuple(_templated(model, [message], add_generation_prompt=True))
-
-
-def _templated(model: Model, turns: Sequence[str], **settings: bool) -> Any:
-    """A dialogue, the user's turn first, in the model's chat template: token ids, or text if not ``tokenize``."""
-    roles, template = itertools.cycle(("user", "assistant")), model.tokenizer.get_chat_template()
-    return model.tokenizer.apply_chat_template(
-        [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)],
-        return_dict=False,
-        enable_thinking=False,
-        date_string=f"{TEMPLATE_DATE.day} {TEMPLATE_DATE:%B %Y}",
-        chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
-        **settings,
-    )
+    with model.lock:
+        return templates.prompt(model.tokenizer, message)
 
 
 def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> dict[str, tuple[int, ...]]:
@@ -185,7 +184,7 @@ def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> d
         arguments.text(prompt, f"prompt {number}")
         if chat and not prompt.strip():
             raise EmotraceError(f"prompt {number} is empty")
-        ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt])[0].ids
+        ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt], prompts=True)[0].ids
         if len(ids[prompt]) + room > model.context:
             raise EmotraceError(
                 f"prompt {number} ({len(ids[prompt])} tokens) and {room} new ones exceed the {model.context} of "
@@ -208,21 +207,11 @@ def end_tokens(model: Model, chat: bool = False) -> list[int]:
         configured = getattr(module.config.get_text_config(), "eos_token_id", None)
     ends = {model.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     if chat and model.tokenizer.chat_template is not None:
-        ends.add(turn_end(model))
+        with model.lock:
+            ends.add(templates.turn_end(model.tokenizer))
     if not ends - {None}:
         raise EmotraceError(f"{model.name} has no end-of-text token")
     return sorted(ends - {None})
-
-
-def turn_end(model: Model) -> int | None:
-    """The special token that the chat template writes right after an assistant's words, if it writes one."""
-    try:
-        text = _templated(model, ["Question", _ANSWER], tokenize=False)
-    except Exception:  # whatever a template raises that takes no such dialogue
-        return None
-    after = text.rpartition(_ANSWER)[2].strip() if _ANSWER in text else ""
-    ids = model.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-    return ids[0] if ids and ids[0] in model.tokenizer.added_tokens_decoder else None
 
 
 def until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
@@ -261,7 +250,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Ids ``[row, token]`` to be read: in a causal model no token attends to padding on its right."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    ids = torch.zeros(len(rows), _longest(rows), dtype=torch.long)
     for row, tokens in enumerate(rows):
         ids[row, : len(tokens)] = torch.tensor(tokens)
     return ids
@@ -269,13 +258,19 @@ def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def pad_left(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids ``[row, token]`` to be continued, since text is written to the right; a mask that is 0 on padding."""
-    longest = max(map(len, rows))
+    longest = _longest(rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     for row, tokens in enumerate(rows):
         ids[row, longest - len(tokens) :] = torch.tensor(tokens)
         mask[row, longest - len(tokens) :] = 1
     return ids, mask
+
+
+def _longest(rows: Sequence[Sequence[int]]) -> int:
+    if not min(map(len, rows), default=0):
+        raise EmotraceError("there is nothing to read: each row needs a token at least, and a batch a row")
+    return max(map(len, rows))
 
 
 def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, first_line, shown, unknown
+from emotrace.errors import EmotraceError, WriteError, first_line, shown, unknown
 from emotrace.files import safetensors_content, write_file
 from emotrace.hosts import checkpoints, control_vectors
 from emotrace.measures.geometry import project_out
@@ -42,9 +42,9 @@ def mixture_name(emotion: Emotion) -> str:
     return " + ".join(f"{name}×{weight:g}" for name, weight in emotion.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmotionVectors:
-    """Directions of emotions in a model's residual stream.
+    """Directions of emotions in a model's residual stream. Two are equal if the files that they save are.
 
     Attributes:
         emotions: names along the first axis.
@@ -73,6 +73,14 @@ class EmotionVectors:
         for name in ("neutral_mean", "grand_mean", "emotions_mean"):
             if getattr(self, name).shape != self.values.shape[1:]:
                 raise EmotraceError(f"{name} of shape {getattr(self, name).shape} does not fit {self.values.shape[1:]}")
+        if not all(np.isfinite(getattr(self, name)).all() for name in _TENSORS):
+            raise EmotraceError("vectors of NaN or infinity are none")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EmotionVectors) and self._header() == other._header()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._header().values()))
 
     # -- looking things up --------------------------------------------------------------------------------------
 
@@ -131,7 +139,7 @@ class EmotionVectors:
         steps = f"{self.provenance['steps']}; {step}" if "steps" in self.provenance else step
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-        if not np.isfinite(values).all():
+        if not np.isfinite(values).all():  # before the general refusal, which cannot name the step
             raise EmotraceError(f"vectors {step} are not finite")
         return replace(self, values=values, provenance={**self.provenance, "steps": steps})
 
@@ -229,6 +237,7 @@ class EmotionVectors:
         counts = "|".join(str(len(basis)) for basis in components)
         return self._with(values, f"removed {what} (components a layer: {counts})")
 
+    @arguments.checked
     def check(self, model: Model) -> EmotionVectors:
         """The vectors unchanged if they were extracted from this model's very weights.
 
@@ -246,16 +255,22 @@ class EmotionVectors:
         Raises:
             WriteError: it cannot be written.
         """
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        header = {
+        if checkpoints.is_content(path := Path(path)):
+            raise WriteError(f"{path} is a file of a model, which vectors do not replace")
+        write_file(path, safetensors_content(self._tensors(), self._header()))
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
+
+    def _header(self) -> dict[str, str]:
+        return {
             "format": FORMAT,
             "layer_convention": LAYER_CONVENTION,
             "emotions": json.dumps(self.emotions),
             "layers": json.dumps(self.layers),
             "provenance": json.dumps(self.provenance, sort_keys=True),
-            "sha256": _checksum(tensors),
+            "sha256": _checksum(self._tensors()),
         }
-        write_file(Path(path), safetensors_content(tensors, header))
 
     @classmethod
     def load(cls, path: str | Path) -> EmotionVectors:

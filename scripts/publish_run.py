@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ import pandas as pd
 from emotrace.errors import EmotraceError
 from emotrace.study import experiments, guidelines
 from emotrace.study.across import measure as across_models
+from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
 from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
@@ -34,7 +36,11 @@ TABLES = (
     "calibration",
     "dose_response",
     "verification",
+    "judge_ceiling",
+    "prompting",
     "monotonicity",
+    "steering_effects",
+    "steerability",
     "regimes",
     "regime_sensitivity",
     "method_comparison",
@@ -107,7 +113,7 @@ def claims_table(claims: pd.DataFrame) -> str:
 def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
     """One row a claim, one column a model: measured value, interval, and a mark for the verdict."""
     claims = claims[claims["model"] != ALL_MODELS]
-    marks = {"reproduced": "✓", "not reproduced": "✗", "not testable on this model": "–"}
+    marks = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not testable on this model": "–"}
     models = list(dict.fromkeys(claims["model"]))
     rows = [
         "| claim | paper | " + " | ".join(name + (" (quick)" if name in quick else "") for name in models) + " |",
@@ -138,6 +144,35 @@ def rules_table(tables: dict[str, pd.DataFrame]) -> str:
     return "\n".join(rows)
 
 
+ADVICE = (
+    ("extract by generation, since it separates better (C5)", ("C5.separation", "C5.authorship", "C5.models")),
+    ("take the layer at half depth (C6)", ("C6.depth",)),
+    ("expect a U of the emotions over depth (C6)", ("C6.u", "C6.u_ratio", "C6.space")),
+    ("check anisotropy before trusting a separation (C7)", ("C7.baseline", "C7.unrelated", "C7.gemma")),
+    ("trust steering at any scale and sign (C8)", ("C8",)),
+    ("verify with an outside classifier (C9)", ("C9",)),
+    ("sort texts into three regimes (C10)", ("C10",)),
+    ("audit multilingual models in other scripts (C11)", ("C11",)),
+)
+"""What a reader of the abstract would do, and the claims (by the start of their ids) that it stands on."""
+
+
+def advice_table(claims: pd.DataFrame) -> str:
+    """What a reader of the abstract would do, beside how often each verdict fell on the claims behind it, as Markdown.
+
+    Over models and sets of passages.
+    """
+    rows = ["| what a reader of the abstract would do | verdicts of this run on the claims behind it |", "|---|---|"]
+    for text, starts in ADVICE:
+        parts = []
+        for start in starts:
+            own = claims[(claims["id"] == start) | claims["id"].str.startswith(f"{start}.")]
+            counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(own["verdict"]).most_common())
+            parts += [f"`{start}` {counts}"] if counts else []
+        rows.append(f"| {text} | {'; '.join(parts)} |")
+    return "\n".join(rows)
+
+
 def replace_between(path: Path, name: str, text: str) -> None:
     """Puts ``text`` between the markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -146,6 +181,12 @@ def replace_between(path: Path, name: str, text: str) -> None:
     if count != 1:
         raise EmotraceError(f"{path} lacks the markers {begin} and {end}")
     path.write_text(new)
+
+
+def models_table(manifest: dict) -> str:
+    """What the models of the run are: size, kind, weights."""
+    described = in_words(manifest)
+    return "\n".join(f"- **{name}**: {words}" for name, words in described.items())
 
 
 def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFrame:
@@ -174,6 +215,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     manifest, tables = merged(runs)
     claims = tables["claims"]
+    replace_between(ROOT / "README.md", "model", f"**{EMBEDDED}**: {in_words(manifest)[EMBEDDED]}.")
     replace_between(ROOT / "README.md", "claims", claims_table(select(claims, model=EMBEDDED)))
     results = ROOT / "docs" / "results"
     for folder in ("tables", "figures"):
@@ -193,9 +235,12 @@ def main() -> None:
         if (run / "figures" / f"{name}.png").exists():
             shutil.copy(run / "figures" / f"{name}.png", results / "figures")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    replace_between(results / "README.md", "weights", models_table(manifest))
+    replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
     replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
     replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables))
+    replace_between(ROOT / "docs" / "guidelines.md", "advice", advice_table(claims))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"
     )

@@ -1,7 +1,8 @@
 """Tiny random checkpoints with the real world's files around them, and what plain transformers computes of them.
 
 A report of a checkpoint that goes wrong is one more entry of ``CHECKPOINTS``: every function of emotrace that reads,
-writes, edits or scores then runs over it (tests/test_awkward_checkpoints.py), against :class:`Plain`.
+writes, edits or scores then runs over it (tests/test_awkward_checkpoints.py), against :class:`Plain`. What cannot be
+computed rightly is an entry too, with the words by which it is ``refused``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
+import tiny_gguf
 import tiny_models
 import torch
 import transformers as tf
-from tokenizers import AddedToken, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from emotrace.instrument import corpus
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,16 @@ class Checkpoint:
         model: changes the random model before it is saved.
         words: changes the tokenizer before it is saved, and before the model is made for its vocabulary.
         template: the chat template.
+        turn_end: the token by which it ends a turn, where no list of ends names it.
         shard: the largest file, as ``save_pretrained`` takes it.
         layers: number of layers.
+        tensors: changes the saved tensors, name → tensor.
+        files: changes the folder, once all is saved.
+        gguf: the architecture by llama.cpp's name: the folder's model is loaded from a GGUF file of it.
+        keys: of that file's metadata, as tests/tiny_gguf.py takes them.
+        load: settings of ``emotrace.load``.
+        refused: words of the line by which it is refused; empty: it is read rightly.
+        at: where it is refused: in ``load``, or by what reads the ``stream`` (all that there is), or the ``logits``.
     """
 
     family: str = "llama"
@@ -39,10 +52,19 @@ class Checkpoint:
     model: Callable[[Any], object] | None = None
     words: Callable[[Any], object] | None = None
     template: str | None = None
+    turn_end: str = ""
     shard: str = "1GB"
     layers: int = 4
+    tensors: Callable[[dict[str, Any]], object] | None = None
+    files: Callable[[Path], object] | None = None
+    gguf: str = ""
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    load: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    at: str = "load"
 
     def build(self, folder: Path) -> Path:
+        """Writes it into ``folder``; what ``emotrace.load`` takes: the folder, or a file in it."""
         words = tiny_models.tokenizer(self.family)
         if self.words:
             self.words(words)
@@ -61,7 +83,14 @@ class Checkpoint:
         path.unlink(missing_ok=True)
         if self.generation is not None:
             path.write_text(json.dumps(dict(self.generation)))
-        return folder
+        if self.tensors:
+            file = folder / "model.safetensors"
+            stored = safetensors.torch.load_file(file)
+            self.tensors(stored)
+            safetensors.torch.save_file(stored, file, metadata={"format": "pt"})
+        if self.files:
+            self.files(folder)
+        return tiny_gguf.write(folder, folder / "model.gguf", self.gguf, **self.keys) if self.gguf else folder
 
 
 # -- what differs -----------------------------------------------------------------------------------------------------
@@ -87,6 +116,31 @@ def prefix_space(words: Any) -> None:
     """As sentencepiece does: a space is put before the text, and taken away in decoding."""
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     words.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+
+
+def sentencepiece(words: Any) -> None:
+    """As Gemma's: blanks are ▁, what has no piece is its bytes, and pieces are merged in their order."""
+    trained, special = Tokenizer(models.BPE()), [words.pad_token, words.eos_token, words.bos_token, "<unk>"]
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    trained.train_from_iterator(corpus.passages()["text"], trainer)
+    pieces = sorted(trained.get_vocab(), key=lambda piece: (len(piece) == 1, trained.token_to_id(piece)))
+    vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    ids = {piece: number for number, piece in enumerate(vocabulary)}
+    splits = [[(piece[:cut], piece[cut:]) for cut in range(1, len(piece))] for piece in pieces]
+    merges = [pair for some in splits for pair in sorted(some, key=lambda pair: [ids.get(part, -1) for part in pair])]
+    merges = [pair for pair in merges if ids.keys() >= set(pair)]
+    core = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    bos = words.bos_token
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, ids[bos])]
+    )
+    words._tokenizer = core
+    words.unk_token = "<unk>"
 
 
 def ends_turns_by(token: str) -> Callable[[Any], None]:
@@ -134,6 +188,59 @@ OUTPUTS = {"return_dict_in_generate": True, "output_scores": True, "output_hidde
 FORCED = {"suppress_tokens": [*range(20, 300)], "forced_eos_token_id": 2, "min_new_tokens": 6, "max_length": 4}
 SEARCHES = {"num_beams": 3, "num_return_sequences": 2, "early_stopping": True}
 
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64, "rope_theta": 5e5}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "rope_theta": 1e4}
+SLIDES = [True, True, False, True]  # the tiny Gemmas' own pattern
+
+
+def gguf(family: str, architecture: str, config: Mapping[str, Any] | None = None, **keys: Any) -> Checkpoint:
+    """A model as llama.cpp writes it."""
+    return Checkpoint(family, config=config or {}, gguf=architecture, keys=keys)
+
+
+def gguf_refused(words: str, **keys: Any) -> Checkpoint:
+    return Checkpoint("llama", gguf="llama", keys=keys, refused=words)
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Any]], None]:
+    """All tensors under the name that a wrapper around the model gave them."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    return change
+
+
+def scaled(name: str, factor: float) -> Callable[[dict[str, Any]], object]:
+    return lambda tensors: tensors.__setitem__(name, tensors[name] * factor)
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda tensors: tensors.pop(name)
+
+
+def with_lora(tensors: dict[str, Any]) -> None:
+    tensors["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = torch.zeros(4, 32)
+
+
+def lora_folder(folder: Path) -> None:
+    """What ``save_pretrained`` of PEFT writes: no model, its changes alone."""
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    safetensors.torch.save_file({name: torch.zeros(4, 32)}, folder / "adapter_model.safetensors")
+    (folder / "model.safetensors").unlink()
+    adapter_beside(folder)
+
+
+def adapter_beside(folder: Path) -> None:
+    content = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "org/base", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+
+
+NORM, DOWN, UP = "model.norm.weight", "model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.up_proj.weight"
+HERE, NAN = "in float32 gives", float("nan")
+
 CHECKPOINTS: dict[str, Checkpoint] = {
     "penalties": Checkpoint("qwen", generation=PENALTIES),
     "sampling": Checkpoint("mistral", generation=SAMPLING),
@@ -146,8 +253,11 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "appended eos": Checkpoint("llama", words=appends_eos),
     "appended eos without bos": Checkpoint("qwen", words=appends_eos),
     "prefix space": Checkpoint("mistral", words=prefix_space),
+    "sentencepiece": Checkpoint("gemma", words=sentencepiece),
     "no pad": Checkpoint("llama", words=lambda words: setattr(words, "pad_token", None)),
-    "unlisted turn end": Checkpoint("qwen", words=ends_turns_by("<|eot|>"), template=turns("<|eot|>")),
+    "unlisted turn end": Checkpoint(
+        "qwen", words=ends_turns_by("<|eot|>"), template=turns("<|eot|>"), turn_end="<|eot|>"
+    ),
     "no system role": Checkpoint("gemma", template=turns("<eos>", NO_SYSTEM)),
     "dated": Checkpoint("llama", template=turns("</s>", DATED)),
     "thinking": Checkpoint("qwen3", template=turns("<|im_end|>", opening=THINKING)),
@@ -168,6 +278,143 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "padded vocabulary": Checkpoint("qwen", model=wide_vocabulary),
     "one layer": Checkpoint("llama", layers=1),
     "sharded": Checkpoint("gpt2", shard="60KB"),
+    "without prefix": Checkpoint(  # as openai-community/gpt2 is stored
+        "gpt2", tensors=lambda t: [t.__setitem__(name.removeprefix("transformer."), t.pop(name)) for name in list(t)]
+    ),
+    "with what training left": Checkpoint(
+        files=lambda folder: (folder / "training_args.bin").write_bytes(b"no weights")
+    ),
+    # GGUF, as llama.cpp writes it
+    "gguf llama": gguf("llama", "llama"),
+    "gguf mistral": gguf("mistral", "llama"),
+    "gguf qwen2": gguf("qwen", "qwen2"),
+    "gguf qwen3": gguf("qwen3", "qwen3"),
+    "gguf gemma2": Checkpoint(
+        "gemma2", words=sentencepiece, gguf="gemma2", keys={"attention__sliding_window_pattern": SLIDES}
+    ),
+    "gguf gemma2 caps": Checkpoint(
+        "gemma2",
+        {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0},
+        words=sentencepiece,
+        gguf="gemma2",
+        keys={
+            "final_logit_softcapping": 3.0,
+            "attn_logit_softcapping": 2.0,
+            "attention__sliding_window_pattern": SLIDES,
+        },
+    ),
+    "gguf gemma3": Checkpoint(
+        "gemma", words=sentencepiece, gguf="gemma3", keys={"attention__sliding_window_pattern": SLIDES}
+    ),
+    "gguf rope llama3": gguf(
+        "llama",
+        "llama",
+        {"rope_parameters": LLAMA3},
+        tensors={"rope_freqs.weight": tiny_gguf.llama3_factors(5e5, 8, 32.0, 1.0, 4.0, 64)},
+    ),
+    "gguf rope linear": gguf(
+        "llama",
+        "llama",
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0}},
+        rope__scaling__type="linear",
+        rope__scaling__factor=4.0,
+    ),
+    "gguf rope yarn": gguf(
+        "qwen",
+        "qwen2",
+        {"rope_parameters": YARN},
+        rope__scaling__type="yarn",
+        rope__scaling__factor=4.0,
+        rope__scaling__original_context_length=128,
+    ),
+    "gguf no word of bos": gguf(
+        "llama", "llama", whole={"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None}
+    ),
+    "gguf end of turn": Checkpoint(
+        "llama", generation={"eos_token_id": [2, 7]}, gguf="llama", keys={"whole": {"tokenizer.ggml.eot_token_id": 7}}
+    ),
+    "gguf tied": Checkpoint("qwen", model=tie, gguf="qwen2"),
+    "gguf one layer": Checkpoint("llama", layers=1, gguf="llama"),
+    "gguf penalties beside": Checkpoint("qwen", generation=PENALTIES, gguf="qwen2"),
+    # refused: nothing half-loaded
+    "missing tensor": Checkpoint(tensors=without(UP), refused=r"not whole, tensors: 1 missing \(" + UP),
+    "missing head": Checkpoint(tensors=without("lm_head.weight"), refused="1 missing \\(lm_head.weight"),
+    "missing bias": Checkpoint("gpt2", tensors=without("transformer.h.1.attn.c_attn.bias"), refused="1 missing"),
+    "another shape": Checkpoint(
+        tensors=lambda t: t.update({NORM: torch.ones(31)}), refused=r"another shape .*norm.weight \[31\] for \[32\]"
+    ),
+    "more layers than said": Checkpoint(config={"num_hidden_layers": 3}, refused=r"no place for \(model.layers.3"),
+    "fewer layers than said": Checkpoint(config={"num_hidden_layers": 5}, refused=r"missing \(model.layers.4"),
+    "peft prefix": Checkpoint("mistral", tensors=prefixed("base_model.model."), refused="PEFT adapter is merged first"),
+    "lora left over": Checkpoint(tensors=with_lora, refused="PEFT adapter is merged first"),
+    "adapter alone": Checkpoint("qwen", files=lora_folder, refused="holds a PEFT adapter"),
+    "adapter beside its model": Checkpoint("gemma", files=adapter_beside, refused="holds a PEFT adapter"),
+    "compiled": Checkpoint(tensors=prefixed("_orig_mod."), refused="not whole, tensors: .* missing"),
+    "shard lost": Checkpoint(
+        "gpt2",
+        shard="60KB",
+        files=lambda folder: sorted(folder.glob("model-*"))[1].unlink(),
+        refused="cannot be loaded .*model-00002-of-",
+    ),
+    "cut short": Checkpoint(
+        files=lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 999), refused="cannot be loaded"
+    ),
+    "unknown quantisation": Checkpoint(config={"quantization_config": {"quant_method": "own"}}, refused="'own' is not"),
+    "nan weights": Checkpoint(tensors=scaled(UP, NAN), refused="weights in float32 are NaN or infinite: " + UP),
+    "one infinite weight": Checkpoint(
+        "gemma", tensors=lambda t: t[DOWN].view(-1)[5:6].fill_(-torch.inf), refused="NaN or infinite: " + DOWN
+    ),
+    "too large for float16": Checkpoint(
+        tensors=scaled(UP, 1e7), load={"dtype": "float16"}, refused="weights in float16 are NaN or infinite: " + UP
+    ),
+    "gguf nan weights": Checkpoint(tensors=scaled(UP, NAN), gguf="llama", refused="NaN or infinite"),
+    "gguf missing tensor": gguf_refused("1 missing", tensors={"blk.1.ffn_up.weight": None}),
+    "gguf tensor more": gguf_refused("ffn_gate_inp", tensors={"blk.0.ffn_gate_inp.weight": np.zeros((4, 32))}),
+    "gguf unknown scaling": gguf_refused("rope.scaling.type = longrope", rope__scaling__type="longrope"),
+    "gguf window": gguf_refused("llama.attention.sliding_window = 16", attention__sliding_window=16),
+    "gguf unknown key": gguf_refused("llama.attention.brand_new = 3", attention__brand_new=3),
+    "gguf unknown words": gguf_refused("pre = deepseek-llm", whole={"tokenizer.ggml.pre": "deepseek-llm"}),
+    "gguf adapter": gguf_refused("is a GGUF adapter, no model", whole={"general.type": "adapter"}),
+    "gguf part": gguf_refused("one of 3 parts", whole={"split.count": 3}),
+    # refused where it shows: numbers that overflow on the way
+    "stream overflows": Checkpoint(
+        tensors=scaled(DOWN, 1e38),
+        refused=HERE + " (activations from layer 2 on|logits) that are NaN or infinite",
+        at="stream",
+    ),
+    "stream overflows in float16": Checkpoint(
+        "qwen",
+        tensors=scaled(DOWN, 3e4),
+        load={"dtype": "float16"},
+        refused="in float16 gives (activations from layer 2 on|logits) .* .float16 overflows: take bfloat16",
+        at="stream",
+    ),
+    "stream overflows on a server": Checkpoint(
+        "gemma",
+        tensors=scaled(DOWN, 1e38),
+        load={"remote": "local"},
+        refused=HERE + " (activations from|logits)",
+        at="stream",
+    ),
+    "logits overflow": Checkpoint(
+        tensors=scaled(NORM, 1e38), model=louder, refused=HERE + " logits that are NaN or infinite", at="logits"
+    ),
+    "logits overflow on a server": Checkpoint(
+        "mistral",
+        tensors=scaled(NORM, 1e38),
+        model=louder,
+        load={"remote": "local"},
+        refused=HERE + " logits that are NaN or infinite",
+        at="logits",
+    ),
+    "logits overflow in float16": Checkpoint(
+        "qwen",
+        model=louder,
+        tensors=scaled(NORM, 3e4),
+        load={"dtype": "float16"},
+        refused="in float16 gives logits that are NaN or infinite .float16 overflows: take bfloat16 or float32",
+        at="logits",
+    ),
 }
 
 
@@ -180,7 +427,8 @@ class Plain:
     An ``edit`` is (layer, vector, first edited position).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = checkpoint or Checkpoint()
         self.tokenizer = tf.AutoTokenizer.from_pretrained(folder)
         self.module = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         body = self.module.base_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,15 @@ from emotrace.study.languages.readout import Sizes
 from emotrace.vectors import EmotionVectors
 
 PROMPTS = ["The door opened and", "After supper they all went down to the river, where the boats were", "On Monday"]
-SMALL = Sizes(random=8, new_tokens=5, written_prompts=2, bootstrap=60, permutations=99)
+SMALL = Sizes(permuted=8, random=4, new_tokens=5, written_prompts=2, bootstrap=60, permutations=99)
 NAMES = corpus.emotion_names()
+
+
+def permuted_labels(vectors: EmotionVectors, count: int = 20) -> EmotionVectors:
+    """Vectors of means over all emotions in random proportions, which is what shuffled labels give."""
+    weights = np.random.default_rng(3).standard_normal((count, len(vectors.emotions)))
+    values = np.tensordot(weights - weights.mean(axis=1, keepdims=True), vectors.values, 1).astype(np.float32)
+    return replace(vectors, emotions=tuple(f"permuted-{number}" for number in range(1, count + 1)), values=values)
 
 
 def plant_chinese(folder: Path) -> tuple[Model, EmotionVectors]:

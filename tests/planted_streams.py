@@ -15,12 +15,14 @@ def dose(**of_model: list[float]) -> pd.DataFrame:
     rows = [
         {
             "model": model,
+            "arm": "calibrated",
             "layer": 2,
             "relative": relative,
             "strength": 0.1 * relative,
             "emotion": emotion,
             "metric": "projection",
             "value": relative * value,
+            "permuted": 0.02,
             "random": 0.01,
         }
         for model, values in of_model.items()

@@ -1,5 +1,6 @@
 """The residual stream as emotrace reads it, against plain transformers, in every family."""
 
+import json
 import random
 import time
 from types import SimpleNamespace
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from awkward_checkpoints import Checkpoint, ends_turns_by
+from tokenizers import Tokenizer
 
 import emotrace
-from emotrace import EmotraceError
+from emotrace import EmotraceError, tokens
 from emotrace.activations import POOLINGS, read_activations
 from emotrace.activations import read_tokens as read_tokens_of
 from emotrace.instrument import corpus
@@ -194,18 +197,55 @@ def test_a_span_in_the_middle_pools_that_span_only(tiny_model):
 
 
 @pytest.mark.parametrize("family", tiny_models.ADDS_BOS)
-def test_a_text_that_brings_its_own_bos_is_read_as_without_it(tiny, family):
+def test_a_prompt_that_brings_its_own_bos_is_that_without_it(tiny, family):
     model = tiny(family)
-    plain, brought = encode(model, [TEXTS[1], model.tokenizer.bos_token + TEXTS[1]])
+    plain, brought = encode(model, [TEXTS[1], model.tokenizer.bos_token + TEXTS[1]], prompts=True)
     assert brought.ids == plain.ids
     assert (brought.start, brought.stop) == (plain.start, plain.stop)
 
 
 def test_a_bos_that_the_tokenizer_does_not_add_stays_outside_the_span(tiny):
     model = tiny("gpt2")
-    item = encode(model, [model.tokenizer.bos_token + TEXTS[1]])[0]
+    item = encode(model, [model.tokenizer.bos_token + TEXTS[1]], prompts=True)[0]
     assert item.ids[0] == model.tokenizer.bos_token_id
     assert (item.start, item.stop) == (1, len(item.ids))
+
+
+def ordinary(tokenizer, text):
+    """The ids of a text by a copy of the tokenizer that has no special tokens at all: the backend's own pipeline."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend |= {"added_tokens": [], "post_processor": None}
+    return Tokenizer.from_str(json.dumps(backend)).encode(text).ids
+
+
+@pytest.mark.parametrize("spelt", ["bos_token", "eos_token", "pad_token", "<|eot|>"])
+@pytest.mark.parametrize("where", ["{} " + TEXTS[1], "One {} two three.", TEXTS[1] + "{}"])
+def test_a_special_token_that_a_text_spells_is_its_characters(tiny_model, tmp_path, spelt, where):
+    """Parsed, it would end a turn in the middle of a passage, be averaged with its words, or be the last token."""
+    model = tiny_model
+    if spelt == "<|eot|>":
+        folder = Checkpoint("qwen", words=ends_turns_by(spelt)).build(tmp_path)
+        model, name = emotrace.load(str(folder)), spelt
+    elif (name := getattr(model.tokenizer, spelt)) is None:
+        pytest.skip("it has none")
+    text = where.format(name)
+    item, ids = encode(model, [text])[0], ordinary(model.tokenizer, text)
+    assert item.ids[item.start : item.stop] == tuple(ids)
+    assert model.tokenizer.convert_tokens_to_ids(name) not in item.ids[item.start :]
+    prefix = [model.tokenizer.bos_token_id] if item.start else []
+    expected = pool(plain_forward(model, [[*prefix, *ids]]).stream[0], len(prefix))
+    read = read_activations(model, [text])
+    assert_same(read["last"][0], expected["last"])
+    assert_same(read["mean"][0], expected["mean"])
+    prompt = encode(model, [text], prompts=True)[0].ids  # to be continued: as transformers have it
+    assert model.tokenizer.convert_tokens_to_ids(name) in prompt
+
+
+def test_a_special_token_that_cannot_be_read_as_text_is_named(tiny, monkeypatch):
+    model = tiny("qwen")
+    monkeypatch.setattr(tokens, "tokenised", lambda model, text, **_: model.tokenizer(text))  # parses whatever is asked
+    with pytest.raises(EmotraceError, match=r"text 2 spells '<\|im_end\|>', which the tokenizer of .* cannot read as"):
+        encode(model, ["Fine.", "One <|im_end|> two."])
 
 
 def test_a_subset_of_layers_is_a_slice_of_all(tiny_model):
@@ -397,7 +437,7 @@ def test_reading_names_a_bad_text_by_its_number(tiny, bad):
 
 def test_a_text_of_special_tokens_only_is_refused(tiny):
     with pytest.raises(EmotraceError, match="no token beside special ones"):
-        encode(tiny("llama"), ["<s>"])
+        encode(tiny("llama"), ["<s>"], prompts=True)
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "rain " * 200_000, "?!" * 500_000])

@@ -1,14 +1,21 @@
-"""Every function that reads, writes, edits or scores, over every awkward checkpoint, against plain transformers."""
+"""Every function that reads, writes, edits or scores, over every awkward checkpoint, against plain transformers.
+
+A checkpoint that is refused is refused by every function, or by every way in, in one line that says why.
+"""
 
 import awkward_checkpoints
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from awkward_checkpoints import CHECKPOINTS, Plain
+from typer.testing import CliRunner
 
 import emotrace
-from emotrace import activations, scoring, steered_texts, steering, tokens
+from emotrace import activations, cli, scoring, steered_texts, steering, tokens
+from emotrace.errors import EmotraceError
 from emotrace.tokens import Writing
+from emotrace.whatif.text_reading import project_text as read_whole
 
 TEXTS = ["The rain fell on the roof all night, and nobody slept.", "She laughed.", "He waited for the last train home."]
 PROMPTS = [
@@ -18,13 +25,23 @@ PROMPTS = [
 ]
 N = 7
 COMPARED: dict[tuple[str, str], float] = {}
+REFUSED: set[tuple[str, str]] = set()
 
 
-@pytest.fixture(scope="module", params=CHECKPOINTS)
-def pair(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def built(request, tmp_path_factory):
+    """A checkpoint's name, what ``emotrace.load`` is given, and its folder."""
+    folder = tmp_path_factory.mktemp("awkward")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMOTRACE_CACHE", str(folder / "cache"))
+        yield request.param, str(CHECKPOINTS[request.param].build(folder)), folder
+
+
+@pytest.fixture(scope="module")
+def pair(built):
     """A checkpoint as emotrace loads it, and as transformers does."""
-    folder = CHECKPOINTS[request.param].build(tmp_path_factory.mktemp("awkward"))
-    return request.param, emotrace.load(str(folder)), Plain(folder)
+    name, path, folder = built
+    return name, emotrace.load(path, **CHECKPOINTS[name].load), Plain(folder, CHECKPOINTS[name])
 
 
 def ids_of(plain, text):
@@ -171,13 +188,91 @@ def unembed(model, plain):
     return close(scoring.unembed(model, last), np.stack([logits[-1] for _, logits in states]))
 
 
+def chat(model, plain):
+    if model.tokenizer.chat_template is None:
+        return None
+    today = plain.tokenizer.chat_template.replace("strftime_now('%d %B %Y')", "'01 January 2026'")
+    shown = {"add_generation_prompt": True, "enable_thinking": False, "date_string": "1 January 2026"}
+    turn, end = [{"role": "user", "content": PROMPTS[0]}], plain.checkpoint.turn_end
+    ids = plain.tokenizer.apply_chat_template(turn, chat_template=today, return_dict=False, **shown)
+    equal(list(tokens.chat_ids(model, PROMPTS[0])), ids)
+    ends = ends_of(plain) | ({plain.tokenizer.convert_tokens_to_ids(end)} if end else set())
+    return equal(steering.generate(model, [ids], None, Writing(N, chat=True)), [plain.write(ids, N, ends)])
+
+
+def own_vectors(model):
+    """Two directions at random at every layer, and a centre that is not zero."""
+    rows = np.random.default_rng(2).normal(size=(3, model.n_layers + 1, model.d_model)).astype(np.float32)
+    provenance = {**model.provenance, "pooling": "mean", "model": model.name}
+    layers = tuple(range(model.n_layers + 1))
+    return emotrace.EmotionVectors(("calm", "proud"), layers, rows[:2], rows[2], rows[2], rows[2], provenance)
+
+
+def mean_of(plain, text, layer):
+    """Pooled by mean at a layer: without special tokens and the first other one; and the stream of all tokens."""
+    ids, special = ids_of(plain, text), set(plain.tokenizer.all_special_ids)
+    stream = plain.read(ids)[0][:, layer].astype(np.float64)
+    ordinary = [index for index, token in enumerate(ids) if token not in special]
+    return stream[ordinary[1] : ordinary[-1] + 1].mean(axis=0), stream
+
+
+def cosines(vectors, centred, layer):
+    values = vectors.at(layer).astype(np.float64)
+    return values @ centred / np.linalg.norm(values, axis=1) / np.linalg.norm(centred)
+
+
+def extract(model, plain):
+    rows = [("happy", TEXTS[0]), ("happy", PROMPTS[0]), ("sad", TEXTS[2]), ("neutral", PROMPTS[1])]
+    vectors = emotrace.extract(model, pooling="mean", passages=pd.DataFrame(rows, columns=["emotion", "text"]))
+    deviations = []
+    for layer in range(model.n_layers + 1):
+        happy, also, sad, neutral = (mean_of(plain, text, layer)[0] for _, text in rows)
+        means = np.stack([(happy + also) / 2, sad, neutral])
+        deviations.append(close(vectors.at(layer), (means - means.mean(axis=0))[:2]))
+    return max(deviations)
+
+
+def project_text(model, plain):
+    vectors, layer = own_vectors(model), max(1, model.n_layers // 2)
+    table = read_whole(model, TEXTS[0], vectors=vectors, layer=layer).set_index("emotion")["cosine"]
+    centred = mean_of(plain, TEXTS[0], layer)[0] - vectors.grand_mean[layer]
+    return close(table[list(vectors.emotions)], cosines(vectors, centred, layer))
+
+
+def read_emotions(model, plain):
+    vectors, layer = own_vectors(model), max(1, model.n_layers // 2)
+    reading = emotrace.read_emotions(model, TEXTS[0], vectors=vectors, layer=layer)
+    values, stream = vectors.at(layer).astype(np.float64), mean_of(plain, TEXTS[0], layer)[1]
+    right = (stream - vectors.grand_mean[layer]) @ values.T / (values**2).sum(axis=1)
+    counted = reading.tokens["counted"].to_numpy()
+    assert counted.sum() >= len(stream) - 3
+    return close(reading.projection[counted, 0], right[counted])
+
+
+def what_if(model, plain):
+    vectors, layer = own_vectors(model), max(1, model.n_layers // 2)
+    result = emotrace.what_if(
+        model, PROMPTS[0], "proud", 0.8, vectors=vectors, layer=layer, writing=Writing(N), judge=False
+    )
+    unit = vectors["proud", layer] / np.linalg.norm(vectors["proud", layer])
+    vector, ids = (
+        torch.from_numpy(unit * 0.8 * activations.residual_norms(model)[layer]).float(),
+        ids_of(plain, PROMPTS[0]),
+    )
+    deviations, before = [], plain.tokenizer.decode(ids, skip_special_tokens=True)
+    for side, edit in ((result.plain, None), (result.steered, (layer, vector, len(ids) - 1))):
+        written = plain.write(ids, N, ends_of(plain), edit)
+        equal(side, plain.tokenizer.decode([*ids, *written], skip_special_tokens=True).removeprefix(before))
+        centred = mean_of(plain, PROMPTS[0] + side, layer)[0] - vectors.grand_mean[layer]
+        column = result.changes.set_index("emotion")["steered" if edit else "plain"]
+        deviations.append(close(column[list(vectors.emotions)], cosines(vectors, centred, layer)))
+    return max(deviations)
+
+
 def steer(model, plain):
     layer, prompts = max(1, model.n_layers // 2), PROMPTS[:2]
-    rows = np.random.default_rng(2).normal(size=(2, model.n_layers + 1, model.d_model)).astype(np.float32)
-    vectors = emotrace.EmotionVectors(
-        ("calm", "proud"), tuple(range(model.n_layers + 1)), rows, rows[0], rows[0], rows[0], model.provenance
-    )
-    norms = activations.residual_norms(model)
+    vectors = own_vectors(model)
+    rows, norms = vectors.values, activations.residual_norms(model)
     table = steered_texts.steer(model, prompts, vectors, [0.0, 0.8], layers=[layer], writing=Writing(N))
     for row in table.itertuples():
         unit = rows[("calm", "proud").index(row.emotion), layer]
@@ -190,19 +285,82 @@ def steer(model, plain):
     return 0.0
 
 
-FUNCTIONS = [read_activations, read_tokens, residual_norms, generate, generate_edited, generate_sampled]
-FUNCTIONS += [read_while_writing, score, reread, log_likelihoods, unembed, steer]
+READING = [read_activations, read_tokens, residual_norms, extract, project_text, read_emotions]
+FUNCTIONS = [*READING, generate, generate_edited, generate_sampled, read_while_writing, chat, score, reread]
+FUNCTIONS += [log_likelihoods, unembed, steer, what_if]
+READ_RIGHTLY = [name for name, checkpoint in CHECKPOINTS.items() if not checkpoint.refused]
+OVERFLOWING = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.refused and checkpoint.at != "load"]
+NOT_LOADED = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.refused and checkpoint.at == "load"]
 
 
+@pytest.mark.parametrize("built", READ_RIGHTLY, indirect=True)
 @pytest.mark.parametrize("compare", FUNCTIONS, ids=lambda function: function.__name__)
 def test_function_equals_plain_transformers(pair, compare):
     name, model, plain = pair
-    COMPARED[name, compare.__name__] = compare(model, plain)
+    if (deviation := compare(model, plain)) is not None:
+        COMPARED[name, compare.__name__] = deviation
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+
+def refused(call, words):
+    """Refused in one line that has these words and ends in no traceback."""
+    with pytest.raises(EmotraceError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("built", OVERFLOWING, indirect=True)
+@pytest.mark.parametrize("compare", FUNCTIONS, ids=lambda function: function.__name__)
+def test_numbers_that_overflow_stop_every_function_that_meets_them(pair, compare):
+    name, model, plain = pair
+    checkpoint = CHECKPOINTS[name]
+    if compare in READING and checkpoint.at == "logits":
+        if "dtype" not in checkpoint.load:  # what it reads is finite, and right
+            COMPARED[name, compare.__name__] = compare(model, plain)
+        return
+    if compare is chat and model.tokenizer.chat_template is None:
+        return
+    refused(lambda: compare(model, plain), checkpoint.refused)
+    REFUSED.add((name, compare.__name__))
+
+
+def command(*arguments):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception:
+        raise result.exception
+
+
+WAYS_IN = {
+    "load": lambda path, out: emotrace.load(path),
+    "on a simulated server": lambda path, out: emotrace.load(path, remote="local"),
+    "Lab": lambda path, out: emotrace.Lab(path, folder=out / "lab").vectors(),
+    "emotrace extract": lambda path, out: command("extract", path, "--out", out / "v.safetensors"),
+    "emotrace read": lambda path, out: command("read", "She laughed.", "--model", path),
+    "emotrace whatif": lambda path, out: command("whatif", "She", "--emotion", "happy", "--model", path, "--no-judge"),
+    "emotrace run": lambda path, out: command("run", path, "--out", out / "run", "--quick"),
+}
+
+
+@pytest.mark.parametrize("built", NOT_LOADED, indirect=True)
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_what_is_not_whole_or_not_known_is_refused_by_every_way_in(built, way, tmp_path):
+    name, path, _ = built
+    checkpoint = CHECKPOINTS[name]
+    enter = (
+        (lambda: emotrace.load(path, **checkpoint.load)) if checkpoint.load else lambda: WAYS_IN[way](path, tmp_path)
+    )
+    refused(enter, checkpoint.refused)
+    REFUSED.add((name, way))
+    assert not list(tmp_path.glob("v*"))
 
 
 def test_every_function_ran_over_every_checkpoint():
     print(
-        f"{len(CHECKPOINTS)} checkpoints, {len(COMPARED)} comparisons (function × checkpoint), largest deviation "
-        f"{max(COMPARED.values(), default=0):.1e} of the largest value"
+        f"{len(CHECKPOINTS)} checkpoints: {len(READ_RIGHTLY)} read, {len(OVERFLOWING)} overflow, {len(NOT_LOADED)} not "
+        f"loaded; {len(COMPARED)} comparisons (function × checkpoint), largest deviation "
+        f"{max(COMPARED.values(), default=0):.1e} of the largest value; {len(REFUSED)} refusals"
     )
-    assert awkward_checkpoints.CHECKPOINTS.keys() >= {name for name, _ in COMPARED}
+    assert awkward_checkpoints.CHECKPOINTS.keys() >= {name for name, _ in {**COMPARED, **dict.fromkeys(REFUSED)}}

@@ -202,7 +202,10 @@ def test_activations_that_overflow_stop_every_reading(changed):
     ):
         with pytest.raises(EmotraceError) as caught:
             call()
-        assert "llama-changed in float16 are NaN or infinite from layer 2 on (float16 overflows" in str(caught.value)
+        assert str(caught.value) == (
+            "llama-changed in float16 gives activations from layer 2 on that are NaN or infinite (float16 overflows: "
+            "take bfloat16 or float32)"
+        )
     assert read_activations(model, [text], layers=[0, 1])["mean"].shape == (1, 2, 32)
 
 

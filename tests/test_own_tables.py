@@ -12,14 +12,15 @@ import emotrace
 from emotrace.errors import EmotraceError
 from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
-from emotrace.measures import geometry, grams
+from emotrace.measures import geometry, grams, groups
 from emotrace.measures.statistics import permutation_p
 from emotrace.study import experiments, pipeline
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, read_manifest, select
-from emotrace.study.separation import measure
+from emotrace.study.methods.intraclass import shares
+from emotrace.study.separation import localisation, measure, spreads
 from emotrace.study.separation.experiments import EXPERIMENTS
-from emotrace.study.study import Settings, Study, half_cosine
+from emotrace.study.study import Settings, Study
 
 FIRST, LATER = corpus.topics().index[[0, 8]]
 LAST = corpus.emotion_names()[-1]
@@ -115,15 +116,15 @@ def test_classes_that_are_not_asked_for_are_not_shuffled_in():
 
 
 @pytest.mark.parametrize("design", ["one thinned", "eight thinned", "a topic owned"])
-def test_the_fast_null_of_the_factorial_is_centred_on_noise(design):
-    """Its excess over noise averages to zero; that of whole columns that move is off by many standard errors."""
+def test_the_emotions_share_in_the_factorial_is_zero_in_noise(design):
+    """It averages to zero whichever texts are missing, with topics that differ far more than texts on one do."""
     rng, present = np.random.default_rng(13), DESIGNS[design] > 0
-    excess = []
+    found = []
     for _ in range(100):
-        texts = 3 + rng.normal(size=(TOPICS, CLASSES, 1, WIDTH)) + rng.normal(size=(TOPICS, 1, 1, WIDTH))
+        texts = 3 + rng.normal(size=(TOPICS, CLASSES, 1, WIDTH)) + 5 * rng.normal(size=(TOPICS, 1, 1, WIDTH))
         products = grams.gram(texts * present[..., None, None])
-        excess.append((grams.centroid_cosine(products, present) - grams.shuffled_cosine(products, present, rng))[0])
-    assert abs(np.mean(excess)) < 4 * np.std(excess) / 10
+        found.append(shares(products, present, np.ones((1, TOPICS)))[0, 0])
+    assert abs(np.mean(found)) < 4 * np.std(found) / 10
 
 
 # -- its siblings -----------------------------------------------------------------------------------------------------
@@ -134,23 +135,23 @@ def test_groups_of_unrelated_texts_are_as_large_as_the_classes():
     rng, sizes = np.random.default_rng(14), [1, 4, 16]
     vectors = 1 + rng.normal(0, 2, size=(60, 3000)).astype(np.float32)
     expected = np.mean([1 / np.sqrt((1 + 4 / m) * (1 + 4 / n)) for m, n in itertools.combinations(sizes, 2)])
-    assert geometry.group_count(60, sizes) == 3
-    assert geometry.group_cosine(vectors, sizes, 5, rng) == pytest.approx(expected, abs=0.02)
+    assert groups.group_count(60, sizes) == 3
+    assert groups.group_cosine(vectors, sizes, 5, rng) == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize(
-    ("n", "sizes", "groups"), [(75, [6] * 20, 12), (75, [6] * 19 + [1], 12), (10, [4, 4, 1], 3), (9, [4, 5, 1], 2)]
+    ("n", "sizes", "expected"), [(75, [6] * 20, 12), (75, [6] * 19 + [1], 12), (10, [4, 4, 1], 3), (9, [4, 5, 1], 2)]
 )
-def test_as_many_groups_as_find_room_whichever_are_drawn(n, sizes, groups):
-    assert geometry.group_count(n, sizes) == groups
+def test_as_many_groups_as_find_room_whichever_are_drawn(n, sizes, expected):
+    assert groups.group_count(n, sizes) == expected
     assert np.isfinite(
-        geometry.group_cosine(np.random.default_rng(0).normal(size=(n, 3)), sizes, 50, np.random.default_rng(1))
+        groups.group_cosine(np.random.default_rng(0).normal(size=(n, 3)), sizes, 50, np.random.default_rng(1))
     )
 
 
 def test_unequal_groups_without_room_are_refused():
     with pytest.raises(EmotraceError, match="9 vectors do not make two groups of 8"):
-        geometry.group_count(9, [8, 2, 2])
+        groups.group_count(9, [8, 2, 2])
 
 
 def test_silhouettes_of_classes_of_one_text():
@@ -214,7 +215,7 @@ def tables_of(study):
 def test_all_tables_of_texts_that_are_not_crossed_are_whole(tmp_path):
     tables = tables_of(study_of(tmp_path, unbalanced(), signal=1.5))
     cosines = select(tables["separation"], metric="cosine")
-    assert (cosines["p"] == 1 / 40).all()
+    assert (cosines["p"] <= 2 / 40).all()
     assert tables["separation"]["value"].notna().all()
     assert tables["anisotropy"]["value"].notna().all()
     assert tables["localisation"][["layer", "chosen_layer", "held_out"]].notna().all(axis=None)
@@ -238,10 +239,10 @@ def test_its_siblings_are_honest_as_well(tmp_path):
     ps, excesses = [], []
     for seed in range(60):
         study = study_of(tmp_path, unbalanced(), seed=seed, settings=replace(QUICK, decoder_permutations=19))
-        ps.append(measure._decoding_held_out(study, "last", "nearest_centroid", 2)["p"])
+        ps.append(localisation._decoding_held_out(study, "last", "nearest_centroid", 2)["p"])
         half = study.halves[0]
-        excesses.append(half_cosine(study, "last", 2, half, "shuffle_excess"))
-        assert np.isfinite(half_cosine(study, "last", 2, half, "anisotropy_excess"))
+        excesses.append(spreads.half_value(study, "last", 2, half, "shuffle_excess"))
+        assert np.isfinite(spreads.half_value(study, "last", 2, half, "anisotropy_excess"))
     assert np.sum(np.array(ps) <= 0.05) <= stats.binom.ppf(0.999, 60, 0.05)
     assert abs(np.mean(excesses)) < 4 * np.std(excesses) / np.sqrt(60)
 

@@ -49,7 +49,7 @@ DEFAULTS = {
     "read": {"--top": 20, "--layer": None, "--emotion": None},
     "whatif": {"--tokens": 60, "--temperature": 0.0, "--seed": 0, "--strength": None, "--layer": None},
 }
-CLAIMS = "model id claim paper measured low high n verdict how"
+CLAIMS = "model instrument id claim paper measured low high n p verdict how"
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_the_layout_of_a_run_folder(tiny_folder, tmp_path):
     assert shown == {"manifest.json", "vectors", "texts", "tables", "figures", "report.html"}
     model = Path(source).name
     assert {path.name for path in (tmp_path / "vectors").glob("*.safetensors")} == {
-        f"{model}-comprehension-{pooling}.safetensors" for pooling in ("last", "mean")
+        f"{model}-comprehension-{pooling}{of}.safetensors" for pooling in ("last", "mean") for of in ("", "-accounts")
     }
     assert {path.stem for path in (tmp_path / "tables").glob("*.csv")} == {"anisotropy", "claims"}
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
@@ -187,6 +187,5 @@ def test_the_layout_of_a_run_folder(tiny_folder, tmp_path):
 
 
 def test_verdicts_are_these_words():
-    words = {verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_TESTABLE}
-    assert words == {"reproduced", "not reproduced", "not testable on this model"}
+    assert verdicts.VERDICTS == ("reproduced", "not reproduced", "inconclusive", "not testable on this model")
     assert CLAIMS.split() == verdicts.COLUMNS

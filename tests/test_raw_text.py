@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 import emotrace
 from emotrace import activations, scoring, steered_texts, steering, stories, tokens
 from emotrace.errors import EmotraceError
+from emotrace.hosts import templates
 from emotrace.tokens import Writing
 
 PROMPTS = ["The door opened, and she", "After supper they all went down to the river, where"]
@@ -163,7 +164,7 @@ def test_a_chat_ends_at_the_token_by_which_the_template_ends_a_turn(tmp_path, fa
         str(Checkpoint(family, words=lambda words: words.add_tokens([added]), template=template).build(tmp_path))
     )
     token = model.tokenizer.convert_tokens_to_ids(end)
-    assert tokens.turn_end(model) == token
+    assert templates.turn_end(model.tokenizer) == token
     assert set(tokens.end_tokens(model, chat=True)) == {*tokens.end_tokens(model), token}
     plain, ids = Plain(tmp_path), tokens.chat_ids(model, "Say something.")
     ends = tokens.end_tokens(model)
@@ -193,10 +194,10 @@ def test_a_chat_ends_at_the_token_by_which_the_template_ends_a_turn(tmp_path, fa
 
 
 def test_templates_that_name_no_end_and_models_without_any(tmp_path, tiny):
-    assert tokens.turn_end(tiny("llama")) is None  # its template writes `</assistant>`, which is no token
+    assert templates.turn_end(tiny("llama").tokenizer) is None  # its template writes `</assistant>`, which is no token
     plain = turns("{{ raise_exception('alternate') }}")
     refusing = emotrace.load(str(Checkpoint("llama", template=plain).build(tmp_path)))
-    assert tokens.turn_end(refusing) is None
+    assert templates.turn_end(refusing.tokenizer) is None
     assert tokens.end_tokens(refusing, chat=True) == tokens.end_tokens(refusing)
 
 
@@ -222,7 +223,7 @@ def test_a_prompt_to_be_continued_does_not_end_in_what_the_tokenizer_appends(tmp
     ids = model.tokenizer(text)["input_ids"]
     assert ids[-1] == model.tokenizer.eos_token_id
     assert tokens.prompt_ids(model, [text], chat=False, room=3)[text] == tuple(ids[:-1])
-    spelt = tokens.encode(model, [text + eos])[0]  # the text's own stays
+    spelt = tokens.encode(model, [text + eos], prompts=True)[0]  # the text's own stays
     assert list(spelt.ids) == ids
     assert spelt.stop == len(ids) - 1
     assert scoring.score(model, [text], None)["stream"].shape[0] == 1
@@ -275,4 +276,4 @@ def test_a_token_that_the_model_does_not_have_is_named(tmp_path):
     model = emotrace.load(str(checkpoint.build(tmp_path)))
     ends_turns_by("<|new|>")(model.tokenizer)
     with pytest.raises(EmotraceError, match=r"token 600 \('<\|new\|>'\).*knows 600 tokens"):
-        tokens.encode(model, ["one", "two <|new|> three"])
+        tokens.encode(model, ["one", "two <|new|> three"], prompts=True)

@@ -89,7 +89,7 @@ def test_a_seed_depends_on_everything_that_names_the_attempt():
     ],
 )
 def test_a_text_is_cut_back_to_its_last_sentence_end(text, cut):
-    assert stories.until_sentence_end(text) == cut
+    assert stored_stories.until_sentence_end(text) == cut
 
 
 PLAIN = "She put the kettle on and looked out at the rain, then sat down by the window again."
@@ -183,7 +183,7 @@ def test_an_interrupted_writing_goes_on_without_writing_anything_twice(llama, wr
 
 def test_rates_count_attempts_and_stories(written):
     table = story_rates(written).set_index(["emotion", "metric"])
-    for status in stories.STATUSES:
+    for status in stored_stories.STATUSES:
         assert table.loc[("all", status), "value"] == (written["status"] == status).mean()
     whole = table.loc[("all", "filled")]
     assert (whole["value"], whole["n"]) == ((written["status"] == "kept").sum() / 12, 12)
@@ -367,7 +367,7 @@ def test_the_stored_stories_hold_what_is_promised_of_them(author):
     assert table["emotion"].value_counts().reindex(corpus.emotions().index).min() >= 10
     for row in table.itertuples():
         assert corpus.leaks(row.text, [row.emotion]) == []
-        assert len(corpus.words(row.text)) >= stories.MIN_WORDS
+        assert len(corpus.words(row.text)) >= stored_stories.MIN_WORDS
         cell = stories.Cell(row.topic, row.emotion, int(row.story))
         assert int(row.seed) == stories.seed_of(int(row.base_seed), cell, int(row.attempt))
     assert stored_stories.other_author(author) != author

@@ -231,8 +231,9 @@ def test_vectors_of_other_emotions_or_layers_cannot_be_combined(other):
 def test_check_passes_the_same_weights_and_names_both_models_otherwise():
     v = reading().vectors()
     same, other = ({"source": "hub/toy", "weights_id": "abc"}, {"source": "openai/gpt2", "weights_id": "def"})
-    assert v.check(SimpleNamespace(name="alias", provenance=same)) is v
-    message = refused(lambda: v.check(SimpleNamespace(name="gpt2", provenance=other)))
+    Model = type("Model", (SimpleNamespace,), {})
+    assert v.check(Model(name="alias", provenance=same)) is v
+    message = refused(lambda: v.check(Model(name="gpt2", provenance=other)))
     assert message == "these vectors belong to toy (hub/toy@abc), not to gpt2 (openai/gpt2@def)"
 
 

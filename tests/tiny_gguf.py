@@ -1,6 +1,7 @@
 """Tiny models as GGUF files, written with the ``gguf`` package as llama.cpp's converter writes them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,23 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def _tokens(writer: gguf.GGUFWriter, words: Any, whole: dict[str, Any]) -> None:
-    vocabulary = sorted(words.get_vocab().items(), key=lambda item: item[1])
-    special = set(words.all_special_tokens)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types([3 if token in special else 1 for token, _ in vocabulary])
-    merges = json.loads(words.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in merges])
-    keys = {"tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.add_bos_token": words.bos_token_id is not None}
+    vocabulary = [token for token, _ in sorted(words.get_vocab().items(), key=lambda item: item[1])]
+    special, stored = set(words.all_special_tokens), json.loads(words.backend_tokenizer.to_str())["model"]
+    sentencepiece = stored["byte_fallback"]  # such a file has scores, and no merges
+    kinds = [3 if token in special else 6 if re.fullmatch("<0x..>", token) else 1 for token in vocabulary]
+    writer.add_tokenizer_model("llama" if sentencepiece else "gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types(kinds)
+    if sentencepiece:
+        writer.add_token_scores([-float(position) for position in range(len(vocabulary))])
+    else:
+        merges = stored["merges"]
+        writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in merges])
+    keys: dict[str, Any] = {"tokenizer.ggml.pre": "default" if sentencepiece else "gpt-2"}
+    keys |= {"tokenizer.ggml.add_bos_token": words.bos_token_id is not None, "tokenizer.ggml.add_space_prefix": False}
+    keys |= {"tokenizer.chat_template": words.chat_template}
     ids = {"bos": words.bos_token_id, "eos": words.eos_token_id, "padding": words.pad_token_id}
+    ids["unknown"] = words.unk_token_id
     keys |= {f"tokenizer.ggml.{name}_token_id": value for name, value in ids.items()}
     for key, value in {**keys, **whole}.items():
         if value is not None:

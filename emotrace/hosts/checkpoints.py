@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,9 +19,12 @@ _CONTENT = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("*.tiktoken", "tekken.json", "chat_template*", "additional_chat_templates/*", "processor_config.json"),
 )
+_WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?(\.\w+)?\.(safetensors|bin)")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
 _BLOCK = 1 << 22
+SAMPLED = 4096
+"""How many numbers of a tensor in memory its identity takes."""
 _NAMED = 3
 """How many tensors a message names."""
 
@@ -55,11 +59,24 @@ def sha256(*paths: Path) -> str:
 
 def folder_digest(folder: Path) -> str:
     """One sha256 over the names and contents of a local model's files (about a second for each gigabyte)."""
-    paths = {path for pattern in _CONTENT for path in folder.glob(pattern) if path.is_file()}
     digest = hashlib.sha256()
-    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _content_files(folder)):
         digest.update(f"{name} {sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _content_files(folder: Path) -> set[Path]:
+    """The files that decide what a local model computes."""
+    paths = {path for pattern in _CONTENT for path in folder.glob(pattern) if path.is_file()}
+    # Beside weights by transformers' names, others are not read: emotion vectors, the state of an optimizer.
+    tensors = {path for path in paths if path.suffix in (".safetensors", ".bin")}
+    weights = {path for path in tensors if _WEIGHTS.fullmatch(path.name)}
+    return paths - tensors | (weights or tensors)
+
+
+def is_content(path: Path) -> bool:
+    """Whether a file is part of a local model."""
+    return (path.parent / "config.json").is_file() and path in _content_files(path.parent)
 
 
 def commit(hub_id: str) -> str | None:
@@ -159,6 +176,24 @@ def check_finite(module: Any) -> None:
     if wrong := [(name, tensor) for name, tensor in suspects if not torch.isfinite(tensor).all()]:
         dtype = str(wrong[0][1].dtype).removeprefix("torch.")
         raise EmotraceError(f"its weights in {dtype} are NaN or infinite: {_first([name for name, _ in wrong])}")
+
+
+def memory_digest(module: Any, tokenizer: Any) -> str:
+    """Identity of a model in memory: the sha256 of its configuration, its tokenizer and its weights.
+
+    Of a tensor of more than ``SAMPLED`` numbers, that many are taken at even steps: a change of all its numbers, or of
+    a row in that many, is seen; a change of a single number may not be.
+    """
+    digest = hashlib.sha256(module.config.to_json_string(use_diff=False).encode())
+    digest.update(json.dumps([tokenizer.get_vocab(), tokenizer.chat_template], sort_keys=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        numbers = tensor.detach().reshape(-1)
+        numbers = numbers[:: max(1, numbers.numel() // SAMPLED)].cpu()
+        if numbers.is_floating_point():
+            numbers = numbers.double()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(numbers.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _shapes(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:

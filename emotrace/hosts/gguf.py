@@ -25,7 +25,7 @@ from emotrace.hosts.checkpoints import check_whole, sha256
 
 _STAMP = "emotrace.json"
 _BLOCK = 1 << 22
-_CONVERSION = 2  # what is kept of a user's own GGUF file: older conversions lost its settings
+_CONVERSION = 3  # what is kept of a user's own GGUF file: older conversions lost its settings, or took others
 _TEMPORARY: dict[Path, Path] = {}
 """Where converted models lie that the cache had no room for, by where they would lie in it."""
 
@@ -138,7 +138,7 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
     """Writes the converted model beside its final place and renames it there, so that no half of one is ever read."""
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        restored = _dequantise(_joined(parts, scratch / "joined.gguf"), scratch / "model")
+        restored = _dequantise(_alone(parts, scratch), scratch / "model")
         _stamp(scratch / "model", digest, restored)
         try:
             os.rename(scratch / "model", folder)
@@ -154,10 +154,16 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _joined(parts: list[Path], path: Path) -> Path:
-    """One file of all parts: the only part itself, or ``path``, written."""
+def _alone(parts: list[Path], folder: Path) -> Path:
+    """One file of all parts in a ``folder`` of its own: of files beside it transformers takes the tokenizer's."""
     if len(parts) == 1:
-        return parts[0]
+        path = folder / parts[0].name
+        try:
+            path.symlink_to(parts[0].absolute())
+        except OSError:  # a system without links
+            shutil.copyfile(parts[0], path)
+        return path
+    path = folder / "joined.gguf"
     with path.open("wb") as joined:
         for part in parts:
             with part.open("rb") as piece:

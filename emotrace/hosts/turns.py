@@ -1,11 +1,17 @@
-"""One thread at a time in one model. A module of its own, since importing nnsight takes a while."""
+"""One thread at a time in one model, and how a loop of decoding ends. Importing nnsight takes a while: by itself."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import warnings
+from collections.abc import Iterator
 
 from nnsight.tracing.backend import Backend
 from nnsight.tracing.tracer import Tracer
+
+from emotrace.hosts.finite import Named, not_finite
+from emotrace.in_trace import NOT_FINITE
 
 
 class InTurn(Backend):
@@ -26,3 +32,34 @@ class InTurn(Backend):
     def __call__(self, tracer: Tracer) -> None:
         with self.lock:
             self.backend(tracer)
+
+
+_counting, _quiet, _loops = threading.Lock(), contextlib.ExitStack(), 0
+
+
+@contextlib.contextmanager
+def loop_to_the_end(model: Named) -> Iterator[None]:
+    """For loops over ``tracer.iter[:]``: they end with the generation, as they should, and nnsight warns of it.
+
+    Warning filters are the process's: the first of several threads sets one, the last puts all back.
+
+    Raises:
+        EmotraceError: no likeliest token, here or on a server.
+    """
+    global _loops
+    with _counting:
+        if not _loops:
+            _quiet.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message=".*was never reached")
+        _loops += 1
+    try:
+        yield
+    except Exception as error:
+        if NOT_FINITE not in str(error):
+            raise
+        raise not_finite(model) from None
+    finally:
+        with _counting:
+            _loops -= 1
+            if not _loops:
+                _quiet.close()

@@ -18,14 +18,20 @@ from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument.tables import read_table
 
 NEUTRAL = "neutral"
+INSTRUMENTS = {"scenes": "passages", "accounts": "accounts"}
+"""The sets of passages, by two authors, and the file of each in ``data/``; the first is the default."""
+MAIN_INSTRUMENT = next(iter(INSTRUMENTS))
 
 _COLUMNS = {
     "emotions": "emotion definition valence arousal norm_note goemotions goemotions_fit kin",
     "topics": "topic title description",
     "passages": "id topic emotion person gender tense text",
+    "accounts": "id topic emotion person gender tense text",
     "baseline_texts": "id kind text",
     "scenarios": "id target tone form prompt",
     "prompts": "id use prompt",
+    "implicit": "id emotion prompt",
+    "graded": "id scale kind level emotion sign control_emotion prompt",
     "calibration": "model weights_id layer strength window_low window_high n",
     "models": "name hub_id family parameters_millions kind source weights files sha256 licence paper_nine note",
 }
@@ -91,20 +97,37 @@ def model_registry() -> pd.DataFrame:
     return table
 
 
-def passages(path: str | Path | None = None, *, topics: bool = False) -> pd.DataFrame:
+def passages(
+    path: str | Path | None = None, *, topics: bool = False, instrument: str = MAIN_INSTRUMENT
+) -> pd.DataFrame:
     """The comprehension passages, or a file of one's own with the columns ``emotion`` and ``text``.
 
     Args:
         path: a CSV file (:func:`~emotrace.instrument.tables.read_table`).
         topics: whether the column ``topic`` is needed as well, as the study's experiments do.
+        instrument: without a path, which of ``INSTRUMENTS``.
 
     Raises:
-        EmotraceError: what :func:`check_passages` refuses.
+        EmotraceError: an unknown instrument; what :func:`check_passages` refuses.
     """
     if path is None:
-        return check_passages(_read("passages"), str(data_dir() / "passages.csv"))
+        if instrument not in INSTRUMENTS:
+            raise unknown("instrument", instrument, INSTRUMENTS)
+        file = INSTRUMENTS[instrument]
+        return check_passages(_read(file), str(data_dir() / f"{file}.csv"))
     columns = ("topic", "emotion", "text") if topics else ("emotion", "text")
     return check_passages(read_table(Path(path), columns), str(path), topics=topics)
+
+
+def instruments(path: str | Path | None = None) -> dict[str, pd.DataFrame]:
+    """The sets of passages that a run reads, by name: ours, or one's own file, named after it.
+
+    Raises:
+        EmotraceError: what :func:`passages` refuses.
+    """
+    if path is not None:
+        return {Path(path).stem: passages(path, topics=True)}
+    return {name: passages(instrument=name) for name in INSTRUMENTS}
 
 
 def check_passages(table: pd.DataFrame, source: str = "the table of passages", *, topics: bool = False) -> pd.DataFrame:
@@ -232,6 +255,24 @@ def prompts(use: str) -> list[str]:
     """Openings without a tone, for ``calibration`` or for ``dose`` response; no experiment uses the other's."""
     table = _read("prompts")
     return list(table[table["use"] == use]["prompt"])
+
+
+def implicit_scenarios() -> pd.DataFrame:
+    """24 messages to an assistant that imply an emotion and name none: ``id, emotion, prompt``."""
+    return _read("implicit")
+
+
+def graded_prompts() -> pd.DataFrame:
+    """Messages with two numbers, of which one varies: ``id, scale, kind, level, emotion, sign, control_emotion, prompt``.
+
+    ``kind`` says which varies: the ``dose``, which makes what is told better or worse, or the ``control``, which means
+    nothing for it; the other has one value in all rows of that kind. ``level`` is its value, an int, ascending;
+    ``sign`` is 1 where the emotion should rise with the dose and −1 where it should fall.
+    """
+    table = _read("graded")
+    for column in ("level", "sign"):
+        table[column] = table[column].astype(int)
+    return table
 
 
 def calibrations() -> pd.DataFrame:

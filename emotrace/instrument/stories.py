@@ -1,10 +1,12 @@
-"""Stories: what a model is asked for, and the stories of two packaged models that are kept with the project.
+"""Stories: what a model is asked for, which pass, and those of two packaged models that are kept with the project.
 
 The full text of the paper could not be read here; the prompts are ours. All 21 classes share one frame, so that only
 the feeling differs: *neutral* is asked to feel nothing in particular.
 """
 
 from __future__ import annotations
+
+import re
 
 import pandas as pd
 
@@ -32,6 +34,18 @@ NEUTRAL_CONTINUATION = _OPENING + (
     " The main character feels nothing in particular; it tells plainly what they do and what happens around them.\n\n"
 )
 
+STATUSES = ("kept", "leaks", "empty", "refusal")
+# Below this a text is a remark, not a story.
+MIN_WORDS = 12
+_REFUSAL = re.compile(
+    r"\b(as an? (ai|artificial|language model|digital)|i'?m an? (\w+ )?(ai|artificial|language model|digital)"
+    r"|an ai (language model|assistant)|i am an? (\w+ )?(ai|artificial|language model|digital)"
+    r"|i('?m| am) sorry,? (but )?(i|as)\b"
+    r"|i (can'?t|cannot|am unable to|'m unable to) (write|assist|help|fulfil|provide|create))",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)*\]]*(?=\s|$)")
+
 STORED = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 STORED_COLUMNS = ["topic", "emotion", "story", "attempt", "seed", "base_seed", "max_new_tokens", "temperature", "text"]
 
@@ -40,18 +54,17 @@ def request(topic: str, emotion: str, *, named: bool = True, continuation: bool 
     """What the model is asked.
 
     Args:
-        topic: of ``data/topics.csv``.
+        topic: of ``data/topics.csv``; any other is the scene itself, in one's own words.
         emotion: one of the 21 classes.
         named: with the feeling in it; otherwise the bare scene, the same for every class.
         continuation: the beginning of a page that a base model would go on with, instead of a request.
 
     Raises:
-        EmotraceError: an unknown topic or class.
+        EmotraceError: an unknown class.
     """
-    for kind, name, known in (("topic", topic, corpus.topics().index), ("emotion", emotion, corpus.emotions().index)):
-        if name not in known:
-            raise unknown(kind, name, known)
-    description = corpus.topics().loc[topic, "description"]
+    if emotion not in corpus.emotions().index:
+        raise unknown("emotion", emotion, corpus.emotions().index)
+    description = str(corpus.topics()["description"].get(topic, topic))
     scene = description[0].lower() + description[1:]
     if not named:
         return (_OPENING + "\n\n" if continuation else UNNAMED_PROMPT).format(scene=scene)
@@ -74,3 +87,18 @@ def stored(author: str) -> pd.DataFrame:
 def other_author(model_name: str) -> str:
     """Whose stored stories are another's to this model: the first of ``STORED`` that is not the model itself."""
     return next(author for author in STORED if author != model_name)
+
+
+def status(text: str, leaks: bool) -> str:
+    """What becomes of a story, which names its own feeling (``leaks``) or not: one of ``STATUSES``."""
+    if len(corpus.words(text)) < MIN_WORDS:
+        return "empty"
+    if _REFUSAL.search(text.replace("’", "'")):
+        return "refusal"
+    return "leaks" if leaks else "kept"
+
+
+def until_sentence_end(text: str) -> str:
+    """A text up to its last sentence end, closing quotation marks and brackets included; empty if it has none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else ""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TARGET = 0.9
 # Strengths are sought in this range, up to this factor; a window wider than the range ends at its limit.
 LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.2
-WRITING = Writing(max_new_tokens=32, temperature=0.7)
+WRITING = Writing(max_new_tokens=32, temperature=0.7, positions="generated", seeds=(0, 1))
 FIRST = {"one": 0.3, "many": 0.03}
 PLAIN_COPIES = 4
 
@@ -76,7 +76,7 @@ def shipped(model: Model) -> Calibration | None:
         return None
     row = dict(table.loc[weights])
     window = (float(row["window_low"]), float(row["window_high"]))
-    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), WRITING.positions, WRITING.temperature)
+    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", WRITING.temperature)
 
 
 def bracket(first: float, lowest: float, highest: float, precision: float) -> Generator[float, bool, float | None]:
@@ -106,6 +106,7 @@ def bracket(first: float, lowest: float, highest: float, precision: float) -> Ge
     return good
 
 
+@arguments.checked
 def calibrate(
     model: Model,
     vectors: EmotionVectors,
@@ -122,13 +123,13 @@ def calibrate(
 
     Args:
         model: the model.
-        vectors: its emotion vectors; all their emotions take part in turn, on the calibration prompts of
-            ``data/prompts.csv``.
+        vectors: its emotion vectors; all their emotions take part, crossed with the calibration prompts of
+            ``data/prompts.csv`` (:func:`design`).
         layers: where to add; default as in :func:`~emotrace.steered_texts.steer`.
         target: the share of surgical texts that is asked for.
         texts: texts at each strength tried, over emotions and prompts.
-        writing: length, temperature and positions of the texts. Steered texts are sampled with the first of its seeds,
-            unsteered ones with that and the three after it.
+        writing: length, temperature and positions of the texts. Steered texts are sampled with its seeds in turn,
+            unsteered ones with the first and the three after it.
         thresholds: where the regimes part.
         cache: keeps finished batches.
         progress: called with 1 after each strength tried.
@@ -155,10 +156,13 @@ def calibrate(
     plain = write([Row(prompt, vectors, emotions[0], 0.0, seed + copy) for prompt, copy in copies])
     unsteered = regimes.references(model, plain, writing.chat)
     tried = [_share(0.0, regimes.measure_plain(plain, unsteered, thresholds))]
-    cases = [(prompts[number % len(prompts)], emotions[(number // 2) % len(emotions)]) for number in range(texts)]
+    cases = [
+        (prompts[prompt], emotions[emotion], writing.seeds[sample])
+        for emotion, prompt, sample in design(texts, len(emotions), len(prompts), len(writing.seeds))
+    ]
 
     def attempt(strengths: list[float]) -> list[bool]:
-        rows = [Row(prompt, vectors, emotion, strength, seed) for strength in strengths for prompt, emotion in cases]
+        rows = [Row(prompt, vectors, emotion, at, sample) for at in strengths for prompt, emotion, sample in cases]
         measured = regimes.measure(model, write(rows), unsteered, chat=writing.chat, thresholds=thresholds)
         shares = [_share(strength, measured[measured["strength"] == strength]) for strength in strengths]
         tried.extend(shares)
@@ -167,8 +171,28 @@ def calibrate(
         return [share["value"] >= target for share in shares]
 
     window = _both_sides(FIRST["one" if len(edited) == 1 else "many"], attempt)
-    calibration = Calibration(edited, window, target, texts, writing.positions, writing.temperature)
+    positions = steered_texts.steered_positions(vectors, writing)
+    calibration = Calibration(edited, window, target, texts, positions, writing.temperature)
     return calibration, pd.DataFrame(tried).sort_values("strength", ignore_index=True)
+
+
+def design(texts: int, emotions: int, prompts: int, seeds: int) -> list[tuple[int, int, int]]:
+    """Which emotion, prompt and seed each text has: a cyclic Latin square, so that none stands for another.
+
+    Round by round every emotion has one text, and from round to round another prompt: after as many rounds as there are
+    prompts every emotion was written once on each. The seeds alternate within the texts of a prompt and from round to
+    round. A last round that is cut short spreads over the emotions.
+
+    Returns:
+        (index of the emotion, of the prompt, of the seed) of each text.
+    """
+    cases = []
+    for number in range(-(-texts // emotions)):
+        count = min(emotions, texts - number * emotions)
+        for place in range(count):
+            sample = (place // prompts + number) % seeds
+            cases.append((place * emotions // count, (place + number) % prompts, sample))
+    return cases
 
 
 def _both_sides(first: float, attempt: Callable[[list[float]], list[bool]]) -> tuple[float | None, float | None]:

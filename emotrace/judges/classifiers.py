@@ -1,7 +1,7 @@
 """External emotion classifiers: a judge of texts that shares nothing with the model which wrote them.
 
-The embedded one needs no hub: a sentence encoder with a head fitted to GoEmotions (:mod:`emotrace.judges.encoder`). Any
-other name is a text-classification model of transformers.
+The embedded one needs no hub: a sentence encoder with an adapter and a head fitted to GoEmotions
+(:mod:`emotrace.judges.encoder`). Any other name is a text-classification model of transformers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import transformers
 from huggingface_hub import constants as hub
 
 from emotrace.errors import EmotraceError, first_line, unknown
+from emotrace.hosts.checkpoints import check_finite, check_whole
 from emotrace.hosts.threads import one_at_a_time
 from emotrace.instrument import corpus
 from emotrace.judges.encoder import Head, SentenceEncoder, forward, freeze, load_encoder
@@ -117,7 +118,12 @@ def _columns(classifier: Classifier, emotion: str, labels: Sequence[str]) -> lis
 
 @dataclass(frozen=True)
 class EmbeddedClassifier:
-    """The sentence encoder with its head. Several labels may hold at once: the scores of a text do not sum to 1."""
+    """The sentence encoder with its adapter and head. Several labels may hold at once: a text's scores do not sum to 1.
+
+    Its name ends in eight hex digits of what was fitted, so that results which rest on another judge are never mixed
+    with its own. A score is calibrated for a label that is as common as not: 0.5 says that the text would be as likely
+    to have the label as not if half of all texts had it. A text may be a continuation by itself or with its prompt.
+    """
 
     name: str
     encoder: SentenceEncoder
@@ -133,7 +139,7 @@ class EmbeddedClassifier:
 
 
 def head_file() -> Path:
-    """The shipped head."""
+    """The shipped head and adapter."""
     return corpus.data_dir() / "classifier" / "goemotions-minilm.safetensors"
 
 
@@ -144,7 +150,8 @@ def load_embedded(head: str | Path | None = None, *, device: str = "auto") -> Em
         EmotraceError: as :func:`load_classifier`; a head that was fitted to another encoder names both.
     """
     loaded = Head.load(head or head_file())
-    return EmbeddedClassifier(DEFAULT_CLASSIFIER, load_encoder(loaded.header["encoder"]["sha256"], device), loaded)
+    encoder = load_encoder(loaded.header["encoder"]["sha256"], device, loaded.adapter)
+    return EmbeddedClassifier(f"{DEFAULT_CLASSIFIER}-{loaded.fingerprint}", encoder, loaded)
 
 
 # -- classifiers of transformers --------------------------------------------------------------------------------------
@@ -193,10 +200,8 @@ def _load_hub(name: str, device: str) -> HubClassifier:
             f"no classifier {name!r}: neither {DEFAULT_CLASSIFIER!r} nor a text-classification model in a folder or "
             f"on the hub ({first_line(error)}{offline})"
         ) from without_secret(error)
-    # transformers fills what a checkpoint lacks with random numbers and goes on.
-    if lacking := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
-        keys = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
-        raise EmotraceError(f"{name} is no trained classifier: its weights lack {keys}")
+    check_whole({**info, "unexpected_keys": ()}, f"{name} is no trained classifier: ")  # some keep a pooler, unused
+    check_finite(module)
     if module.config.num_labels < 2 or module.config.problem_type == "regression":
         raise EmotraceError(f"{name} is no classifier of two labels or more: it gives a number, not probabilities")
     if tokenizer.pad_token is None:

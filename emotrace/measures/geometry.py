@@ -119,38 +119,6 @@ def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndar
     return (((draws @ directions) ** 2).sum(axis=-1) - self_pairs) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
 
 
-def group_count(n: int, sizes: Sequence[int]) -> int:
-    """How many disjoint groups :func:`group_cosine` makes of ``n`` vectors.
-
-    Of equal ``sizes`` as many as there is room for; of unequal as many as there is room for whichever are drawn.
-
-    Raises:
-        EmotraceError: there is no room for two groups.
-    """
-    largest = np.sort(np.asarray(sizes))[::-1]
-    groups = n // largest[0] if largest[0] == largest[-1] else int((np.cumsum(largest) <= n).sum())
-    if groups < 2:
-        raise EmotraceError(f"{n} vectors do not make two groups of {largest[0]}")
-    return int(groups)
-
-
-def group_cosine(vectors: np.ndarray, sizes: Sequence[int], repeats: int, rng: np.random.Generator) -> float:
-    """Mean pairwise cosine between means of disjoint random groups of vectors, averaged over ``repeats``.
-
-    The anisotropy baseline that is fair to centroids: a mean of texts has less noise than one text, so centroids of
-    anything are more alike than single texts, and the more so the more texts they have. ``sizes`` are therefore the
-    numbers of texts of the centroids that it stands beside; of unequal ones each repeat draws which are used.
-    """
-    groups, equal = group_count(len(vectors), sizes), len(set(sizes)) == 1
-    total = 0.0
-    for _ in range(repeats):
-        order = rng.permutation(len(vectors))
-        ends = np.cumsum(np.repeat(sizes[:1], groups) if equal else rng.permutation(sizes)[:groups])
-        parts = np.split(vectors[order[: ends[-1]]], ends[:-1])
-        total += float(mean_pairwise_cosine(np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])))
-    return total / repeats
-
-
 def shuffled_cosine(
     activations: np.ndarray,
     topics: Labels,
@@ -255,6 +223,45 @@ def shuffle_within_topics(emotions: Labels, topics: Labels, rng: np.random.Gener
         rows = np.flatnonzero(topic_of == topic)
         labels[rows] = labels[rng.permutation(rows)]
     return labels
+
+
+def permuted_label_vectors(
+    activations: np.ndarray,
+    topics: Labels,
+    emotions: Labels,
+    names: Sequence[str],
+    draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Emotion vectors of labels that say nothing: shuffled among the texts of each topic, ``draws`` times.
+
+    The control for a vector that lies where texts lie (a Gaussian direction does not): the same texts, as many of them
+    a class, the same topics. As the real vectors are, each is a class's mean minus the mean of the class means, over
+    all labels that ``emotions`` holds (with *neutral* among them: the paper's centre, C4).
+
+    Args:
+        activations: ``[text, …]``, the trailing axes any (one layer, or several: the shuffles are the same in all).
+        topics, emotions: of each text.
+        names: the classes whose vectors are returned, all of them among ``emotions``.
+        draws: independent shuffles.
+        rng: what shuffles.
+
+    Returns:
+        float64 ``[draw, name, …]``.
+
+    Raises:
+        EmotraceError: a name that no text has.
+    """
+    classes = list(dict.fromkeys(emotions))
+    if missing := [name for name in names if name not in classes]:
+        raise EmotraceError(f"no text of {', '.join(map(repr, missing))} was read")
+    shuffled = np.stack([shuffle_within_topics(emotions, topics, rng) for _ in range(draws)])
+    members = (shuffled[:, None] == np.asarray(classes)[:, None]).astype(np.float64)  # [draw, class, text]
+    members /= members.sum(axis=2, keepdims=True)
+    weights = members - members.mean(axis=1, keepdims=True)
+    flat = activations.reshape(len(activations), -1).astype(np.float64)
+    vectors = weights[:, [classes.index(name) for name in names]] @ flat
+    return vectors.reshape(draws, len(names), *activations.shape[1:])
 
 
 def principal_components(vectors: np.ndarray, n: int = 2) -> tuple[np.ndarray, np.ndarray]:

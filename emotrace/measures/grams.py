@@ -11,9 +11,6 @@ import numpy as np
 
 from emotrace.measures import geometry
 
-# Enough for the mean of the control with shuffled labels.
-SHUFFLES = 20
-
 
 def gram(activations: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
     """Inner products at each layer: ``[topic, emotion, layer, d_model]`` → ``[layer, topic, emotion, topic, emotion]``.
@@ -47,28 +44,6 @@ def centroid_cosine(products: np.ndarray, present: np.ndarray) -> np.ndarray:
     counts = present.sum(axis=0).astype(np.float64)
     counts[counts == 0] = np.nan
     return mean_cosine(products.sum(axis=(1, 3)) / (counts[:, None] * counts))
-
-
-def shuffled_cosine(products: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """:func:`centroid_cosine` with labels shuffled within topics, mean of ``SHUFFLES`` shuffles: ``[layer]``.
-
-    Labels change places among the texts that exist, so that every emotion keeps its number of texts.
-    """
-    topics, n = present.shape
-    labels = np.tile(np.arange(n), (SHUFFLES, topics, 1))
-    if present.all():
-        labels = rng.permuted(labels, axis=2)
-    else:
-        for topic, columns in enumerate(map(np.flatnonzero, present)):
-            labels[:, topic, columns] = rng.permuted(labels[:, topic, columns], axis=1)
-    # [shuffle, new label, topic × text]: 1 where the text gets the label
-    membership = np.moveaxis(np.eye(n)[labels], 2, 1).reshape(SHUFFLES, n, topics * n)
-    counts = membership @ present.reshape(-1).astype(np.float64)
-    counts[counts == 0] = np.nan
-    flat = products.reshape(len(products), topics * n, topics * n)
-    half = (membership.reshape(-1, topics * n) @ flat).reshape(len(products), SHUFFLES, n, topics * n)
-    grams = half @ membership.transpose(0, 2, 1)
-    return mean_cosine(grams / (counts[:, :, None] * counts[:, None, :])).mean(axis=1)
 
 
 def decode(train: np.ndarray, across: np.ndarray, present: np.ndarray, centre: str = "train") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Intervals, permutation tests, model selection and effect sizes, on numpy and scipy."""
+"""Intervals, permutation tests and effect sizes, on numpy and scipy."""
 
 from __future__ import annotations
 
@@ -127,54 +127,8 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, float(interval.low), float(interval.high))
 
 
-MIN_BEND_LAYERS = 6
-
-
-class Bend(NamedTuple):
-    """A curve over depth, as a line and as a parabola.
-
-    Attributes:
-        gain: AICc(line) − AICc(parabola); positive where the parabola fits better for its one parameter more.
-        vertex: where the parabola turns, on the x axis.
-        curvature: its second-order coefficient; positive opens upward (a U).
-    """
-
-    gain: float
-    vertex: float
-    curvature: float
-
-    @property
-    def is_u(self) -> bool:
-        """Whether it is a U: better than a line, open upward, and turning inside the depths measured."""
-        return self.gain > 0 and self.curvature > 0 and 0 < self.vertex < 1
-
-
-def bend(depth: np.ndarray, curve: np.ndarray) -> Bend:
-    """Compares a line and a parabola through ``curve`` over ``depth`` by AICc (least squares, Gaussian errors).
-
-    Neighbouring layers are not independent, so the gain overstates the evidence; read it with the share of bootstrap
-    resamples in which the U holds.
-
-    Raises:
-        EmotraceError: fewer than ``MIN_BEND_LAYERS`` layers, for which the corrected criterion is undefined or useless.
-    """
-    if len(depth) < MIN_BEND_LAYERS:
-        raise EmotraceError(f"a U over depth needs at least {MIN_BEND_LAYERS} layers, not {len(depth)}")
-    scores, fits = [], []
-    # Residuals below the curve's own rounding error say nothing of its shape.
-    floor = len(depth) * (10 * np.finfo(np.float64).eps * max(np.abs(curve).max(), np.finfo(np.float32).tiny)) ** 2
-    for degree in (1, 2):
-        coefficients = np.polyfit(depth, curve, degree)
-        residual = float(((curve - np.polyval(coefficients, depth)) ** 2).sum())
-        scores.append(_aicc(max(residual, floor), len(depth), degree + 2))  # the error variance is a parameter too
-        fits.append(coefficients)
-    curvature, slope, _ = fits[1]
-    vertex = -slope / (2 * curvature) if curvature else np.nan
-    return Bend(scores[0] - scores[1], float(vertex), float(curvature))
-
-
-def _aicc(residual: float, n: int, parameters: int) -> float:
-    return n * np.log(residual / n) + 2 * parameters + 2 * parameters * (parameters + 1) / (n - parameters - 1)
+MIN_COURSE = 6
+"""Layers from which on two curves over depth can be compared by their course."""
 
 
 class Contrast(NamedTuple):

@@ -28,6 +28,28 @@ def of_model(tables: Tables, model: str) -> Tables:
     return {name: table[table["model"] == model] for name, table in tables.items() if "model" in table}
 
 
+def instruments(tables: Tables) -> list[str]:
+    """The instruments that tables rest on, the main one first: the column ``instrument``, in order of appearance."""
+    names = (name for table in tables.values() if "instrument" in table for name in table["instrument"].unique())
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+
+def of_instrument(tables: Tables, instrument: str) -> Tables:
+    """Tables with the rows of one instrument alone; those that rest on none, or not on this one, whole."""
+
+    def rows(table: pd.DataFrame) -> pd.DataFrame:
+        own = table["instrument"] == instrument if "instrument" in table else pd.Series(False, table.index)
+        return table[own] if own.any() else table
+
+    return {name: rows(table) for name, table in tables.items()}
+
+
+def of_main_instrument(tables: Tables) -> Tables:
+    """Tables with the rows of the main instrument alone."""
+    names = instruments(tables)
+    return of_instrument(tables, names[0]) if names else tables
+
+
 @dataclass
 class Results:
     """What an experiment measured on one model.
@@ -43,7 +65,7 @@ class Results:
     vectors: dict[tuple[str, str], EmotionVectors] = field(default_factory=dict)
 
     def add(self, other: Results) -> None:
-        """Takes up the results of another experiment on the same model."""
+        """Takes up the results of another experiment on the same model; they replace those of one name."""
         self.tables |= other.tables
         self.texts |= other.texts
         self.vectors |= other.vectors
@@ -105,6 +127,7 @@ class Experiment:
             runs them with it.
         stage: when it runs, and where the manifest counts its seconds: ``generate`` and ``steer`` use the model's
             weights, ``analyse`` only what was read before.
+        per_instrument: it runs on each set of passages; others run on the main one alone.
         selectable: users ask for it by name; otherwise it runs only where another one needs it.
         claims: the claims that its tables speak to, from all of one model's tables and the model's family. Called only
             where one of ``tables`` was made.
@@ -123,6 +146,7 @@ class Experiment:
     brings: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     stage: str = ANALYSE
+    per_instrument: bool = False
     selectable: bool = True
     claims: Callable[[Tables, str], Sequence[Claim]] = no_claims
     claim_ids: tuple[str, ...] = ()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from emotrace.errors import unknown
 from emotrace.study.effects.experiments import EXPERIMENTS as EFFECTS
-from emotrace.study.experiment import STAGES, Experiment, Results, Tables
+from emotrace.study.experiment import STAGES, Experiment, Results, Tables, instruments, of_instrument
 from emotrace.study.languages.experiments import EXPERIMENTS as LANGUAGES
 from emotrace.study.methods.experiments import EXPERIMENTS as METHODS
+from emotrace.study.reading.experiments import EXPERIMENTS as READING
 from emotrace.study.separation.experiments import EXPERIMENTS as SEPARATION
 from emotrace.study.study import Study
 from emotrace.study.verdicts import Claim
 
-EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES)
+EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES, *READING)
 NAMES = tuple(experiment.name for experiment in EXPERIMENTS if experiment.selectable)
 """What ``emotrace run --experiments`` takes."""
 CLAIMS_FIRST = (
@@ -70,7 +73,11 @@ def planned(experiments: Iterable[Experiment], *, beside: bool = False) -> list[
 
     for experiment in experiments:
         add(experiment)
-    return sorted(order, key=lambda experiment: STAGES.index(experiment.stage))
+    plan = sorted(order, key=lambda experiment: STAGES.index(experiment.stage))
+    for number, experiment in enumerate(plan):
+        if late := set(experiment.needs) - {before.name for before in plan[:number]}:
+            raise RuntimeError(f"{experiment.name} needs {', '.join(sorted(late))}, which would run after it")
+    return plan
 
 
 def measure(experiments: Iterable[Experiment], study: Study, results: Results) -> None:
@@ -79,7 +86,16 @@ def measure(experiments: Iterable[Experiment], study: Study, results: Results) -
         # Matrices of the analysis are small: more threads only wait for one another, up to a hundred times longer on a
         # busy machine.
         with contextlib.nullcontext() if experiment.uses_model else threadpool_limits(1):
-            results.add(experiment.run(study, results.tables))
+            results.add(_run(experiment, study, results.tables))
+
+
+def _run(experiment: Experiment, study: Study, tables: Tables) -> Results:
+    """On the main set of passages or on each, the rows of the second below those of the first."""
+    if not experiment.per_instrument:
+        return experiment.run(study, of_instrument(tables, study.instrument))
+    made = [experiment.run(part, of_instrument(tables, part.instrument)) for part in study.instruments.values()]
+    together = {name: pd.concat([part.tables[name] for part in made], ignore_index=True) for name in made[0].tables}
+    return replace(made[0], tables=together)
 
 
 def over_models(tables: Tables) -> Tables:
@@ -91,4 +107,9 @@ def claims(tables: Tables, family: str) -> list[Claim]:
     """The claims that the tables of one model speak to, in the order of ``claims.csv``."""
     names = dict.fromkeys((*CLAIMS_FIRST, *_BY_NAME))
     made = [_BY_NAME[name] for name in names if any(table in tables for table in _BY_NAME[name].tables)]
-    return [claim for experiment in made for claim in experiment.claims(tables, family)]
+    return [
+        replace(claim, instrument=instrument)
+        for experiment in made
+        for instrument in instruments({name: tables[name] for name in experiment.tables if name in tables}) or [""]
+        for claim in experiment.claims(of_instrument(tables, instrument), family)
+    ]

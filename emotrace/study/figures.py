@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from emotrace.files import write_file
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
-from emotrace.study.experiment import Tables, of_model
-from emotrace.study.experiments import PICTURES
+from emotrace.study.experiment import Tables, instruments, of_instrument, of_model
+from emotrace.study.experiments import PICTURES, TABLES
 from emotrace.study.folder import RunFolder, file_name
 from emotrace.study.style import plt
 from emotrace.vectors import EmotionVectors
@@ -18,10 +18,13 @@ from emotrace.vectors import EmotionVectors
 def draw_figures(run: RunFolder, tables: Tables, model: str) -> None:
     """Draws every figure that the run's tables and vectors of one model allow, as png and svg."""
     own = of_model(tables, model)
+    main, *others = instruments(own) or [""]
     file = run.path / "vectors" / f"{file_name(model)}-comprehension-mean.safetensors"
     vectors = EmotionVectors.load(file) if file.exists() else None
     for name, picture in PICTURES.items():
-        _save(run, picture.figure(own, vectors), f"{name}-{file_name(model)}")
+        _save(run, picture.figure(of_instrument(own, main), vectors), f"{name}-{file_name(model)}")
+        for instrument in others if TABLES[picture.table].per_instrument and not picture.vectors else ():
+            _save(run, picture.figure(of_instrument(own, instrument)), f"{name}-{file_name(model)}-{instrument}")
 
 
 def draw_across(run: RunFolder, tables: Tables) -> None:

@@ -2,7 +2,8 @@
 
 The rules are ours: the paper's guidelines are not in its abstract, and its full text could not be read here. Every rule
 is a function of one model's tables (or of those over models) that says what was measured and whether it bears the rule
-out: *yes*, *no*, or *open* where the intervals do not decide. ``docs/guidelines.md`` says the same at leisure.
+out: *yes*, *no*, *inconclusive* where the intervals do not decide, or *not testable* where the run has nothing that
+does. ``docs/guidelines.md`` says the same at leisure.
 """
 
 from __future__ import annotations
@@ -10,21 +11,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from emotrace.judges import regimes
 from emotrace.measures import statistics
-from emotrace.study.experiment import Tables, of_model
+from emotrace.study.effects.arms import CALIBRATED
+from emotrace.study.experiment import Tables, of_main_instrument, of_model
 from emotrace.study.folder import select
-from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
+from emotrace.study.languages.claims import ALIGNED
+from emotrace.study.verdicts import (
+    ALL_MODELS,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Estimate,
+    format_interval,
+    format_number,
+)
 
-YES, NO, OPEN = "yes", "no", "open"
+YES, NO, UNTESTED = "yes", "no", "not testable"
+VERDICTS = (YES, NO, INCONCLUSIVE, UNTESTED)
 Row: TypeAlias = Mapping[Any, Any] | pd.Series
 """An estimate: ``value, low, high``."""
 
 
 class Finding(NamedTuple):
-    """What was measured, in words, and whether it bears the rule out."""
+    """What was measured, in words, and whether it bears the rule out: one of ``VERDICTS``."""
 
     measured: str
     verdict: str
@@ -46,7 +59,10 @@ RULES: list[Rule] = []
 
 
 def states(text: str, *tables: str) -> Callable[[Callable[[Tables], Finding | None]], None]:
-    """Makes a function of these tables, called where each of them has rows, the test of a rule."""
+    """Makes a function of these tables, called where each of them has rows, the test of a rule.
+
+    It returns None where the model does not have what the rule is about.
+    """
     return lambda find: RULES.append(Rule(text, tables, find))
 
 
@@ -55,22 +71,30 @@ def rules(tables: Tables) -> list[dict[str, Any]]:
 
     Returns:
         One a rule: ``rule``; ``table``, where the numbers come from; ``findings``, one a model with ``model, measured,
-        verdict``; ``verdict`` over them: ``yes``, ``no``, ``open``, or ``yes in 2 of 3 models``.
+        verdict``; ``verdict`` over them: one of ``VERDICTS``, or ``yes in 2 of 3 models`` of those that it was tested
+        on.
     """
     models = [name for name in tables["claims"]["model"].unique() if name != ALL_MODELS] if "claims" in tables else []
-    by_model = {model: of_model(tables, model) for model in models}
+    by_model = {model: of_main_instrument(of_model(tables, model)) for model in models}
     stated = []
     for rule in RULES:
         findings = []
-        for model, own in {ALL_MODELS: tables}.items() if rule.over_models else by_model.items():
-            if all(len(own.get(name, ())) for name in rule.tables) and (finding := rule.find(own)):
+        for model, own in {ALL_MODELS: of_main_instrument(tables)}.items() if rule.over_models else by_model.items():
+            if all(len(own.get(name, ())) for name in rule.tables):
+                finding = rule.find(own) or Finding("nothing of the kind in this model", UNTESTED)
                 findings.append({"model": model, **finding._asdict()})
         if findings:
-            verdicts = [finding["verdict"] for finding in findings]
-            several = f"yes in {verdicts.count(YES)} of {len(verdicts)} models"
-            verdict = verdicts[0] if len(set(verdicts)) == 1 else several
+            verdict = _together([finding["verdict"] for finding in findings])
             stated.append({"rule": rule.text, "table": rule.tables[0], "findings": findings, "verdict": verdict})
     return stated
+
+
+def _together(verdicts: list[str]) -> str:
+    """One verdict over models: theirs, where those that were tested agree, else how many said yes."""
+    tested = [verdict for verdict in verdicts if verdict != UNTESTED]
+    if not tested:
+        return UNTESTED
+    return tested[0] if len(set(tested)) == 1 else f"{YES} in {tested.count(YES)} of {len(tested)} models"
 
 
 def _by(rows: pd.DataFrame, column: str) -> dict[Any, Row]:
@@ -85,20 +109,32 @@ def _estimate(row: Row, value: str = "value") -> str:
 
 def _above(first: Row, second: Row) -> str:
     """Whether the first of two estimates is above the second beyond both intervals."""
-    return YES if first["low"] > second["high"] else NO if first["high"] < second["low"] else OPEN
+    return YES if first["low"] > second["high"] else NO if first["high"] < second["low"] else INCONCLUSIVE
+
+
+def _reaches(row: Row, bound: float) -> str:
+    """Whether an estimate's interval lies above a bound, or below it, by a tenth of the bound at least."""
+    return YES if row["low"] > 1.1 * bound else NO if row["high"] < 0.9 * bound else INCONCLUSIVE
 
 
 # -- extraction ----------------------------------------------------------------------------------------------------
 
 
-@states("Choose the layer by decoding held-out topics over all layers, not by the lowest raw cosine.", "localisation")
+@states(
+    "Choose the layer by decoding held-out topics over all layers, not by the lowest raw cosine.",
+    "localisation",
+    "separation",
+)
 def _layer(tables: Tables) -> Finding:
     rows = _by(select(tables["localisation"], pooling="mean"), "criterion")
+    accuracy = _by(select(tables["separation"], pooling="mean", metric="nearest_centroid"), "layer")
     raw, decoding = rows["cosine"], rows["nearest_centroid"]
+    at_raw, at_decoding = accuracy[raw["chosen_layer"]], accuracy[decoding["chosen_layer"]]
     return Finding(
-        f"mean over tokens: the raw cosine is lowest at depth {_estimate(raw, 'depth')}, the emotion of texts on "
-        f"unseen topics is read best at {_estimate(decoding, 'depth')}; n = {raw['n']:.0f} topics",
-        NO if _above(raw, decoding) == OPEN else YES,
+        f"mean over tokens: accuracy on unseen topics {_estimate(at_decoding)} at the layer that decoding chose on "
+        f"half of the topics (depth {decoding['chosen_depth']:.2f}), {_estimate(at_raw)} at the one that the raw "
+        f"cosine chose ({raw['chosen_depth']:.2f}); n = {raw['n']:.0f} topics",
+        _above(at_decoding, at_raw),
     )
 
 
@@ -120,24 +156,26 @@ def _words(tables: Tables) -> Finding:
     words, best = select(rows, layer=0).iloc[0], rows.iloc[rows["value"].argmax()]
     return Finding(
         f"averaged embeddings alone: accuracy {_estimate(words)}, chance {format_number(words['null'])}; the best "
-        f"layer: {_estimate(best)}",
-        YES if words["low"] > words["null"] else NO,
+        f"layer: {_estimate(best)}; supported if the words alone reach twice chance",
+        _reaches(words, 2 * words["null"]),
     )
 
 
 @states(
-    "Put shuffled labels beside every centroid cosine: a good part of the separation is not the emotion's.",
-    "separation",
-    "localisation",
+    "Put shuffled labels beside every centroid cosine: a good part of the spread is not the emotion's.", "separation"
 )
-def _baselines(tables: Tables) -> Finding:
-    layer = select(tables["localisation"], pooling="last", criterion="shuffle_excess").iloc[0]["layer"]
-    row = select(tables["separation"], pooling="last", metric="cosine", layer=layer).iloc[0]
-    rest = (1 - row["null"]) / (1 - row["value"])
+def _baselines(tables: Tables) -> Finding | None:
+    rows = select(tables["separation"], pooling="last", metric="ratio")
+    rows = rows[rows["layer"] > 0]
+    if rows.empty:
+        return None
+    row = rows.iloc[rows["value"].argmax()]
+    rest = {"value": 1 / row["value"], "low": 1 / row["high"], "high": 1 / row["low"]}
     return Finding(
-        f"layer {layer:.0f}, last token, the layer most in its favour: centroid cosine {_estimate(row)}, with labels "
-        f"shuffled within topics {format_number(row['null'])}: {rest:.0%} of the distance from 1 is not the emotion's",
-        YES if rest >= 0.25 else NO,
+        f"layer {row['layer']:.0f}, last token, the layer most in its favour: R = {_estimate(row)}, so that "
+        f"{rest['value']:.0%} of the centroids' distance from 1 is there with labels shuffled within topics; supported "
+        "if it is a quarter",
+        _reaches(rest, 0.25),
     )
 
 
@@ -159,16 +197,15 @@ def _frame(tables: Tables) -> Finding | None:
     )
 
 
-@states("In small models, use texts by a strong outside writer, not the model's own.", "factorial_effects")
+@states("Decode the model's own stories before extracting from them: they may not carry the feeling.", "factorial")
 def _author(tables: Tables) -> Finding | None:
-    rows = select(tables["factorial_effects"], kind="decomposition", metric="nearest_centroid", factor="author")
-    if rows.empty:
+    own, ours = (_cell(tables["factorial"], author, "plain") for author in ("self", "ours"))
+    if own is None or ours is None:
         return None
-    row = rows.iloc[0]
     return Finding(
-        f"what the model's own authorship adds to accuracy, against our passages: {_estimate(row)}; "
-        f"n = {row['n']:.0f} topics",
-        YES if row["high"] < 0 else NO if row["low"] > 0 else OPEN,
+        f"read plain, accuracy: the model's own stories {_estimate(own)}, our passages, the one outside writer that "
+        f"was tried, {_estimate(ours)}; n = {own['n']:.0f} topics",
+        _above(ours, own),
     )
 
 
@@ -178,6 +215,7 @@ def _author(tables: Tables) -> Finding | None:
 def _over_strengths(tables: Tables, directions: str) -> dict[float, Row]:
     """Regimes under these directions by the multiple of the calibrated strength, the largest last."""
     rows = select(tables["regimes"], emotion=directions)
+    rows = select(rows, arm=CALIBRATED) if "arm" in rows else rows
     return _by(rows.assign(relative=rows["relative"].round(6)), "relative")
 
 
@@ -192,40 +230,48 @@ def _calibrate(tables: Tables) -> Finding:
     )
 
 
-@states("Use other emotions' vectors as a control beside random directions: equal norm is not equal harm.", "regimes")
-def _control(tables: Tables) -> Finding:
-    own, random = (_over_strengths(tables, directions)[1.0] for directions in ("all", "random"))
+@states("Take permuted-label vectors as the control: Gaussian directions of equal norm may break the text.", "regimes")
+def _control(tables: Tables) -> Finding | None:
+    permuted, random = (_over_strengths(tables, directions).get(1.0) for directions in ("permuted", "random"))
+    if permuted is None or random is None:
+        return None
+    lost = permuted["high"] - random["low"]  # at most
     return Finding(
-        f"coherent texts at the calibrated strength: emotions' vectors {_estimate(own)}, random directions of the same "
-        f"norm {_estimate(random)}",
-        OPEN if _above(own, random) == OPEN else YES,
+        f"coherent texts at the calibrated strength: permuted-label vectors {_estimate(permuted)}, Gaussian directions "
+        f"of the same norm {_estimate(random)}; not supported if they lose less than a tenth",
+        NO if lost < 0.1 else _above(permuted, random),
     )
 
 
 @states("Measure repetition beside perplexity: a loop is easy to predict.", "regimes")
 def _repetition(tables: Tables) -> Finding | None:
     rows = select(tables["regimes"], regime=regimes.REPETITIVE)
-    rows = rows[~rows["emotion"].isin(["all", "random", "unsteered"])]
+    rows = rows[~rows["emotion"].isin(["all", "random", "permuted", "unsteered"])]
     if rows.empty:
         return None
     hidden = statistics.wilson(int((rows["perplexity_ratio"] < regimes.DEFAULT.ratio).sum()), len(rows))
     return Finding(
         f"of the {len(rows)} directions × strengths that mostly collapse into repetition, {hidden.value:.0%} "
-        f"({format_interval(hidden.low, hidden.high)}) have a median perplexity ratio under {regimes.DEFAULT.ratio:g}",
-        YES if hidden.low > 0.5 else OPEN,
+        f"({format_interval(hidden.low, hidden.high)}) have a median perplexity ratio under {regimes.DEFAULT.ratio:g}; "
+        "supported if a quarter do",
+        _reaches(hidden._asdict(), 0.25),
     )
 
 
 @states("Count a success against controls; a score that rises at all says little.", "verification")
-def _judge(tables: Tables) -> Finding:
+def _judge(tables: Tables) -> Finding | None:
     table = tables["verification"]
-    strict = statistics.wilson(int(table["success"].sum()), len(table))
+    table = select(table, arm=CALIBRATED) if "arm" in table else table
+    if table.empty or "permuted_positive" not in table:
+        return None
     lenient = statistics.wilson(int((table["rise"] > 0).sum()), len(table))
+    strict = statistics.wilson(int(table["success"].sum()), len(table))
+    control = statistics.mean_interval(table["permuted_positive"].to_numpy(dtype=float))
     return Finding(
-        f"the score rises at all in {_estimate(lenient._asdict())} of {len(table)} scenarios, and so it does under "
-        f"random directions in {format_number(table['random_positive'].mean())}; above all of them in "
-        f"{_estimate(strict._asdict())}",
-        YES if lenient.low > strict.high else OPEN,
+        f"the score rises at all in {_estimate(lenient._asdict())} of {len(table)} scenarios, and under permuted-label "
+        f"vectors in {_estimate(control._asdict())}; above nearly all of them in {_estimate(strict._asdict())}; "
+        "supported if it rises in a fifth under vectors that hold no feeling",
+        _reaches(control._asdict(), 0.2),
     )
 
 
@@ -236,10 +282,11 @@ def _scripts(tables: Tables) -> Finding | None:
     if rows.empty or pd.isna(rows["value"].iloc[0]):
         return None
     row = rows.iloc[0]
+    answer = ALIGNED.verdict(Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]))
     return Finding(
-        f"an emotion's own Chinese words above the other emotions': {_estimate(row)} SD, p = {format_number(row['p'])} "
-        f"(m = {row['m']:.0f})",
-        YES if row["low"] > 0 and row["p"] < 0.05 else OPEN,
+        f"among Chinese tokens an emotion's own words above the other emotions': {_estimate(row)} SD, p = "
+        f"{format_number(row['p'])} (m = {row['m']:.0f})",
+        {REPRODUCED: YES, NOT_REPRODUCED: NO}.get(answer, INCONCLUSIVE),
     )
 
 
@@ -252,10 +299,11 @@ def _strengths(tables: Tables) -> Finding | None:
     if len(rows) < 2:
         return None
     strengths = ", ".join(f"{row.model} {row.strength:.3g}" for row in rows.itertuples())
+    apart = rows["strength"].max() / rows["strength"].min()
     return Finding(
-        f"largest strength that leaves 90% of texts coherent, in residual norms: {strengths} (each found to within "
-        "20%)",
-        YES if rows["strength"].max() > 1.44 * rows["strength"].min() else NO,
+        f"largest strength that leaves 90% of texts coherent, in residual norms: {strengths}. Two searches on one "
+        "model may differ by 1.7 times, as a share of 90% of a few dozen texts is uncertain: supported from twice on",
+        YES if apart > 2.2 else NO if apart < 1.8 else INCONCLUSIVE,
     )
 
 
@@ -271,7 +319,7 @@ def _raw(tables: Tables) -> Finding | None:
     raw, corrected = largest["raw_delta"], largest["delta_in_gaps"]
     return Finding(
         f"largest ratio between two models' deltas: raw {_estimate(raw)}, in lengths of the emotion's own vector "
-        f"{_estimate(corrected)}; n = {raw['n']:.0f} emotions",
+        f"{_estimate(corrected)}; n = {raw['n']:.0f} emotions. The raw one is that of the residual norms by arithmetic",
         _above(raw, corrected),
     )
 
@@ -279,13 +327,18 @@ def _raw(tables: Tables) -> Finding | None:
 @states("Name the method with every geometry: two methods in one model can differ more than two models.", "across_rdm")
 def _geometries(tables: Tables) -> Finding | None:
     rows = select(tables["across_rdm"], same_pooling=True)
+    if "same_instrument" in rows:
+        rows = select(rows, same_instrument=True, instrument_a=rows["instrument_a"].iloc[0])
     methods = select(rows, same_model=True, same_method=False)
     models = select(rows, same_model=False, method_a="comprehension", method_b="comprehension")
     if methods.empty or models.empty:
         return None
+    closest, farthest = (
+        {"low": part["low"].min(), "high": part["high"].max(), "value": np.nan} for part in (models, methods)
+    )
     return Finding(
         f"RDM ρ between two models read the same way {models['value'].min():.2f} to {models['value'].max():.2f}; "
         f"between the two methods in one model {methods['value'].min():.2f} to {methods['value'].max():.2f}; "
         f"n = {rows['n'].iloc[0]:.0f} emotions",
-        YES if methods["high"].max() < models["low"].min() else OPEN,
+        _above(closest, farthest),
     )

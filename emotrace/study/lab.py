@@ -25,7 +25,7 @@ from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import DEFAULT_MODEL, Model, load
 from emotrace.study import experiments, guidelines, notebook
 from emotrace.study.effects.figures import texts_shown
-from emotrace.study.experiment import Experiment, Results, Tables
+from emotrace.study.experiment import Experiment, Results, Tables, of_instrument
 from emotrace.study.folder import RunFolder, file_name, read_manifest, select
 from emotrace.study.pipeline import run_settings
 from emotrace.study.study import Settings, Study, read
@@ -72,9 +72,10 @@ class Lab:
     ) -> None:
         self._source, self._quick, self._remote, self._classifier = model, quick, remote, classifier
         self._settings = Settings.quick(seed) if quick else Settings(seed)
-        self._passages = corpus.passages(passages, topics=True)
-        for note in corpus.imbalances(self._passages, self._settings.topics):
-            print(f"emotrace: {note}", file=sys.stderr)
+        self._instruments = corpus.instruments(passages)
+        for table in self._instruments.values():
+            for note in corpus.imbalances(table, self._settings.topics):
+                print(f"emotrace: {note}", file=sys.stderr)
         self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
         self._model: Model | None = None
         self._study: Study | None = None
@@ -95,17 +96,22 @@ class Lab:
 
     @property
     def passages(self) -> pd.DataFrame:
-        """The passages that the model reads."""
-        return corpus.quick_subset(self._passages, self._settings.topics)
+        """The passages of the main instrument, as the model reads them."""
+        return corpus.quick_subset(next(iter(self._instruments.values())), self._settings.topics)
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A table of ``docs/tables.md``, measured now if it was not before.
+    def table(self, name: str, instrument: str | None = None) -> pd.DataFrame:
+        """A table of ``docs/tables.md``, measured now if it was not before: the rows of one instrument.
+
+        Args:
+            name: its name.
+            instrument: default: the main one.
 
         Raises:
             EmotraceError: no such table, or none on this model (a base model writes no stories).
         """
         self._measure(_known("table", name, experiments.TABLES))
-        return self._existing(self._results.tables, name)
+        tables = of_instrument(self._results.tables, instrument or next(iter(self._instruments)))
+        return self._existing(tables, name)
 
     def texts(self, name: str) -> pd.DataFrame:
         """Texts that the model wrote: ``stories``, ``steered`` or ``scenarios``.
@@ -145,7 +151,8 @@ class Lab:
         """
         picture = _known("figure", name, experiments.PICTURES)
         self._measure(experiments.TABLES[picture.table], beside=True)
-        figure = picture.figure(self._results.tables, self.vectors("mean") if picture.vectors else None)
+        tables = of_instrument(self._results.tables, next(iter(self._instruments)))
+        figure = picture.figure(tables, self.vectors("mean") if picture.vectors else None)
         if figure is None:
             raise EmotraceError(f"{self._source} has nothing to draw in {name}")
         return figure
@@ -166,12 +173,13 @@ class Lab:
         return notebook.claims_table(self._claims(*ids))
 
     def claim(self, id: str) -> pd.Series:
-        """The claim of this id (``docs/claims.md``): ``claim, paper, measured, low, high, n, verdict, how``.
+        """The claim of this id (``docs/claims.md``) on the main instrument, a row of ``claims.csv``.
 
         Raises:
             EmotraceError: there is no such claim, or this model has none.
         """
-        return _only(select(self._claims(id), id=id), f"claims have the id {id!r}")
+        rows = select(self._claims(id), id=id).drop_duplicates("id")
+        return _only(rows, f"claims have the id {id!r}")
 
     def published(self, *ids: str) -> notebook.Table:
         """The claims on the packaged models as ``docs/results`` has them, one column a model.
@@ -203,7 +211,14 @@ class Lab:
         rows = pd.DataFrame(texts_shown(self.texts("scenarios"), self.table("verification"), count))
         rows["success"] = rows["success"].map({True: "yes", False: "no"})
         return notebook.Table(
-            rows.rename(columns={"plain": "… plain", "target": "… steered", "rise": "rise of the score"})
+            rows.rename(
+                columns={
+                    "plain": "… plain",
+                    "target": "… steered",
+                    "prompted": "… asked",
+                    "rise": "rise of the score",
+                }
+            )
         )
 
     def _reading(self) -> Study:
@@ -211,7 +226,7 @@ class Lab:
         if self._study is None:
             model = self.model
             with self._run_folder() as (run, progress):
-                self._study = read(model, self._settings, run, progress, self._passages, self._classifier)
+                self._study = read(model, self._settings, run, progress, self._instruments, self._classifier)
         return self._study
 
     def _measure(self, *wanted: Experiment, beside: bool = False) -> None:
@@ -220,7 +235,8 @@ class Lab:
         if not plan:
             return
         study = self._reading()
-        with self._run_folder() as (study.run, study.progress):
+        with self._run_folder() as (run, progress):
+            study.keep_in(run, progress)
             experiments.measure(plan, study, self._results)
             for name, table in self._results.tables.items():
                 if experiments.TABLES[name] in plan:
@@ -247,7 +263,7 @@ class Lab:
     def _run_folder(self) -> Iterator[tuple[RunFolder, notebook.Progress]]:
         """The run folder, held only while something is computed: several notebooks may be open on it."""
         settings = run_settings(
-            [self._source], list(experiments.NAMES), self._quick, self._settings, self._classifier, self._passages
+            [self._source], list(experiments.NAMES), self._quick, self._settings, self._classifier, self._instruments
         )
         run, progress = RunFolder(self.folder, settings, resume=True), notebook.Progress()
         try:
@@ -260,7 +276,7 @@ class Lab:
         parts = [file_name(Path(self._source).name if Path(self._source).exists() else self._source)]
         parts += ["quick"] * self._quick + ["remote"] * bool(self._remote)
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
-        return "-".join(parts + [corpus.fingerprint(self._passages)[:8]] * own_passages)
+        return "-".join(parts + [corpus.fingerprint(next(iter(self._instruments.values())))[:8]] * own_passages)
 
 
 def runs_folder() -> Path:

@@ -17,14 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from emotrace.study.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, format_interval, format_number
+from emotrace.study.verdicts import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    format_interval,
+    format_number,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADLINE = "application/vnd.emotrace.headline+json"
 """The MIME type under which a headline number stands in a notebook's output."""
-MARKS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", NOT_TESTABLE: "–"}
+MARKS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", INCONCLUSIVE: "?", NOT_TESTABLE: "–"}
 _DPI, _SCREEN_DPI, _COLOURS = 110, 80, 128
 _BLANK = re.compile(r"\{([\w ]*)\}")
 
@@ -67,7 +74,10 @@ def claims_table(claims: pd.DataFrame) -> Table:
             "verdict": claims["verdict"].map(lambda verdict: f"{MARKS[verdict]} {verdict}"),
         }
     )
-    return Table(rows, dict(zip(claims["claim"], claims["how"], strict=True)), "how each was measured and judged")
+    if claims["instrument"].nunique() > 1:
+        rows.insert(1, "passages", claims["instrument"])
+    labels = (claims["claim"] + (" (" + claims["instrument"] + ")").where(claims["instrument"] != "", "")).tolist()
+    return Table(rows, dict(zip(labels, claims["how"], strict=True)), "how each was measured and judged")
 
 
 def claims_of_models(claims: pd.DataFrame) -> Table:
@@ -77,6 +87,8 @@ def claims_of_models(claims: pd.DataFrame) -> Table:
         value = f" {format_number(row['measured'])}" if pd.notna(row["measured"]) else ""
         interval = f" ({format_interval(row['low'], row['high'])})" if value and pd.notna(row["low"]) else ""
         cells.append(MARKS[row["verdict"]] + value + interval)
+    if "instrument" in claims and claims["instrument"].nunique() > 1:
+        claims = claims.assign(claim=claims["claim"] + " (" + claims["instrument"].fillna("") + ")")
     wide = claims.assign(cell=cells).pivot(index="claim", columns="model", values="cell")
     paper = claims.drop_duplicates("claim").set_index("claim")["paper"]
     wide = wide.loc[paper.index, list(dict.fromkeys(claims["model"]))].fillna("")

@@ -15,13 +15,14 @@ import pandas as pd
 
 from emotrace import __version__, arguments
 from emotrace.errors import EmotraceError, WriteError
-from emotrace.hosts import cpu_matmul
+from emotrace.hosts import checkpoints, cpu_matmul
 from emotrace.hosts.sources import run_names
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import Model, load
 from emotrace.study import experiments
 from emotrace.study import report as reports
+from emotrace.study.across.facts import millions
 from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, GENERATE, STAGES, STEER, Experiment, Results, Tables
@@ -60,9 +61,9 @@ def run(
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
     run_names(models)  # a model given twice is refused before the folder is made
-    table, settings = corpus.passages(passages, topics=True), Settings.quick(seed) if quick else Settings(seed)
-    notes = corpus.imbalances(table, settings.topics)
-    identity = run_settings(models, names, quick, settings, classifier, table, bool(remote), instruct)
+    sets, settings = corpus.instruments(passages), Settings.quick(seed) if quick else Settings(seed)
+    notes = [note for table in sets.values() for note in corpus.imbalances(table, settings.topics)]
+    identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
     if notes:
@@ -76,12 +77,12 @@ def run(
             try:
                 loading = {"remote": remote, "instruct": instruct}
                 finished.append(
-                    _run_model(source, model_name, loading, plan, folder, settings, table, classifier, named)
+                    _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named)
                 )
             except Exception as error:
                 if len(models) == 1 or _stops_all(error):
                     raise
-                _note_failure(folder, source, error)
+                _note_failure(folder, model_name, error)
                 continue
             for name, texts in _together([results.texts for results in finished]).items():
                 folder.write_table(name, texts, "texts")
@@ -119,19 +120,19 @@ def run_settings(
     quick: bool,
     settings: Settings,
     classifier: str,
-    passages: pd.DataFrame,
+    passages: dict[str, pd.DataFrame],
     remote: bool = False,
     instruct: bool | None = None,
 ) -> dict[str, Any]:
     """What makes a run this run and no other: the ``settings`` of its manifest."""
     return {
         "emotrace": __version__,
-        "models": models,
+        "models": run_names(models),  # however their folders are spelt
         "experiments": names,
         "quick": quick,
         "sizes": json.loads(json.dumps(asdict(settings))),
         "classifier": classifier,
-        "passages": corpus.fingerprint(passages),
+        "passages": {name: corpus.fingerprint(table) for name, table in passages.items()},
         "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
         **({"remote": True} if remote else {}),
         **({} if instruct is None else {"instruct": instruct}),
@@ -145,17 +146,22 @@ def _run_model(
     plan: list[Experiment],
     folder: RunFolder,
     settings: Settings,
-    passages: pd.DataFrame,
+    passages: dict[str, pd.DataFrame],
     classifier: str,
     progress: Progress,
 ) -> Results:
     """The tables, claims among them, and texts of one model, by its name in this run; its vectors are written."""
-    with folder.timed(f"{source}: load"):
+    with folder.timed(f"{name}: load"):
         model = load(source, **loading)
     model.name = name
+    kept = folder.manifest["models"].get(name, model.provenance)
+    if checkpoints.content(kept) != checkpoints.content(model.provenance):
+        raise EmotraceError(f"{folder.path} holds a run of other weights of {name}: name another --out")
     with folder.timed(f"{name}: read"):
         study = read(model, settings, folder, progress, passages, classifier)
-    folder.manifest["models"][name] = facts = _facts(model, len(study.reading.labels))
+    folder.manifest["models"][name] = facts = _facts(
+        model, sum(len(part.reading.labels) for part in study.instruments.values())
+    )
     folder.save_manifest()
     results = Results(vectors=study.vectors())
     stages = {stage: [experiment for experiment in plan if experiment.stage == stage] for stage in STAGES}
@@ -169,6 +175,10 @@ def _run_model(
     study.release()
     for (method, pooling), vectors in results.vectors.items():
         vectors.save(folder.path / "vectors" / f"{file_name(name)}-{method}-{pooling}.safetensors")
+    for instrument, part in list(study.instruments.items())[1:]:
+        for (method, pooling), vectors in part.vectors().items():
+            file = f"{file_name(name)}-{method}-{pooling}-{instrument}.safetensors"
+            vectors.save(folder.path / "vectors" / file)
     with folder.timed(f"{name}: {ANALYSE}"):
         experiments.measure(stages[ANALYSE], study, results)
         keep_topics(study)
@@ -182,7 +192,7 @@ def _facts(model: Model, texts: int) -> dict[str, Any]:
         **model.provenance,
         "family": model.family,
         "kind": "instruct" if model.instruct else "base",
-        "parameters": sum(weights.numel() for weights in model.nn._module.parameters()),
+        "parameters": round(1e6 * millions(model.name, sum(part.numel() for part in model.nn._module.parameters()))),
         "layers": model.n_layers,
         "d_model": model.d_model,
         "texts": texts,
@@ -210,6 +220,7 @@ def _note_failure(folder: RunFolder, name: str, error: Exception) -> None:
     first = next(iter(str(error).strip().splitlines()), "")
     reason = first if isinstance(error, EmotraceError) else f"{type(error).__name__}: {first}"
     folder.manifest.setdefault("failures", {})[name] = reason
+    folder.manifest["models"].pop(name, None)
     folder.save_manifest()
     print(f"emotrace: {name} failed, the other models go on: {reason}", file=sys.stderr)
     error.__traceback__ = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from emotrace.errors import EmotraceError
 from emotrace.files import write_file
 from emotrace.instrument.corpus import model_registry
 from emotrace.study import guidelines
+from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.effects.figures import texts_shown
-from emotrace.study.experiment import Picture, Tables, of_model
+from emotrace.study.experiment import Picture, Tables, instruments, of_instrument, of_model
 from emotrace.study.experiments import EXPERIMENTS
 from emotrace.study.figures import draw_across, draw_figures
 from emotrace.study.folder import RunFolder, file_name, read_manifest, read_tables, select
 from emotrace.study.separation.figures import CRITERION_TITLES
 from emotrace.study.style import POOLING_TITLES
-from emotrace.study.verdicts import ALL_MODELS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, format_interval, format_number
+from emotrace.study.verdicts import ALL_MODELS, NOT_REPRODUCED, REPRODUCED, VERDICTS, format_interval, format_number
 from emotrace.whatif import html as rendering
 
 CLAIMS_TITLE = "The paper's claims against ours"
@@ -82,19 +84,21 @@ def _section(path: Path, tables: Tables, model: str, manifest: dict[str, Any]) -
         "name": model,
         "kind": registry.loc[model, "kind"] if model in registry.index else "",
         "facts": manifest["models"].get(model, {}),
+        "described": in_words(manifest).get(model, ""),
         "claims": claims,
         "verdicts": _verdicts(claims),
-        "groups": _groups(path, own, model),
+        "groups": _groups(path, own, model, instruments(own)),
     }
 
 
-def _groups(path: Path, tables: Tables, model: str) -> list[dict[str, Any]]:
+def _groups(path: Path, own: Tables, model: str, names: list[str]) -> list[dict[str, Any]]:
     """What belongs together on the page: the claims first, then each question that has something to show.
 
     Each with ``id, title, figures``, and ``tables``: what the template shows of a table, by the table's name.
     """
+    tables = of_instrument(own, names[0]) if names else own
     contents: dict[str, Any] = {
-        "claims": _records(tables, "claims"),
+        "claims": _records(own, "claims"),
         "separation": _lexical(tables),
         "localisation": _records(tables, "localisation"),
         "calibration": _calibration(tables),
@@ -103,22 +107,26 @@ def _groups(path: Path, tables: Tables, model: str) -> list[dict[str, Any]]:
     parts: list[tuple[str, tuple[str, ...], tuple[Picture, ...]]] = [(CLAIMS_TITLE, ("claims",), ())]
     parts += [(experiment.question, experiment.tables, experiment.pictures) for experiment in EXPERIMENTS]
     groups: dict[str, dict[str, Any]] = {}
-    for title, names, pictures in parts:
+    for title, made, pictures in parts:
         anchor = f"{slug(model)}-{slug(title).lower()}"
         group = groups.setdefault(title, {"id": anchor, "title": title, "figures": [], "tables": {}})
-        group["figures"] += _figures(path, pictures, model)
-        group["tables"] |= {name: contents[name] for name in names if contents.get(name)}
+        group["figures"] += _figures(path, pictures, model, names)
+        group["tables"] |= {name: contents[name] for name in made if contents.get(name)}
     return [group for group in groups.values() if group["figures"] or group["tables"]]
 
 
-def _figures(path: Path, pictures: Iterable[Picture], model: str | None = None) -> list[dict[str, Any]]:
+def _figures(
+    path: Path, pictures: Iterable[Picture], model: str | None = None, names: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """The pictures that were drawn (of one model, or over models), each with its size in pixels.
 
-    With its size known, the page does not jump while it loads.
+    With its size known, the page does not jump while it loads. A picture of the passages follows for each instrument
+    of ``names`` that it was drawn for.
     """
     figures = []
-    for picture in pictures:
-        file = path / "figures" / (f"{picture.name}-{file_name(model)}.svg" if model else f"{picture.name}.svg")
+    for picture, instrument in itertools.product(pictures, ["", *names[1:]]):
+        name = "-".join(part for part in (picture.name, file_name(model) if model else "", instrument) if part)
+        file = path / "figures" / f"{name}.svg"
         if not file.exists():
             continue
         content = file.read_bytes()
@@ -126,8 +134,8 @@ def _figures(path: Path, pictures: Iterable[Picture], model: str | None = None) 
         width, height = (float(points[1]), float(points[2])) if points else (720.0, 432.0)
         figures.append(
             {
-                "id": f"{picture.name}-{slug(model)}" if model else picture.name,
-                "title": picture.name.replace("_", " ").capitalize(),
+                "id": slug(name),
+                "title": picture.name.replace("_", " ").capitalize() + (f" ({instrument})" if instrument else ""),
                 "caption": picture.caption,
                 "width": round(width * 4 / 3),
                 "height": round(height * 4 / 3),
@@ -144,7 +152,7 @@ def _records(tables: Tables, name: str) -> list[dict[Hashable, Any]]:
 def _verdicts(claims: list[dict[Hashable, Any]]) -> list[tuple[str, int]]:
     """How often each verdict was given, reproduced first."""
     counts = Counter(row["verdict"] for row in claims)
-    return [(verdict, counts[verdict]) for verdict in (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE) if verdict in counts]
+    return [(verdict, counts[verdict]) for verdict in VERDICTS if verdict in counts]
 
 
 def slug(name: str) -> str:

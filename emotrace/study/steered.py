@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from emotrace.activations import residual_norms
+from emotrace.errors import unknown
 from emotrace.judges import calibration
 from emotrace.judges.classifiers import Classifier
+from emotrace.measures import geometry
 from emotrace.study.study import Study, choose_layer
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 POOLING = "mean"
 # Where nothing could be calibrated, so that the tables still show what happens.
 FALLBACK_STRENGTH = 0.2
-FULL_PROMPTS = 4
+# Settings with as many prompts of the dose response are full ones.
+FULL_PROMPTS = 8
 
 
 @dataclass
@@ -93,6 +96,25 @@ def prepare(study: Study) -> Steering:
     )
 
 
+def permuted_vectors(study: Study, pooling: str, count: int) -> EmotionVectors:
+    """``permuted-1`` …: vectors of the same texts with the emotions' labels permuted within topics.
+
+    The first control of a causal claim. Like emotion vectors they are differences between means of real texts, so they
+    lie where texts lie; only what the labels say is gone. (Gaussian noise of equal norm lies elsewhere, and can break a
+    text that an emotion's vector leaves whole.) Each is of a permutation of its own, so they are independent given the
+    texts, and of each emotion in turn, so they are means of as many texts.
+    """
+    reading, rng = study.reading, study.rng("permuted labels", pooling)
+    if pooling not in reading.pooled:
+        raise unknown("pooling", pooling, reading.pooled)
+    own, labels = reading.vectors(pooling), reading.labels
+    texts = reading.pooled[pooling], labels["topic"].to_numpy(str), labels["emotion"].to_numpy(str)
+    drawn = geometry.permuted_label_vectors(*texts, own.emotions, count, rng)  # [draw, emotion, layer, d_model]
+    values = np.stack([vectors[number % len(own.emotions)] for number, vectors in enumerate(drawn)])
+    names = tuple(f"permuted-{number}" for number in range(1, count + 1))
+    return replace(own, emotions=names, values=values.astype(np.float32))
+
+
 def reading_layer(layer: int, n_layers: int) -> int:
     """The layer where the effect of an edit at ``layer`` is read: halfway between it and the last one.
 
@@ -101,16 +123,9 @@ def reading_layer(layer: int, n_layers: int) -> int:
     return min(n_layers, (layer + n_layers + 1) // 2)
 
 
-def framed(steering: Steering, table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that every table has, in front; ``relative``: strength in multiples of the calibrated one."""
-    front = pd.DataFrame([steering.row()] * len(table), index=table.index)
-    if "strength" in table:
-        front["relative"] = table["strength"] / steering.strength
-    return pd.concat([front, table], axis=1).reset_index(drop=True)
-
-
 def _calibrated(study: Study, vectors: EmotionVectors, setting: str, layers: list[int]) -> dict[str, Any]:
     """``calibration``, the fields of a :class:`~emotrace.judges.calibration.Calibration`, and ``tried``, its rows."""
+    seed = study.settings.seed
 
     def compute() -> list[dict[str, Any]]:
         result, tried = calibration.calibrate(
@@ -118,7 +133,7 @@ def _calibrated(study: Study, vectors: EmotionVectors, setting: str, layers: lis
             vectors,
             layers=layers,
             texts=study.settings.calibration_texts,
-            writing=replace(calibration.WRITING, max_new_tokens=study.settings.tokens, seeds=(study.settings.seed,)),
+            writing=replace(calibration.WRITING, max_new_tokens=study.settings.tokens, seeds=(seed, seed + 1)),
             cache=study.run,
             progress=lambda done: study.progress(f"calibrating, {setting}: strengths tried", done, 4),
         )

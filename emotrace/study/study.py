@@ -46,11 +46,19 @@ class Settings:
     # a text; scenarios, with so many seeds each.
     calibration_texts: int = 40
     doses: tuple[float, ...] = (-1, -0.5, 0.5, 1, 2, 4)
-    dose_prompts: int = 4
-    dose_random: int = 8
+    dose_prompts: int = 8
+    # Texts a prompt and dose within the window under an emotion's own vector; one under controls and beyond the window.
+    dose_seeds: int = 3
+    # Control directions: labels permuted within topics, and Gaussian noise.
+    dose_permuted: int = 12
+    dose_random: int = 4
     tokens: int = 24
     scenarios: int = 40
     scenario_seeds: int = 2
+    # The author's published setting, every layer at once: strengths, control directions, scenarios (one seed each).
+    published_doses: tuple[float, ...] = (-0.02, -0.005, 0.005, 0.02, 0.08)
+    published_permuted: int = 8
+    published_scenarios: int = 40
 
     @classmethod
     def quick(cls, seed: int = 0) -> Settings:
@@ -64,10 +72,16 @@ class Settings:
             story_topics=4,
             calibration_texts=20,
             doses=(-1, -0.5, 0.5, 1, 3),
-            dose_prompts=2,
+            dose_prompts=4,
+            dose_seeds=1,
+            dose_permuted=6,
+            dose_random=2,
             tokens=20,
             scenarios=20,
             scenario_seeds=1,
+            published_doses=(-0.02, 0.005, 0.02),
+            published_permuted=4,
+            published_scenarios=10,
         )
 
 
@@ -84,6 +98,8 @@ class Study:
         progress: told of the work done.
         loaded: the model itself, until :meth:`release`.
         passages: the whole table of passages, of which the model read those on the topics of ``settings``.
+        instrument: the name of that set of passages.
+        instruments: name → the study of each set of passages that the model read; this one's is the first.
         classifier_name: the judge of steered texts.
     """
 
@@ -99,7 +115,12 @@ class Study:
     loaded: Model | None = None
     passages: pd.DataFrame = field(default_factory=corpus.passages)
     classifier_name: str = DEFAULT_CLASSIFIER
+    instrument: str = corpus.MAIN_INSTRUMENT
+    instruments: dict[str, Study] = field(default_factory=dict, repr=False)
     _shared: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.instruments = {self.instrument: self, **self.instruments}
 
     @property
     def model(self) -> Model:
@@ -112,10 +133,16 @@ class Study:
             raise RuntimeError(f"the weights of {self.model_name} are not in memory any more")
         return self.loaded
 
+    def keep_in(self, run: RunFolder, progress: Progress) -> None:
+        """Keeps finished units in this run folder from now on, and tells of the work there."""
+        for study in self.instruments.values():
+            study.run, study.progress = run, progress
+
     def release(self) -> None:
         """Lets go of the model and of what was made with it: the next one may need the memory."""
-        self.loaded = None
-        self._shared.clear()
+        for study in self.instruments.values():
+            study.loaded = None
+            study._shared.clear()
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -214,6 +241,7 @@ class Study:
         """A table row with the columns that every table has."""
         return {
             "model": self.model_name,
+            "instrument": self.instrument,
             "method": "comprehension",
             "pooling": pooling,
             "layer": layer,
@@ -227,58 +255,50 @@ def read(
     settings: Settings,
     run: RunFolder,
     progress: Progress,
-    passages: pd.DataFrame | None = None,
+    instruments: dict[str, pd.DataFrame] | None = None,
     classifier: str = DEFAULT_CLASSIFIER,
 ) -> Study:
-    """The model reads the passages and the baseline texts; both poolings, all layers."""
-    passages = corpus.passages() if passages is None else passages
-    table = corpus.quick_subset(passages, settings.topics)
+    """The model reads each set of passages and the baseline texts; both poolings, all layers.
+
+    Returns:
+        The study of the first set, with those of the others in its ``instruments``.
+    """
     unrelated = list(corpus.baseline_texts()["text"])
     # Every k-th text, so that a quick run keeps all kinds.
     unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
-    reading = read_texts(model, table, cache=run, progress=lambda done: progress("reading passages", done, len(table)))
     baseline = read_activations(
         model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
     )
-    return Study(
-        model.name,
-        model.family,
-        model.n_layers,
-        model.instruct,
-        reading,
-        baseline,
-        settings,
-        run,
-        progress,
-        loaded=model,
-        passages=passages,
-        classifier_name=classifier,
-    )
+
+    def study(name: str, passages: pd.DataFrame) -> Study:
+        table = corpus.quick_subset(passages, settings.topics)
+        return Study(
+            model.name,
+            model.family,
+            model.n_layers,
+            model.instruct,
+            read_texts(model, table, cache=run, progress=lambda done: progress(f"reading {name}", done, len(table))),
+            baseline,
+            settings,
+            run,
+            progress,
+            loaded=model,
+            passages=passages,
+            classifier_name=classifier,
+            instrument=name,
+        )
+
+    main, *others = (study(name, table) for name, table in (instruments or corpus.instruments()).items())
+    main.instruments |= {part.instrument: part for part in others}
+    return main
 
 
-def choose_layer(study: Study, pooling: str, criterion: str) -> int:
-    """The best layer by the first half of the topics alone; the second half is left for reporting."""
-    half, layers = study.halves[0], study.reading.layers[1:]
-    inside = study.in_half(half)
+def choose_layer(study: Study, pooling: str, decoder: str) -> int:
+    """The layer that decodes best on the first half of the topics alone; the second half is left for reporting."""
+    inside = study.in_half(study.halves[0])
+    emotions, topics = study.emotions[inside], study.topics[inside]
 
-    def loss(layer: int) -> float:
-        if criterion not in geometry.DECODERS:
-            return half_cosine(study, pooling, layer, half, criterion)
-        activations = study.layer(pooling, layer)[inside]
-        return -geometry.decode(activations, study.emotions[inside], study.topics[inside], criterion).mean()
+    def accuracy(layer: int) -> float:
+        return float(geometry.decode(study.layer(pooling, layer)[inside], emotions, topics, decoder).mean())
 
-    return layers[int(np.argmin([loss(layer) for layer in layers]))]
-
-
-def half_cosine(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:
-    """The criterion from the topics of one half alone; its baselines have the same number of texts a centroid."""
-    inside, names = study.in_half(half), study.names_in(half)
-    texts = study.layer(pooling, layer)[inside], study.topics[inside], study.emotions[inside], names
-    value = float(geometry.mean_pairwise_cosine(geometry.cells(*texts).centroids()))
-    if criterion == "shuffle_excess":
-        permutations = min(99, study.settings.permutations)
-        return value - geometry.shuffled_cosine(*texts, permutations, study.rng("half shuffle")).mean()
-    if criterion == "anisotropy_excess":
-        baseline = study.baseline[pooling][:, study.reading.layers.index(layer)]
-        return value - geometry.group_cosine(baseline, study.group_sizes(half), GROUP_REPEATS, study.rng("half groups"))
-    return value
+    return max(study.reading.layers[1:], key=accuracy)  # of equal ones the first

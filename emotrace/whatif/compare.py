@@ -14,7 +14,7 @@ from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import Classifier, load_classifier
-from emotrace.steered_texts import steer, steered_layers
+from emotrace.steered_texts import nearest_half, steer, steered_layers
 from emotrace.tokens import Writing
 from emotrace.vectors import Emotion, mixture_name
 from emotrace.whatif.results import Side, TokenReading, WhatIf
@@ -30,6 +30,7 @@ UNCALIBRATED = 0.2
 LABELS_SHOWN = 6
 
 
+@arguments.checked
 def what_if(
     model: Model,
     prompt: str,
@@ -51,7 +52,8 @@ def what_if(
         strength: multiple of the mean residual norm at the layer; negative steers away, 0 changes nothing. Default:
             what the vectors are calibrated to, else 0.2.
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
-        layer: layer index; default: what the vectors are calibrated at, else half depth.
+        layer: layer index; default: what the vectors are calibrated at, else half depth. Of several layers that the
+            text is steered at, what it changes is read at the one nearest to half depth.
         writing: length, temperature, chat; default: 60 tokens, greedy. Both texts are sampled with the first of its
             seeds.
         judge: ask the embedded classifier for its opinion of both texts; another classifier is taken as it is.
@@ -62,12 +64,13 @@ def what_if(
     """
     vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
     prompt, emotion = arguments.text(prompt, "the prompt"), arguments.emotion(emotion)
-    layer = steered_layers(model, vectors, None)[0] if layer is None else arguments.integer(layer, "a layer")
+    edited = steered_layers(model, vectors, None if layer is None else arguments.integer(layer, "a layer"))
+    layer = nearest_half(model, edited)
     if strength is None:
         strength = float(vectors.calibration.get("strength") or UNCALIBRATED)
     strength = arguments.number(strength, "a strength")
     writing = replace(writing, seeds=writing.seeds[:1])
-    written = steer(model, prompt, vectors, [0.0, strength], emotions=[emotion], layers=[layer], writing=writing)
+    written = steer(model, prompt, vectors, [0.0, strength], emotions=[emotion], layers=edited, writing=writing)
     # In a chat the answer does not go on in the middle of the user's last word.
     texts = [prompt + ("\n\n" if writing.chat else "") + text for text in written["text"]]
     try:
@@ -85,6 +88,7 @@ def what_if(
         strength=float(strength),
         gaps=float(strength * residual_norms(model)[layer] / gap),
         layer=layer,
+        layers=tuple(edited),
         sides=_sides(model, written, writing.chat, readings),
         changes=changes.sort_values("change", ascending=False, ignore_index=True, kind="stable"),
         targets=(emotion,) if isinstance(emotion, str) else tuple(emotion),

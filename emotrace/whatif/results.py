@@ -14,7 +14,7 @@ from emotrace.whatif import html, shading, terminal
 from emotrace.whatif.spans import Span
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TokenReading:
     """What a model's residual stream held along each emotion's vector at every token of a text.
 
@@ -135,7 +135,7 @@ class TokenReading:
         return html.write_page(path, f"Emotions in a text, read by {self.model}", self._repr_html_())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
     """One of the two texts.
 
@@ -170,7 +170,7 @@ class Side:
         return f"{self.regime}; {self.detail()}"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class WhatIf:
     """One prompt, unsteered and steered.
 
@@ -180,7 +180,7 @@ class WhatIf:
         strength: multiple of the mean residual norm at ``layer``.
         gaps: the same edit in units of the class gap, the distance between the emotion's mean and the mean of all
             classes at that layer: 1 moves an average text as far as the emotion's own texts lie.
-        layer: where the vector was added.
+        layer: where the vector was added; of several ``layers``, where the texts are read.
         sides: both texts, plain and steered, with their regime, perplexity ratio and token reading.
         changes: one row an emotion: ``plain``, ``steered`` (cosine of each text, read again without any edit, with the
             emotion's vector) and ``change``, largest rise first.
@@ -188,6 +188,7 @@ class WhatIf:
         judged: the outside judge's highest labels of either text: ``label, plain, steered, change`` (probabilities of
             the continuations without the prompt); None if it was not asked.
         judge: its name.
+        layers: every layer where the vector was added.
     """
 
     prompt: str
@@ -200,6 +201,7 @@ class WhatIf:
     targets: tuple[str, ...]
     judged: pd.DataFrame | None = None
     judge: str | None = None
+    layers: tuple[int, ...] = ()
 
     @property
     def plain(self) -> str:
@@ -226,7 +228,9 @@ class WhatIf:
 
     def settings(self) -> str:
         """Emotion, strength in both units and layer, in one line."""
-        return f"{self.emotion} {self.strength:+g} × residual norm ({self.gaps:+.1f} class gaps) at layer {self.layer}"
+        others = f", and added at {len(self.layers) - 1} others" if len(self.layers) > 1 else ""
+        unit = f"{self.strength:+g} × residual norm ({self.gaps:+.1f} class gaps)"
+        return f"{self.emotion} {unit} at layer {self.layer}{others}"
 
     def __str__(self) -> str:
         """Both texts, what became of the language, the judge's opinion and all changes, within 80 columns."""

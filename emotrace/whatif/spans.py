@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import regex
 
 from emotrace.errors import EmotraceError
+from emotrace.tokens import tokenised
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -32,7 +33,7 @@ def offsets(model: Model, text: str, tokens: Tokens) -> list[tuple[int, int]]:
     """
     if not model.tokenizer.is_fast:
         raise EmotraceError(f"the tokenizer of {model.name} is a slow one and does not say where its tokens stand")
-    ranges = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    ranges = tokenised(model, text, return_offsets_mapping=True)["offset_mapping"]
     # `encode` drops a second beginning-of-text token, so that the two lists agree from the end.
     return [(int(start), int(end)) for start, end in ranges[len(ranges) - len(tokens.ids) :]]
 

@@ -20,7 +20,7 @@ from emotrace.hosts.gguf import cache_dir
 from emotrace.instrument import corpus
 from emotrace.judges import calibration
 from emotrace.measures import geometry
-from emotrace.steered_texts import steered_layers
+from emotrace.steered_texts import read_layer
 from emotrace.vectors import EmotionVectors
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def cosines(vectors: EmotionVectors, activation: np.ndarray, layer: int) -> np.n
     return geometry.unit(vectors.at(layer)) @ geometry.unit(centred[None])[0]
 
 
+@arguments.checked
 def project_text(
     model: Model, text: str, *, vectors: EmotionVectors | None = None, layer: int | None = None
 ) -> pd.DataFrame:
@@ -107,7 +108,7 @@ def project_text(
     """
     vectors = cached_vectors(model) if vectors is None else vectors.check(model)
     if layer is None:
-        layer = steered_layers(model, vectors, None)[0]
+        layer = read_layer(model, vectors)
     layer = model.check_layers([arguments.integer(layer, "a layer")])[0]
     pooling = vectors.provenance["pooling"]
     activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]

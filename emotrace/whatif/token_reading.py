@@ -13,7 +13,7 @@ from emotrace import arguments
 from emotrace.activations import pooling_weights, read_tokens
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
-from emotrace.steered_texts import steered_layers
+from emotrace.steered_texts import read_layer
 from emotrace.tokens import Tokens, encode
 from emotrace.vectors import Emotion, mixture_name
 from emotrace.whatif.results import TokenReading, highest_present, mean_present
@@ -33,6 +33,7 @@ In SmolLM2-135M ordinary tokens stay below 2; in layers 3 to 9 the word *the* re
 """
 
 
+@arguments.checked
 def read_emotions(
     model: Model,
     text: str,
@@ -74,7 +75,7 @@ def read_emotions(
     (stream,) = read_tokens(model, [tokens], layers=layers)
     own, norms = _dots(stream, vectors, layers)
     neutral, neutral_norms = _neutral_dots(model, vectors, layers, progress)
-    counted, limit = _counted(model, tokens), MASSIVE * np.median(neutral_norms, axis=0)
+    counted, limit = _counted(tokens), MASSIVE * np.median(neutral_norms, axis=0)
     squares = _squares(vectors, layers, weights, blank=isinstance(layer, str))
     projection, reference = own @ weights / squares, neutral @ weights / squares
     projection[~counted] = np.nan
@@ -110,7 +111,7 @@ def chosen_layers(model: Model, vectors: EmotionVectors, layer: int | str | None
             return sorted(vectors.layers)
         raise EmotraceError(f"a layer is a number or all, not {layer!r}")
     one = None if layer is None else arguments.integer(layer, "a layer")
-    chosen = steered_layers(model, vectors, None)[:1] if one is None else model.check_layers([one])
+    chosen = [read_layer(model, vectors)] if one is None else model.check_layers([one])
     vectors.index(chosen[0])
     return chosen
 
@@ -126,12 +127,9 @@ def _weights(vectors: EmotionVectors, emotion: Emotion | None) -> np.ndarray:
     return np.column_stack([own, [float(emotion.get(name, 0)) for name in vectors.emotions]])
 
 
-def _counted(model: Model, tokens: Tokens) -> np.ndarray:
-    """The tokens that pooling by mean counts, less special tokens that the text spells out: bool ``[token]``."""
-    special = set(model.tokenizer.all_special_ids)
-    return np.array(
-        [tokens.start < index < tokens.stop and token not in special for index, token in enumerate(tokens.ids)]
-    )
+def _counted(tokens: Tokens) -> np.ndarray:
+    """The tokens that pooling by mean counts: bool ``[token]``."""
+    return np.array([tokens.start < index < tokens.stop for index in range(len(tokens.ids))])
 
 
 def _dots(stream: np.ndarray, vectors: EmotionVectors, layers: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +168,7 @@ def _neutral_dots(
             texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
             streams = read_tokens(model, texts, layers=layers, progress=report)
-            counted = [_counted(model, tokens) for tokens in texts]
+            counted = [_counted(tokens) for tokens in texts]
             parts = [_dots(stream[rows], vectors, layers) for stream, rows in zip(streams, counted, strict=True)]
             dots, norms = zip(*parts, strict=True)
             _remembered[key] = np.concatenate(dots), np.concatenate(norms)

@@ -139,7 +139,7 @@ def test_baseline_texts_are_150_distinct_emotionless_texts_as_long_as_the_passag
     assert min(lengths) >= 35
     assert max(lengths) <= 60
     passages = np.mean([len(corpus.words(text)) for text in corpus.passages()["text"]])
-    assert abs(np.mean(lengths) / passages - 1) < 0.05
+    assert abs(np.mean(lengths) / passages - 1) < 0.08
 
 
 def test_the_registry_marks_nine_models_of_five_families_within_the_papers_sizes():

@@ -1,5 +1,6 @@
 """The calibrated window of a model whose window is known, and what is stored of it."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -107,16 +108,41 @@ def test_the_window_of_greedy_texts_is_the_one_in_closed_form(planted):
     assert {-HIGHEST, 0.0} < set(tried["strength"])
 
 
-def test_all_emotions_take_part_in_turn(planted):
-    """Two texts each in turn: of 20, six are of the first of four emotions, and it is the one that collapses."""
+def test_emotions_and_prompts_are_crossed():
+    """Of 80 texts every pair of 20 emotions and four prompts has one; of 40 every emotion has two prompts, and every
+    prompt as many texts of either seed."""
+    whole = calibration.design(80, 20, 4, 2)
+    assert len({(emotion, prompt) for emotion, prompt, _ in whole}) == 80
+    half = calibration.design(40, 20, 4, 2)
+    for texts, cases in ((80, whole), (40, half)):
+        counts = Counter((prompt, sample) for _, prompt, sample in cases)
+        assert set(counts.values()) == {texts // 8}
+        assert set(Counter(emotion for emotion, _, _ in cases).values()) == {texts // 20}
+    prompts_of = {emotion: {prompt for one, prompt, _ in half if one == emotion} for emotion in range(20)}
+    assert all(len(prompts) == 2 for prompts in prompts_of.values())
+
+
+def test_few_texts_are_spread_over_all_emotions():
+    """Not the first ones alone; and emotions of even and of odd number share no prompt of their own."""
+    assert {emotion for emotion, _, _ in calibration.design(20, 20, 4, 2)} == set(range(20))
+    few = calibration.design(10, 20, 4, 2)
+    assert [emotion for emotion, _, _ in few] == list(range(0, 20, 2))
+    assert len({prompt for _, prompt, _ in few}) == 4
+    cases = calibration.design(40, 20, 4, 1)
+    for parity in (0, 1):
+        assert len({prompt for emotion, prompt, _ in cases if emotion % 2 == parity}) == 4
+
+
+def test_all_emotions_take_part(planted):
+    """Of 20 texts five are of each of four emotions, and those of the one that reads joy collapse."""
     model, joy, _ = planted
     vectors = joy_vectors(model, joy, ["happy", "sad", "proud", "angry"])
     found, tried = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=GREEDY)
     beyond = tried[tried["strength"] > joy.flip]
     assert len(beyond)
-    assert set(beyond["value"]) == {14 / 20}
+    assert set(beyond["value"]) == {15 / 20}
     assert found.window[1] < joy.flip
-    lax, _ = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=GREEDY, target=0.65)
+    lax, _ = calibration.calibrate(model, vectors, layers=[LAYER], texts=20, writing=GREEDY, target=0.7)
     assert lax.window[1] == HIGHEST
 
 
@@ -154,7 +180,7 @@ def test_each_strength_tried_has_its_share_with_wilsons_interval(sampled):
 
 def test_calibration_and_dose_have_prompts_of_their_own():
     calibrating, dosing = corpus.prompts("calibration"), corpus.prompts("dose")
-    assert len(set(calibrating)) == len(set(dosing)) == 4
+    assert (len(set(calibrating)), len(set(dosing))) == (4, 10)
     assert not set(calibrating) & set(dosing)
     assert not (set(calibrating) | set(dosing)) & set(corpus.scenarios()["prompt"])
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from emotrace.errors import EmotraceError
-from emotrace.measures import geometry
+from emotrace.measures import geometry, groups
 
 NAMES = ["happy", "sad", "calm", "angry", "proud"]
 DECODERS = ["nearest_centroid", "logistic_regression"]
@@ -156,17 +156,17 @@ def test_group_cosine_is_what_averaging_leaves_of_the_noise(size, expected):
     # A common part of squared norm d and noise of squared norm 4d / size: cosine 1 / (1 + 4 / size).
     rng = np.random.default_rng(6)
     vectors = 1 + rng.normal(0, 2, size=(50, 4000)).astype(np.float32)
-    assert geometry.group_cosine(vectors, [size] * 3, 5, rng) == pytest.approx(expected, abs=0.02)
+    assert groups.group_cosine(vectors, [size] * 3, 5, rng) == pytest.approx(expected, abs=0.02)
 
 
 def test_group_cosine_of_single_vectors_is_the_mean_pairwise_cosine():
     vectors = np.random.default_rng(7).normal(1, 1, size=(10, 5))
-    assert geometry.group_cosine(vectors, [1], 3, np.random.default_rng(0)) == pytest.approx(naive_mean_cosine(vectors))
+    assert groups.group_cosine(vectors, [1], 3, np.random.default_rng(0)) == pytest.approx(naive_mean_cosine(vectors))
 
 
 def test_group_cosine_needs_two_groups():
     with pytest.raises(EmotraceError, match="23 vectors do not make two groups of 12"):
-        geometry.group_cosine(np.ones((23, 3)), [12] * 20, 1, np.random.default_rng(0))
+        groups.group_cosine(np.ones((23, 3)), [12] * 20, 1, np.random.default_rng(0))
 
 
 def test_shuffled_labels_make_planted_emotions_more_alike():

@@ -1,4 +1,4 @@
-"""Intervals, nulls and model selection against closed forms, scipy and slow loops."""
+"""Intervals and nulls against closed forms, scipy and slow loops."""
 
 import itertools
 
@@ -8,7 +8,6 @@ from scipy import stats
 
 from emotrace.errors import EmotraceError
 from emotrace.measures.statistics import (
-    bend,
     centred_interval,
     mantel,
     mean_interval,
@@ -203,60 +202,3 @@ def test_wilson_is_the_closed_form(successes, trials):
 def test_wilson_needs_a_trial():
     with pytest.raises(EmotraceError, match="at least one trial"):
         wilson(0, 0)
-
-
-DEPTH = np.linspace(0, 1, 25)
-
-
-def test_bend_recovers_an_exact_parabola():
-    result = bend(DEPTH, 3 * (DEPTH - 0.4) ** 2 + 0.7)
-    assert (result.vertex, result.curvature) == pytest.approx((0.4, 3))
-    assert result.gain > 100
-    assert result.is_u
-
-
-def test_an_inverted_parabola_is_no_u():
-    result = bend(DEPTH, -3 * (DEPTH - 0.4) ** 2)
-    assert (result.vertex, result.curvature) == pytest.approx((0.4, -3))
-    assert result.gain > 100
-    assert not result.is_u
-
-
-@pytest.mark.parametrize("vertex", [-0.2, 1.2])
-def test_a_parabola_that_turns_outside_the_depths_is_no_u(vertex):
-    result = bend(DEPTH, (DEPTH - vertex) ** 2)
-    assert result.vertex == pytest.approx(vertex)
-    assert result.gain > 100
-    assert not result.is_u
-
-
-def test_a_line_with_noise_is_hardly_ever_a_u():
-    rng = np.random.default_rng(9)
-    sloped = [bend(DEPTH, 2 * DEPTH + rng.normal(0, 0.01, 25)) for _ in range(200)]
-    flat = [bend(DEPTH, rng.normal(0, 0.01, 25)) for _ in range(200)]
-    assert not any(result.is_u for result in sloped)
-    assert np.mean([result.is_u for result in flat]) < 0.1
-    # AICc asks for t² above about 2.9 with 22 degrees of freedom, which chance gives in a tenth of the cases.
-    assert 0.05 < np.mean([result.gain > 0 for result in sloped + flat]) < 0.15
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95])
-def test_the_rounding_error_of_a_constant_curve_is_no_u(level):
-    assert not bend(np.linspace(0, 1, 20), np.full(20, level)).is_u
-
-
-def test_bend_gain_is_the_difference_of_aicc_by_hand():
-    rng = np.random.default_rng(10)
-    depth = np.linspace(0, 1, 9)
-    curve = depth**2 + rng.normal(0, 0.3, 9)
-    scores = []
-    for parameters, design in ((3, [depth**0, depth]), (4, [depth**0, depth, depth**2])):
-        residual = np.linalg.lstsq(np.stack(design, axis=1), curve)[1][0]
-        aic = 9 * np.log(residual / 9) + 2 * parameters
-        scores.append(aic + 2 * parameters * (parameters + 1) / (9 - parameters - 1))
-    assert bend(depth, curve).gain == pytest.approx(scores[0] - scores[1])
-
-
-def test_bend_needs_six_layers():
-    with pytest.raises(EmotraceError, match="at least 6 layers, not 5"):
-        bend(DEPTH[:5], DEPTH[:5])

@@ -65,7 +65,7 @@ def test_the_client_holds_no_weights(there: Model) -> None:
 
 
 def test_activations_norms_and_streams_are_those_of_a_local_model(here: Model, there: Model) -> None:
-    batch = activations.GPU_BATCH_TOKENS  # the same on both sides, as another batch rounds otherwise
+    batch = activations.SERVER_BATCH_TOKENS  # the same on both sides, as another batch rounds otherwise
     mine, theirs = (activations.read_activations(model, TEXTS, batch_tokens=batch) for model in (here, there))
     for pooling in activations.POOLINGS:
         np.testing.assert_array_equal(mine[pooling], theirs[pooling])  # bit-equal: one thread on both sides
@@ -76,7 +76,7 @@ def test_activations_norms_and_streams_are_those_of_a_local_model(here: Model, t
 def test_attention_by_other_kernels_changes_the_last_bits_alone(
     here: Model, there: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = activations.GPU_BATCH_TOKENS
+    batch = activations.SERVER_BATCH_TOKENS
     theirs = activations.read_activations(there, TEXTS, batch_tokens=batch)["mean"]
     monkeypatch.undo()  # what a user has here, and a server has not
     assert cpu_attention.LONGEST > 100

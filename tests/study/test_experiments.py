@@ -15,8 +15,8 @@ from emotrace.study.experiment import ANALYSE, STAGES, Experiment, Picture, Resu
 
 ROOT = Path(__file__).parents[2]
 SELECTABLE = (
-    "separation anisotropy geometry localisation method_comparison factorial dose_response regimes verification "
-    "crosslingual"
+    "separation anisotropy geometry reliability localisation method_comparison factorial dose_response regimes "
+    "verification crosslingual implicit graded"
 )
 # Written by the pipeline itself, or by what compares models.
 NOT_OF_AN_EXPERIMENT = {"claims", *across_tables.TABLES}

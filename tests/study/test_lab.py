@@ -24,10 +24,15 @@ SMALLER = {
     "calibration_texts": 4,
     "doses": (-1, 1, 3),
     "dose_prompts": 1,
+    "dose_seeds": 1,
+    "dose_permuted": 2,
     "dose_random": 2,
     "tokens": 6,
     "scenarios": 3,
     "scenario_seeds": 1,
+    "published_doses": (-0.02, 0.02),
+    "published_permuted": 2,
+    "published_scenarios": 2,
 }
 
 
@@ -139,7 +144,14 @@ def test_experiments_state_the_claims_that_their_records_list(used):
     assert stated["id"].is_unique
     # The tiny model's vocabulary has no English kin word as one token.
     missing = set(experiments.CLAIMS) - set(stated["id"])
-    assert missing == {f"C8.{claim}.kin_log_probability" for claim in ("monotonic", "towards", "away")}
+    assert missing == {
+        *(
+            f"C8.{arm}{claim}.kin_log_probability"
+            for arm in ("", "published.")
+            for claim in ("monotonic", "towards", "away")
+        ),
+        "C8.equal_harm.kin_log_probability",
+    }
     assert set(stated["id"]) <= set(experiments.CLAIMS)
     for row in stated.itertuples():
         number = row.claim.split()[0].rstrip(":")
@@ -153,7 +165,7 @@ def test_experiments_state_the_claims_that_their_records_list(used):
 def test_every_table_is_made_by_the_experiment_it_stands_under(used):
     for name in experiments.TABLES:
         assert len(used.table(name)), name
-    assert set(experiments.TEXTS) == {"stories", "steered", "scenarios"}
+    assert set(experiments.TEXTS) == {"stories", "steered", "scenarios", "prompted"}
     for name in experiments.TEXTS:
         assert used.texts(name)["text"].map(len).sum() > 0
     assert used.vectors("last").provenance["pooling"] == "last"

@@ -6,86 +6,157 @@ A run of a few models can refute a claim about every model; it cannot establish 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emotrace.judges.regimes import EXPLOSIVE, REPETITIVE
 from emotrace.measures import statistics
 from emotrace.study.across.regimes import BROKEN
-from emotrace.study.experiment import Tables
+from emotrace.study.experiment import Tables, instruments
 from emotrace.study.folder import select
-from emotrace.study.verdicts import U_SHARE, Claim, Estimate, above, given
+from emotrace.study.verdicts import (
+    ALL_MODELS,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    Claim,
+    Estimate,
+    Rule,
+    at_least,
+    decided,
+    exceeds,
+    significant,
+    together,
+)
 
-PAPER_MODELS, PAPER_FAMILIES, PAPER_CASES = 9, 5, 7
-BAND = (0.74, 0.92)
-"""The sequel's correlations between the emotion geometries of families."""
-EXTREME = 10
-"""Gemma's raw deltas count as extreme from this ratio to another family's on."""
+PAPER_FAMILIES, PAPER_CASES = 5, 7
+GEOMETRY = exceeds(0.5)
+"""Of interest from half of what noise lets two geometries agree on."""
+INSTRUCTION = at_least(0.92, 0.1)
+"""The sequel's correlation between a base model's geometry and its instruct model's."""
+ANISOTROPY = significant(exceeds(0.71))
+"""Most of the variation: more than half of the variance of the ranks."""
 MIN_MODELS = 5
 """Fewer models than this say nothing of what explains a difference between models."""
+SAME_SIZE = 1.1
+"""A base and an instruct model are a pair up to this ratio of their parameters."""
 
 
 def claims(tables: Tables) -> list[Claim]:
     """The claims about several models that a run's tables, those over models among them, can speak to."""
     testable = [(claim, names) for claim, names in _CLAIMS.values() if all(name in tables for name in names)]
     made = [claim(*(tables[name] for name in names)) for claim, names in testable]
-    return [claim for claim in made if claim]
+    passages = next(iter(instruments(tables)), "")  # all of them rest on the main instrument
+    return [replace(claim, instrument=passages) for claim in made if claim]
 
 
 def _models(depth: pd.DataFrame) -> Claim:
     models = depth.drop_duplicates("model")
     families = sorted(set(models["family"]))
     smallest, largest = models["parameters"].min(), models["parameters"].max()
-    enough = len(models) >= PAPER_MODELS and len(families) >= PAPER_FAMILIES
     return Claim(
         id="C1.models",
         claim="C1 nine models of five families, base and instruct",
         paper="9 models, 124M to 8B, 5 families",
         estimate=Estimate(len(models), n=len(models)),
-        rule=given(True) if enough and smallest <= 125 and largest >= 8000 else None,
+        rule=None,
         how=f"the models of this run: {', '.join(models['model'])}; {len(families)} families ({', '.join(families)}), "
-        f"{smallest:.0f}M to {largest:.0f}M parameters; its claims about all models are tested on these alone",
+        f"{smallest:.0f}M to {largest:.0f}M parameters. What the paper's claims rest on, not a result: those about all "
+        "models are tested on these alone",
     )
 
 
-def _u_in_every_model(localisation: pd.DataFrame, depth: pd.DataFrame) -> Claim | None:
-    rows = select(localisation, pooling="last", criterion="cosine").dropna(subset=["u_gain"])
+def _in_every_model(claims: pd.DataFrame, id: str, least: int, **texts: str) -> Claim | None:
+    """That a claim about one model holds in each: from its verdict on each, which one model refutes.
+
+    Args:
+        claims: the run's ``claims.csv``.
+        id: the claim about one model.
+        least: so many models must bear it out; with fewer it may be refuted and no more.
+        texts: ``name`` (its id), ``claim``, ``paper`` and ``how`` of the claim about all.
+    """
+    rows = claims[(claims["id"] == id) & (claims["verdict"] != NOT_TESTABLE) & (claims["model"] != ALL_MODELS)]
     if rows.empty:
         return None
-    is_u = (rows["u_gain"] > 2) & (rows["u_share"] >= U_SHARE)
-    families = depth.drop_duplicates("model").set_index("model")["family"]
-    without = sorted(set(families.reindex(rows["model"][~is_u])))
+    verdicts = list(rows["verdict"])
+    held = statistics.wilson(verdicts.count(REPRODUCED), len(rows))
+    refuted = NOT_REPRODUCED in verdicts
+    by_model = ", ".join(f"{model} {verdict}" for model, verdict in zip(rows["model"], verdicts, strict=True))
     return Claim(
-        id="C6.u.models",
-        claim="C6 the U over depth holds across architectures (last token)",
-        paper="in all, 124M to 3B",
-        estimate=Estimate(*statistics.wilson(int(is_u.sum()), len(rows)), len(rows)),
-        rule=given(bool(is_u.all())),
-        how="share of the models whose centroid cosine follows a U over depth (rule of the row for each model); Wilson "
-        "interval over models; reproduced if it is so in every one; without a U: "
-        f"{', '.join(without) or 'no family'}",
+        id=texts["name"],
+        claim=texts["claim"],
+        paper=texts["paper"],
+        estimate=Estimate(*held, len(rows)),
+        rule=decided(
+            f"not reproduced if it is not in one model, reproduced if it is in all of at least {least}",
+            lambda move: every(verdicts),
+        )
+        if refuted or len(rows) >= least
+        else None,
+        how=f"share of the models that {texts['how']}; Wilson interval over models; {by_model}",
     )
 
 
-def _generation_in_every_model(comparison: pd.DataFrame) -> Claim | None:
-    wins = select(comparison, group="all", sample="pairs_chosen", metric="wins")
-    by_pooling = {row["pooling"]: row for row in wins.to_dict("records")}
-    if "last" not in by_pooling:
-        return None
-    row = by_pooling["last"]
-    every = row["value"] >= 1
-    mean = f"; mean over tokens: {by_pooling['mean']['value']:.0%}" if "mean" in by_pooling else ""
-    return Claim(
-        id="C5.models",
+def every(verdicts: list[str]) -> str:
+    """The verdict on all models together, from that on each."""
+    if NOT_REPRODUCED in verdicts:
+        return NOT_REPRODUCED
+    return REPRODUCED if set(verdicts) == {REPRODUCED} else INCONCLUSIVE
+
+
+def _u_in_every_model(claims: pd.DataFrame) -> Claim | None:
+    return _in_every_model(
+        claims,
+        "C6.u.last",
+        PAPER_FAMILIES,
+        name="C6.u.models",
+        claim="C6 the U over depth holds across architectures (last token)",
+        paper="in all, 124M to 3B",
+        how="have the U in the raw cosine (C6.u.last)",
+    )
+
+
+def _generation_in_every_model(claims: pd.DataFrame) -> Claim | None:
+    return _in_every_model(
+        claims,
+        "C5.separation.last",
+        PAPER_CASES,
+        name="C5.models",
         claim="C5 generation separates better in every model (last token)",
         paper=f"{PAPER_CASES} of {PAPER_CASES}",
-        estimate=_estimate(row),
-        rule=None if every and row["n"] < PAPER_CASES else given(every),
-        how="share of the models that write stories whose mean centroid cosine is lower in generation, each method at "
-        "the layer that half of the topics chose, on the other half; Wilson interval over models, sign test p = "
-        f"{row['p']:.2g}{mean}; not reproduced if one model does not, reproduced if all of at least {PAPER_CASES} do",
+        how="separate better in generation (C5.separation.last)",
+    )
+
+
+def _instruction(rdm: pd.DataFrame, depth: pd.DataFrame) -> Claim:
+    """Base and instruct agree in what they read and differ in what they write; a base model writes nothing here."""
+    pairs = select(rdm, kinds="base × instruct", method_a="comprehension", method_b="comprehension")
+    pairs = select(pairs, pooling_a="last", pooling_b="last", same_family=True, same_instrument=True)
+    size = depth.drop_duplicates("model").set_index("model")["parameters"]
+    ratios = pairs["model_a"].map(size).to_numpy() / pairs["model_b"].map(size).to_numpy()
+    pairs = pairs[np.abs(np.log(ratios.astype(float))) < np.log(SAME_SIZE)] if len(pairs) else pairs
+    row = _lowest(pairs) if len(pairs) else {}
+    estimate = Estimate(*(row.get(name, np.nan) for name in ("value", "topics_low", "topics_high", "n_topics")))
+    refuted = INSTRUCTION.verdict(estimate) == NOT_REPRODUCED if row else False
+    beside = (
+        f"ρ between the dissimilarities of {row['model_a']} and {row['model_b']} (comprehension, last token), interval "
+        "over topics; a base model writes no stories, so that the other half, the difference in generation, cannot be "
+        "measured: the claim can be refuted here and no more"
+        if row
+        else "no base and instruct model of one family and size are in this run"
+    )
+    return Claim(
+        id="C5.instruction",
+        claim="C5 instruction tuning changes generation and leaves comprehension as it was",
+        paper="base and instruct differ in generation, agree in comprehension (so readers of the full text say)",
+        estimate=estimate,
+        rule=INSTRUCTION if refuted else None,
+        how=beside,
     )
 
 
@@ -94,18 +165,21 @@ def _gemma_deltas(steering: pd.DataFrame, contrasts: pd.DataFrame) -> Claim | No
     gemmas = set(select(models, family="gemma")["model"])
     if not 0 < len(gemmas) < len(models):
         return None
-    raw = min(_gemma_ratios(select(contrasts, metric="ratio", measure="raw_delta"), gemmas))
-    corrected = max(_gemma_ratios(select(contrasts, metric="ratio", measure="delta_in_gaps"), gemmas))
+    ratios = select(contrasts, metric="ratio")
+    raw, in_norms, in_gaps = (
+        min(_gemma_ratios(select(ratios, measure=measure), gemmas))
+        for measure in ("raw_delta", "delta", "delta_in_gaps")
+    )
     return Claim(
         id="C7.gemma_deltas",
-        claim="C7 Gemma-3's extreme deltas are a matter of units",
-        paper="+7591: degenerate geometry",
-        estimate=Estimate(*raw, select(contrasts, metric="ratio")["n"].max()),
-        rule=given(corrected.high < EXTREME, above(EXTREME)),
+        claim="C7 Gemma-3's extreme deltas reflect degenerate geometry",
+        paper="+7591",
+        estimate=Estimate(*raw, ratios["n"].max()),
+        rule=None,
         how="smallest ratio of Gemma's steering delta to another family's, in raw residual units, at each model's "
-        "calibrated strength; interval over emotions; in lengths of the emotion's own vector the largest is "
-        f"{corrected.value:.3g} ({corrected.low:.3g} to {corrected.high:.3g}); reproduced if the raw ratio's interval "
-        f"is above {EXTREME} and the corrected one's below",
+        f"calibrated strength; interval over emotions; in residual norms {in_norms.value:.3g}, in lengths of the "
+        f"emotion's own vector {in_gaps.value:.3g}. A strength is given in residual norms, so a raw delta follows the "
+        "norm by arithmetic and an extreme one needs no degenerate geometry: no measurement here could decide it",
     )
 
 
@@ -132,34 +206,24 @@ def _anisotropy_explains(steering: pd.DataFrame, contrasts: pd.DataFrame) -> Cla
         id="C7.anisotropy.models",
         claim="C7 anisotropy explains most of the variation in deltas across models",
         paper="most of the variation",
-        estimate=Estimate(share["value"], share["low"], share["high"], n),
-        rule=given(order["p"] < 0.05) if n >= MIN_MODELS else None,
-        how=f"share of the variance of log raw deltas (models × {share['n']:.0f} emotions) that lies between models; "
-        f"interval over emotions; in lengths of the emotion's own vector {corrected['value']:.2f} "
-        f"({corrected['low']:.2f} to {corrected['high']:.2f}). That is the most that anything in which models differ "
-        f"can explain: with {n} models a regression on anisotropy means nothing. Their order by delta against that by "
-        f"anisotropy ({by_model}): ρ = {order['value']:.2g}, exact p = {order['p']:.2g}; tested from {MIN_MODELS} "
-        "models on, reproduced if p < 0.05",
+        estimate=rank_correlation(order["value"], n, order["p"]),
+        rule=ANISOTROPY if n >= MIN_MODELS else None,
+        how="Spearman's ρ of the models' raw deltas with their anisotropy "
+        f"({by_model}), Fisher's interval, exact one-sided p over all orders; tested from {MIN_MODELS} models on. A "
+        f"share of {share['value']:.3f} ({share['low']:.3f} to {share['high']:.3f}) of the variance of log raw deltas "
+        f"(models × {share['n']:.0f} emotions) lies between models, the most that anything in which models differ can "
+        f"explain; in lengths of the emotion's own vector {corrected['value']:.2f} ({corrected['low']:.2f} to "
+        f"{corrected['high']:.2f})",
     )
 
 
-def _norm_worth(units: pd.DataFrame) -> Claim | None:
-    rows = select(units, metric="layers_rho")
-    if rows.empty:
-        return None
-    by_model = ", ".join(
-        f"{row['model']} {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in rows.to_dict("records")
-    )
-    return Claim(
-        id="C7.norm_worth.models",
-        claim="C7 a strength in norms is worth more where the space is more anisotropic",
-        paper="implied",
-        estimate=_estimate(_lowest(rows)),
-        rule=given(bool((rows["low"] > 0).all())),
-        how="Spearman's ρ over the layers of a model, the smallest of the models: how many lengths of an emotion's "
-        "vector one residual norm is, against 1/√(1 − mean cosine of unrelated texts); interval over emotions, "
-        f"neighbouring layers are not independent; {by_model}; reproduced if every model's interval is above 0",
-    )
+def rank_correlation(rho: float, n: int, p: float) -> Estimate:
+    """Spearman's ρ over ``n`` models with Fisher's interval (standard error 1.03/√(n − 3), Fieller et al. 1957)."""
+    if n < 4 or not np.isfinite(rho):
+        return Estimate(rho, n=n)
+    half = 1.96 * 1.03 / np.sqrt(n - 3)
+    centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    return Estimate(rho, float(np.tanh(centre - half)), float(np.tanh(centre + half)), n, p)
 
 
 def _break_differently(shares: pd.DataFrame, contrasts: pd.DataFrame) -> Claim | None:
@@ -190,31 +254,39 @@ def _break_differently(shares: pd.DataFrame, contrasts: pd.DataFrame) -> Claim |
 
 def _shared_geometry(rdm: pd.DataFrame, pooling: str) -> Claim | None:
     rows = select(rdm, pooling_a=pooling, pooling_b=pooling, method_a="comprehension", method_b="comprehension")
+    if "same_instrument" in rows:
+        rows = select(rows, same_instrument=True, instrument_a=rdm["instrument_a"].iloc[0])
     rows = rows[~rows["same_family"].astype(bool)]
     if rows.empty:
         return None
-    disjoint = ""
-    if "disjoint" in rows and rows["disjoint"].notna().any():
-        disjoint = (
-            f"; from different halves of the topics {rows['disjoint'].min():.2f} to {rows['disjoint'].max():.2f}, "
-            f"where a model agrees with itself {rows['ceiling'].min():.2f} to {rows['ceiling'].max():.2f}"
-        )
     words = "last token" if pooling == "last" else "mean over tokens"
+    given = rows if "shared" in rows else rows.assign(shared=np.nan, shared_low=np.nan, shared_high=np.nan)
+    pairs = given.sort_values("shared")[["shared", "shared_low", "shared_high", "n"]].to_numpy(dtype=float)
+    estimates = [Estimate(*pair) for pair in pairs]
+    beside = f"ρ {rows['value'].min():.2f} to {rows['value'].max():.2f} as the sequel computes it"
+    if rows.get("words", pd.Series(dtype=float)).notna().any():
+        beside += (
+            f", where the embeddings without context have {rows['words'].min():.2f} to {rows['words'].max():.2f}; from "
+            f"different halves of the topics {rows['disjoint'].min():.2f} to {rows['disjoint'].max():.2f} of at most "
+            f"{rows['ceiling'].min():.2f} to {rows['ceiling'].max():.2f}; given the words "
+            f"{rows['disjoint_given_words'].min():.2f} to {rows['disjoint_given_words'].max():.2f} of at most "
+            f"{rows['ceiling_given_words'].min():.2f} to {rows['ceiling_given_words'].max():.2f}"
+        )
     return Claim(
         id=f"sequel.geometry.{pooling}",
-        claim=f"sequel: families share one emotion geometry ({words})",
-        paper=f"RDM ρ {BAND[0]}–{BAND[1]} (arXiv:2604.11050)",
-        estimate=_estimate(_lowest(rows)),
-        rule=given(bool((rows["value"] >= BAND[0]).all() and (rows["p"] < 0.05).all())),
-        how="smallest Spearman's ρ between the dissimilarities of two families' vectors (comprehension, each at its "
-        f"chosen layer; {len(rows)} pair(s), ρ {rows['value'].min():.2f} to {rows['value'].max():.2f}, Mantel p ≤ "
-        f"{rows['p'].max():.3g}); interval over emotions{disjoint}; reproduced if every pair reaches {BAND[0]}, which "
-        "is a band of estimates, and every p < 0.05",
+        claim=f"sequel: families share one emotion geometry, beyond the words of the texts ({words})",
+        paper="RDM ρ 0.74–0.92, words and all (arXiv:2604.11050)",
+        estimate=estimates[0],
+        rule=shared_in_every_pair(estimates),
+        how="smallest share of two families' partial ρ (dissimilarities of their vectors, comprehension, each at its "
+        "chosen layer, from halves of the topics that the other does not see, given those of their embeddings and of "
+        f"TF-IDF) in the most that noise allows; {len(rows)} pair(s), interval over emotions; {beside}",
     )
 
 
-def _estimate(row: dict[Any, Any]) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"], row["n"])
+def shared_in_every_pair(pairs: list[Estimate]) -> Rule:
+    """``GEOMETRY`` for each pair of families, the lowest first."""
+    return together(GEOMETRY, [(GEOMETRY, pair) for pair in pairs[1:]], f"of every pair: {GEOMETRY.words}")
 
 
 def _lowest(rows: pd.DataFrame) -> dict[Any, Any]:
@@ -223,11 +295,11 @@ def _lowest(rows: pd.DataFrame) -> dict[Any, Any]:
 
 _CLAIMS: dict[str, tuple[Callable[..., Claim | None], tuple[str, ...]]] = {
     "C1.models": (_models, ("across_depth",)),
-    "C6.u.models": (_u_in_every_model, ("localisation", "across_depth")),
-    "C5.models": (_generation_in_every_model, ("method_comparison_models",)),
+    "C6.u.models": (_u_in_every_model, ("claims",)),
+    "C5.models": (_generation_in_every_model, ("claims",)),
+    "C5.instruction": (_instruction, ("across_rdm", "across_depth")),
     "C7.gemma_deltas": (_gemma_deltas, ("across_steering", "across_steering_contrasts")),
     "C7.anisotropy.models": (_anisotropy_explains, ("across_steering", "across_steering_contrasts")),
-    "C7.norm_worth.models": (_norm_worth, ("across_units",)),
     "C10.architecture.models": (_break_differently, ("across_regimes", "across_regimes_contrasts")),
     "sequel.geometry.last": (partial(_shared_geometry, pooling="last"), ("across_rdm",)),
     "sequel.geometry.mean": (partial(_shared_geometry, pooling="mean"), ("across_rdm",)),

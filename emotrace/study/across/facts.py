@@ -10,6 +10,9 @@ import pandas as pd
 from emotrace.instrument import corpus
 from emotrace.study.experiment import Tables
 
+CODE_MODEL = "a code model"
+"""How ``data/models.csv`` begins its note on one."""
+
 
 class Facts(NamedTuple):
     """A model's family, its kind (``base`` or ``instruct``), and millions of parameters."""
@@ -31,9 +34,40 @@ def model_facts(manifest: dict[str, Any], tables: Tables) -> dict[str, Facts]:
             continue
         noted = manifest["models"][name]
         registered = registry.loc[name].to_dict() if name in registry.index else {}
-        millions = noted["parameters"] / 1e6 if "parameters" in noted else registered.get("parameters_millions", np.nan)
-        facts[name] = Facts(noted["family"], noted.get("kind", registered.get("kind", "")), float(millions))
+        kind = noted.get("kind", registered.get("kind", ""))
+        facts[name] = Facts(noted["family"], kind, millions(name, noted.get("parameters")))
     return facts
+
+
+def millions(name: str, counted: float | None) -> float:
+    """Millions of parameters, as a model's publisher counts them where ``data/models.csv`` has the model.
+
+    ``counted`` are those of the module in memory. A GGUF file may hold input and output embeddings as two tensors of
+    different precision although the model ties them: counted there, they count twice.
+    """
+    registry = corpus.model_registry()
+    if name in registry.index:
+        return float(registry.loc[name, "parameters_millions"])
+    return np.nan if counted is None else float(counted) / 1e6
+
+
+def in_words(manifest: dict[str, Any]) -> dict[str, str]:
+    """What to say of each model of a run wherever its results are quoted: size, kind, and what its weights are."""
+    registry = corpus.model_registry()
+    described = {}
+    for name, noted in manifest["models"].items():
+        parts = [
+            f"{millions(name, noted.get('parameters')):.0f}M parameters",
+            f"{noted['family']} architecture",
+            noted.get("kind", ""),
+        ]
+        if name in registry.index and str(registry.loc[name, "note"]).startswith(CODE_MODEL):
+            parts.append(CODE_MODEL)
+        weights = str(noted.get("quantisation", "none"))
+        bits = "4-bit weights: " if "Q4" in weights else ""
+        parts.append("weights as published" if weights == "none" else f"{bits}{weights}")
+        described[name] = ", ".join(part for part in parts if part)
+    return described
 
 
 def with_facts(table: pd.DataFrame, facts: dict[str, Facts]) -> pd.DataFrame:

@@ -18,9 +18,13 @@ from emotrace.study.across.steering import MEASURES
 from emotrace.study.effects.figures import REGIME_COLOURS
 from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
-from emotrace.study.separation.figures import CRITERION_TITLES
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE
 
+CURVE_TITLES = {
+    "cosine": "centroid cosine (lower = better separated)",
+    "shuffled_cosine": "the same, labels shuffled within topics",
+    "ratio": "R (higher = better separated)",
+}
 DELTA_TITLES = {
     "raw_delta": "raw residual units",
     "delta": "mean residual norms of the layer",
@@ -48,7 +52,7 @@ def marks(table: pd.DataFrame) -> dict[str, Mark]:
 
 
 def across_depth(tables: Tables) -> Figure:
-    """The centroid cosine over depth, as it is and minus either baseline, all models on one axis."""
+    """The centroid cosine over depth, its null, and R, all models on one axis."""
     table = tables["across_depth"]
     table = table[table["layer"] > 0]
     metrics = [metric for metric in CURVES if metric in set(table["metric"])]
@@ -64,25 +68,22 @@ def across_depth(tables: Tables) -> Figure:
         if "localisation" in tables:
             _mark_turns(ax, select(tables["localisation"], pooling=pooling, criterion=metric), marks(table))
         ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
-        ax.set_title(CRITERION_TITLES[metric] if row == 0 else "", loc="left", fontsize=10)
+        ax.set_title(CURVE_TITLES[metric] if row == 0 else "", loc="left", fontsize=10)
         if column == 0:
-            ax.set_ylabel(f"{POOLING_TITLES[pooling]}\n(lower = better separated)")
-        if metric != "cosine":
-            ax.axhline(0, color=GREY, lw=0.8)
+            ax.set_ylabel(POOLING_TITLES[pooling])
+        if metric == "ratio":
+            ax.axhline(1, color=GREY, lw=0.8)
     figure.supxlabel("depth (layer / number of layers)")
     _legend(figure, axes[0, 0], "outside upper center")
     return figure
 
 
 def _mark_turns(ax: Axes, rows: pd.DataFrame, marks_of: dict[str, Mark]) -> None:
-    """Where each U turns, with its interval, in a strip under the curves; nothing for a curve that is no U."""
-    rows, strip = rows.dropna(subset=["vertex"]), ax.get_xaxis_transform()
+    """Where each U turns, in a strip under the curves; nothing for a curve whose net depth may be 0."""
+    rows, strip = rows[rows["u_low"] > 0], ax.get_xaxis_transform()
     for idx, row in enumerate(rows.to_dict("records")):
-        mark, turn, height = marks_of[row["model"]], row["vertex"], 0.03 + 0.045 * idx
-        span = [[turn - row["vertex_low"]], [row["vertex_high"] - turn]]
-        ax.errorbar(
-            turn, height, xerr=span, fmt=mark.marker, ms=5, capsize=2, lw=1.2, color=mark.colour, transform=strip
-        )
+        mark = marks_of[row["model"]]
+        ax.plot(row["turn"], 0.03 + 0.045 * idx, mark.marker, ms=5, color=mark.colour, transform=strip)
     low, high = ax.get_ylim()
     ax.set_ylim(low - 0.06 * (1 + len(rows)) * (high - low), high)
 
@@ -137,6 +138,8 @@ def _norm_worth(ax: Axes, table: pd.DataFrame) -> None:
 def across_rdm(tables: Tables) -> Figure:
     """Spearman's ρ between all emotion geometries, as a matrix."""
     table = tables["across_rdm"]
+    main = table["instrument_a"].iloc[0]
+    table = select(table, instrument_a=main, instrument_b=main)
     first, second = (
         list(zip(*(table[f"{part}_{side}"] for part in ("model", "method", "pooling")), strict=True)) for side in "ab"
     )
@@ -162,13 +165,15 @@ def across_rdm(tables: Tables) -> Figure:
 
 
 def across_regimes(tables: Tables) -> Figure:
-    """Shares of the regimes of each model at matched relative strengths, under emotions' and under random vectors."""
+    """Shares of the regimes of each model at matched relative strengths, under emotions' and under control vectors."""
     table = tables["across_regimes"]
     models = list(dict.fromkeys(table["model"]))
-    size = (1.2 + 3.1 * len(models), 5.6)
-    figure, axes = plt.subplots(2, len(models), figsize=size, sharex=True, sharey=True, squeeze=False)
+    directions = {"emotions": "emotions' vectors", "permuted": "permuted labels", "random": "Gaussian directions"}
+    directions = {name: words for name, words in directions.items() if name in set(table["direction"])}
+    size = (1.2 + 3.1 * len(models), 2.8 * len(directions))
+    figure, axes = plt.subplots(len(directions), len(models), figsize=size, sharex=True, sharey=True, squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
-        part = select(table, model=models[column], direction=("emotions", "random")[row])
+        part = select(table, model=models[column], direction=list(directions)[row])
         strengths = sorted(part["relative"].unique())
         bottom = np.zeros(len(strengths))
         for regime, colour in REGIME_COLOURS.items():
@@ -180,7 +185,7 @@ def across_regimes(tables: Tables) -> Figure:
         n = select(part, regime=next(iter(REGIME_COLOURS)))["n"].min()
         ax.set_title(f"n = {int(n)}", loc="right", color=GREY, fontsize=8)
         if column == 0:
-            ax.set_ylabel(("emotions' vectors", "random directions")[row] + "\nshare of texts")
+            ax.set_ylabel(f"{list(directions.values())[row]}\nshare of texts")
     figure.supxlabel("strength, in multiples of the model's calibrated strength", fontsize=10)
     handles = [Patch(color=colour, label=name) for name, colour in REGIME_COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
@@ -189,20 +194,21 @@ def across_regimes(tables: Tables) -> Figure:
 
 _CAPTIONS = {
     across_depth: (
-        "C6, all models on one axis of depth: how alike the emotions' centroids are, as it is (left) and minus what "
-        "labels shuffled within topics (middle) or groups of unrelated texts (right) give. Only the two on the right "
-        "compare models: where the left curve lies is a matter of the activation space. Marks below: where a U turns, "
-        "with its interval; a curve without a mark is no U."
+        "C6, all models on one axis of depth: how alike the emotions' centroids are (left), how alike they are when "
+        "labels are shuffled within topics (middle), and R, the emotions' spread over that chance spread (right). A U "
+        "on the left that stands in the middle as well is the activation space's; only R compares models. Marks below: "
+        "where a curve turns whose interval of the net depth lies above 0 (of R, upside down)."
     ),
     across_steering: (
         "C7: how far steering at each model's calibrated strength moves the stream along the emotion, in three units. "
-        "Raw numbers follow the size of the residual stream. The right panel shows what a residual norm is worth at "
-        "each layer: the more alike unrelated texts are, the more of an emotion's own length a strength of 1 adds."
+        "Raw numbers follow the size of the residual stream by arithmetic: a strength is given in residual norms. The "
+        "right panel shows what a residual norm is worth at each layer; both axes share the norm, so that a rise is no "
+        "finding."
     ),
     across_rdm: (
         "How far two geometries put the same emotions near each other: models, methods and poolings. The sequel to "
-        "the paper reports 0.74 to 0.92 between families. Models that read the same passages share their "
-        "peculiarities; across_rdm.csv has the same ρ from different topics."
+        "the paper reports 0.74 to 0.92 between families. Models that read the same passages share their words, and "
+        "words alone give as much: across_rdm.csv has ρ from different topics and given the words."
     ),
     across_regimes: (
         "C10: what becomes of the text at the same multiples of each model's calibrated strength. Every model here "

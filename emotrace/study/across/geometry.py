@@ -7,7 +7,8 @@ so that within a model only the method differs. Two geometries are compared by S
 Three things can move ρ: which emotions there are, which texts were read, and noise. The interval resamples emotions.
 Where the run kept its texts' sums by topic, an interval over topics stands beside it, and so does the same ρ from two
 disjoint halves of the topics (two models that read the same texts share their peculiarities, which raises ρ) with the ρ
-of a geometry with itself across such halves, which is as high as noise lets it get.
+of a geometry with itself across such halves, which is as high as noise lets it get; and the same beyond what the words
+of the texts give by themselves (:mod:`emotrace.study.across.agreement`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from emotrace.errors import EmotraceError
 from emotrace.files import write_file
+from emotrace.instrument import corpus
 from emotrace.measures import geometry, statistics
 from emotrace.measures.randomness import generator
+from emotrace.study.across.agreement import Shared, beyond_words, standardised_ranks
 from emotrace.study.across.facts import Facts
+from emotrace.study.experiment import instruments
 from emotrace.study.folder import file_name, select
 from emotrace.study.study import Study, choose_layer
 from emotrace.vectors import EmotionVectors
@@ -34,6 +37,10 @@ from emotrace.vectors import EmotionVectors
 METHODS, POOLINGS = ("comprehension", "generation"), ("last", "mean")
 SPLITS = 200
 """Random splits of the topics into halves."""
+RESAMPLED_SPLITS, RESAMPLES = 30, 200
+"""Of the splits, how many are computed anew for each of how many resamples of emotions beyond the words."""
+WORDS = ("embeddings", "tfidf")
+"""What the words alone give: mean embeddings without context (layer 0), and TF-IDF of the texts."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class Geometry:
         vectors: ``[emotion, d_model]``, any centring.
         depth: layer / number of layers.
         topics: the texts' inner products, to resample topics with, or None.
+        words: those of ``WORDS``, of the same texts, or none.
+        instrument: the passages that were read; of generation, those that it stands beside.
     """
 
     model: str
@@ -82,6 +91,8 @@ class Geometry:
     emotions: tuple[str, ...]
     vectors: np.ndarray
     topics: TopicGram | None = None
+    words: tuple[TopicGram, ...] = ()
+    instrument: str = corpus.MAIN_INSTRUMENT
 
     def rdm(self, emotions: list[str]) -> np.ndarray:
         """1 − cosine between the vectors of ``emotions``, centred on them: ``[n, n]``."""
@@ -89,46 +100,77 @@ class Geometry:
         return geometry.rdm(chosen - chosen.mean(axis=0))
 
 
-def _topics_file(path: Path, model: str, pooling: str) -> Path:
-    return path / "vectors" / f"{file_name(model)}-comprehension-{pooling}-topics.npz"
+def _file(path: Path, model: str, method: str, pooling: str, instrument: str, main: bool, ending: str) -> Path:
+    """A file of the run's vectors; those of the main instrument do not name it."""
+    parts = (file_name(model), method, pooling, *(() if main else (instrument,)))
+    return path / "vectors" / ("-".join(parts) + ending)
 
 
 def keep_topics(study: Study) -> None:
-    """Writes each pooling's :class:`TopicGram`, at the layer that nearest centroid chose, beside the vectors."""
-    for pooling in study.reading.pooled:
-        layer = choose_layer(study, pooling, "nearest_centroid")
-        activations = study.layer(pooling, layer).astype(np.float64)
-        cells = geometry.cells(activations - activations.mean(axis=0), study.topics, study.emotions, study.names)
-        topics, emotions = np.array(list(dict.fromkeys(study.topics))), np.array(study.names)
-        gram, buffer = cells.gram.astype(np.float32), io.BytesIO()
-        np.savez(buffer, topics=topics, emotions=emotions, layer=layer, gram=gram, counts=cells.counts)
-        write_file(_topics_file(study.run.path, study.model_name, pooling), buffer.getvalue())
+    """Writes, for each instrument and pooling, :class:`TopicGram` arrays beside the vectors.
+
+    Those of the layer that nearest centroid chose, of the embeddings (mean-pooled), and of the texts' TF-IDF.
+    """
+    for number, part in enumerate(study.instruments.values()):
+        words = {"embeddings": part.layer("mean", 0) if 0 in part.reading.layers else None, "tfidf": _tfidf(part)}
+        for pooling in part.reading.pooled:
+            layer = choose_layer(part, pooling, "nearest_centroid")
+            arrays = {"gram": part.layer(pooling, layer), **words}
+            kept: dict[str, Any] = {}
+            for name, activations in arrays.items():
+                if activations is None:
+                    continue
+                centred = activations.astype(np.float64) - activations.mean(axis=0, dtype=np.float64)
+                cells = geometry.cells(centred, part.topics, part.emotions, part.names)
+                kept |= {name: cells.gram.astype(np.float32), "counts": cells.counts}
+            topics, emotions = np.array(list(dict.fromkeys(part.topics))), np.array(part.names)
+            buffer = io.BytesIO()
+            np.savez(buffer, topics=topics, emotions=emotions, layer=layer, **kept)
+            names = (part.model_name, "comprehension", pooling, part.instrument)
+            write_file(_file(part.run.path, *names, number == 0, "-topics.npz"), buffer.getvalue())
 
 
-def _load_topics(path: Path, model: str, pooling: str, layer: int) -> TopicGram | None:
-    """What a run folder keeps by topic; None where it keeps nothing, as folders of older versions do."""
+def _tfidf(study: Study) -> np.ndarray:
+    """TF-IDF of the emotional texts, with logarithmic counts, normalised: ``[text, word]``."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = study.reading.labels["text"].to_numpy()[study.emotional]
+    return TfidfVectorizer(analyzer=corpus.words, sublinear_tf=True).fit_transform(texts).toarray()
+
+
+def _load_topics(file: Path, layer: int) -> tuple[TopicGram | None, tuple[TopicGram, ...]]:
+    """What a run folder keeps by topic, of the geometry and of the words; None and () where it keeps nothing."""
     try:
-        with np.load(_topics_file(path, model, pooling), allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             if int(arrays["layer"]) != layer:
-                return None
+                return None, ()
             topics, emotions = (tuple(map(str, arrays[name])) for name in ("topics", "emotions"))
-            return TopicGram(topics, emotions, arrays["gram"], arrays["counts"])
+            grams = [
+                TopicGram(topics, emotions, arrays[name], arrays["counts"])
+                for name in ("gram", *WORDS)
+                if name in arrays
+            ]
+            return grams[0], tuple(grams[1:])
     except (OSError, ValueError, KeyError):
-        return None
+        return None, ()
 
 
 def load(path: Path, localisation: pd.DataFrame, models: list[str]) -> list[Geometry]:
-    """The geometries of a run folder: every model, method and pooling whose vectors it holds."""
+    """The geometries of a run folder: every model, method, pooling and instrument whose vectors it holds."""
     geometries = []
-    for model, method, pooling in itertools.product(models, METHODS, POOLINGS):
-        chosen = select(localisation, model=model, pooling=pooling, criterion="nearest_centroid")
-        file = path / "vectors" / f"{file_name(model)}-{method}-{pooling}.safetensors"
-        if chosen.empty or not file.exists():
-            continue
-        layer, depth = int(chosen["chosen_layer"].iloc[0]), float(chosen["chosen_depth"].iloc[0])
-        vectors = EmotionVectors.load(file)
-        topics = _load_topics(path, model, pooling, layer) if method == "comprehension" else None
-        geometries.append(Geometry(model, method, pooling, layer, depth, vectors.emotions, vectors.at(layer), topics))
+    sets = instruments({"localisation": localisation}) or [corpus.MAIN_INSTRUMENT]
+    for number, instrument in enumerate(sets):
+        rows = select(localisation, instrument=instrument) if "instrument" in localisation else localisation
+        for model, method, pooling in itertools.product(models, METHODS, POOLINGS):
+            chosen = select(rows, model=model, pooling=pooling, criterion="nearest_centroid")
+            names = (path, model, method, pooling, instrument, number == 0)
+            file = _file(*names, ".safetensors")
+            if chosen.empty or not file.exists():
+                continue
+            layer, depth = int(chosen["chosen_layer"].iloc[0]), float(chosen["chosen_depth"].iloc[0])
+            vectors, kept = EmotionVectors.load(file), _load_topics(_file(*names, "-topics.npz"), layer)
+            at = (layer, depth, vectors.emotions, vectors.at(layer))
+            geometries.append(Geometry(model, method, pooling, *at, *kept, instrument=instrument))
     return geometries
 
 
@@ -157,28 +199,59 @@ def correlations(
         rho, p = statistics.mantel(rdms[a], rdms[b], permutations, generator(seed, "across geometry", "mantel"))
         interval = statistics.percentile_interval(rho, resampled[:, a, b])._asdict()
         pair = _pair(geometries[a], geometries[b], facts)
-        rows.append({**pair, **interval, "n": n, "p": p, "m": permutations, **_over_topics(topics[a], topics[b], rho)})
+        row = {**pair, **interval, "n": n, "p": p, "m": permutations, **_over_topics(topics[a], topics[b], rho)}
+        rows.append(row | _given_words(geometries[a], geometries[b], shared, draws, seed))
     return pd.DataFrame(rows)
+
+
+def _given_words(a: Geometry, b: Geometry, emotions: list[str], draws: int, seed: int) -> dict[str, float]:
+    """The columns on what two geometries share beyond the words; none for one reading of one model, two poolings or
+    other topics. ``words`` is ρ between the geometries of their embeddings.
+    """
+    same = (a.model, a.instrument) == (b.model, b.instrument) or a.pooling != b.pooling
+    if same or a.topics is None or b.topics is None or not (a.words and b.words):
+        return {}
+    n = len(a.topics.topics)
+    if a.topics.topics != b.topics.topics or n < 4:
+        return {}
+    everything = np.ones((1, n))
+    words = np.concatenate([gram.rdms(everything, emotions) for gram in (*a.words, *b.words)])
+    if a.instrument == b.instrument:  # the TF-IDF of the same texts once
+        words = words[:-1]
+    half = np.tile(np.arange(n) < n // 2, (RESAMPLED_SPLITS, 1))
+    first = generator(seed, "across geometry", "halves", n).permuted(half, axis=1)
+    halves = [
+        np.stack([topics.rdms(part.astype(float), emotions) for part in (first, ~first)])
+        for topics in (a.topics, b.topics)
+    ]
+    count = min(draws, RESAMPLES)
+    picks = generator(seed, "across geometry", "emotions").integers(len(emotions), size=(count, len(emotions)))
+    found: Shared = beyond_words((a.rdm(emotions), b.rdm(emotions)), (halves[0], halves[1]), words, picks)
+    upper = np.triu_indices(len(emotions), 1)
+    embeddings = [gram.rdms(everything, emotions)[0][upper] for gram in (a.words[0], b.words[0])]
+    return {
+        "words": float(standardised_ranks(embeddings[0]) @ standardised_ranks(embeddings[1])),
+        "given_words": found.given_words,
+        "disjoint_given_words": found.disjoint,
+        "ceiling_given_words": found.ceiling,
+        "shared": found.shared.value,
+        "shared_low": found.shared.low,
+        "shared_high": found.shared.high,
+    }
 
 
 def _pair(a: Geometry, b: Geometry, facts: dict[str, Facts]) -> dict[str, Any]:
     """The columns that say which two geometries are compared and what they have in common."""
     row: dict[str, Any] = {}
     for side, one in (("a", a), ("b", b)):
-        row |= {f"{field}_{side}": getattr(one, field) for field in ("model", "method", "pooling", "layer", "depth")}
+        fields = ("model", "instrument", "method", "pooling", "layer", "depth")
+        row |= {f"{field}_{side}": getattr(one, field) for field in fields}
         row |= {f"{field}_{side}": getattr(facts[one.model], field) for field in ("family", "kind")}
     row |= {
-        f"same_{field}": row[f"{field}_a"] == row[f"{field}_b"] for field in ("model", "family", "method", "pooling")
+        f"same_{field}": row[f"{field}_a"] == row[f"{field}_b"]
+        for field in ("model", "family", "instrument", "method", "pooling")
     }
     return row | {"kinds": " × ".join(sorted((row["kind_a"], row["kind_b"])))}
-
-
-def standardised_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis with mean 0 and norm 1: inner products are Spearman's ρ; constants become NaN."""
-    ranks = rankdata(values, axis=-1)
-    ranks = ranks - ranks.mean(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
 
 
 def _over_emotions(rdms: np.ndarray, picks: np.ndarray) -> np.ndarray:

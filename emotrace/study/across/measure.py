@@ -16,10 +16,11 @@ import pandas as pd
 from emotrace.measures import statistics
 from emotrace.measures.randomness import generator
 from emotrace.study.across import geometry, regimes, steering
+from emotrace.study.across.agreement import standardised_ranks
 from emotrace.study.across.claims import claims
 from emotrace.study.across.facts import model_facts, with_facts
-from emotrace.study.experiment import Tables
-from emotrace.study.folder import RunFolder, read_manifest, read_tables, select
+from emotrace.study.experiment import Tables, of_main_instrument
+from emotrace.study.folder import RunFolder, read_manifest, read_tables
 from emotrace.study.verdicts import ALL_MODELS, COLUMNS, claims_table
 
 TABLES = (
@@ -32,8 +33,8 @@ TABLES = (
     "across_regimes",
     "across_regimes_contrasts",
 )
-CURVES = ("cosine", "shuffle_excess", "anisotropy_excess")
-"""The paper's centroid cosine as it is, and minus either baseline."""
+CURVES = ("cosine", "shuffled_cosine", "ratio")
+"""The paper's centroid cosine, its null of labels shuffled within topics, and R, the emotions' spread over chance."""
 
 
 def write(run: RunFolder) -> Tables:
@@ -48,7 +49,7 @@ def write(run: RunFolder) -> Tables:
     for name, table in made.items():
         run.write_table(name, table)
     run_tables = read_tables(run.path)
-    rows = claims_table(ALL_MODELS, claims({**run_tables, **made}) if made else [])
+    rows = claims_table(ALL_MODELS, claims({**of_main_instrument(run_tables), **made}) if made else [])
     if "claims" in run_tables and len(rows):
         of_one = run_tables["claims"][run_tables["claims"]["model"] != ALL_MODELS]
         run.write_table("claims", pd.concat([of_one, rows], ignore_index=True).reindex(columns=COLUMNS))
@@ -61,7 +62,8 @@ def tables(path: str | Path) -> Tables:
     Raises:
         EmotraceError: the folder holds no run.
     """
-    manifest, run_tables = read_manifest(path), read_tables(path)
+    manifest, every_instrument = read_manifest(path), read_tables(path)
+    run_tables = of_main_instrument(every_instrument)
     facts = model_facts(manifest, run_tables)
     if len(facts) < 2:
         return {}
@@ -72,7 +74,7 @@ def tables(path: str | Path) -> Tables:
         made["across_depth"] = depth_curves(run_tables)
         made["across_depth_agreement"] = depth_agreement(made["across_depth"], draws, seed)
     if "localisation" in run_tables:
-        geometries = geometry.load(Path(path), run_tables["localisation"], models)
+        geometries = geometry.load(Path(path), every_instrument["localisation"], models)
         made["across_rdm"] = geometry.correlations(geometries, facts, draws, sizes["permutations"], seed)
     if "regimes" in run_tables:
         counts = regimes.regime_counts(run_tables["regimes"], models)
@@ -82,23 +84,14 @@ def tables(path: str | Path) -> Tables:
 
 
 def depth_curves(run_tables: Tables) -> pd.DataFrame:
-    """``across_depth``: the centroid cosine over depth, as it is and minus either baseline (C6, C7).
+    """``across_depth``: the centroid cosine over depth, its null, and R (C6, C7).
 
-    One row a model, pooling, metric (``CURVES``) and layer. ``anisotropy_excess`` subtracts the group cosine of
-    unrelated texts, whose own error is not in the interval.
+    One row a model, pooling, metric (``CURVES``) and layer, as ``separation.csv`` has them.
     """
-    columns = ["model", "pooling", "layer", "depth", "metric", "value", "low", "high", "n"]
     separation = run_tables["separation"]
-    parts = [separation.loc[separation["metric"].isin(CURVES), columns]]
-    if "anisotropy" in run_tables:
-        keys = ["model", "pooling", "layer"]
-        groups = select(run_tables["anisotropy"], metric="group_cosine")[[*keys, "value"]]
-        excess = select(separation, metric="cosine")[columns].merge(groups.rename(columns={"value": "group"}), on=keys)
-        excess["metric"] = "anisotropy_excess"
-        for column in ("value", "low", "high"):
-            excess[column] = excess[column] - excess["group"]
-        parts.append(excess[columns])
-    return pd.concat(parts, ignore_index=True)
+    columns = ["model", "instrument", "pooling", "layer", "depth", "metric", "value", "low", "high", "n"]
+    kept = [name for name in columns if name in separation]
+    return separation.loc[separation["metric"].isin(CURVES), kept].reset_index(drop=True)
 
 
 def depth_agreement(curves: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
@@ -115,7 +108,7 @@ def depth_agreement(curves: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame
         of_model = {name: curve.sort_values("depth") for name, curve in part.groupby("model", sort=False)}
         for a, b in itertools.combinations(of_model, 2):
             grid = min((of_model[a]["depth"], of_model[b]["depth"]), key=len).to_numpy()
-            if len(grid) < statistics.MIN_BEND_LAYERS:
+            if len(grid) < statistics.MIN_COURSE:
                 continue
             first, second = (np.interp(grid, of_model[name]["depth"], of_model[name]["value"]) for name in (a, b))
             picks = _circular_blocks(len(grid), draws, generator(seed, "depth blocks", len(grid)))
@@ -127,7 +120,7 @@ def depth_agreement(curves: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame
 
 def _rho(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's ρ along the last axis; NaN where one of them is constant."""
-    return (geometry.standardised_ranks(first) * geometry.standardised_ranks(second)).sum(axis=-1)
+    return (standardised_ranks(first) * standardised_ranks(second)).sum(axis=-1)
 
 
 def _circular_blocks(n: int, draws: int, rng: np.random.Generator) -> np.ndarray:

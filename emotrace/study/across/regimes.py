@@ -16,8 +16,11 @@ from emotrace.judges import regimes
 from emotrace.measures import statistics
 from emotrace.measures.randomness import generator_for
 from emotrace.study.across.facts import Facts
+from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.folder import select
 
+CONTROLS = ("permuted", "random")
+"""The control directions together, in the column ``emotion`` of ``regimes``: permuted labels, Gaussian ones."""
 BROKEN = "collapse among broken"
 """The share of repetitive collapse among the texts that collapse or explode."""
 MIN_BROKEN = 10
@@ -28,10 +31,13 @@ def regime_counts(table: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     """How many texts of each direction fell into each regime, at the relative strengths that all models were given.
 
     Returns:
-        One row a model, relative strength and direction (``emotion``; ``random`` for random directions together):
+        One row a model, relative strength and direction (``emotion``; ``permuted`` and ``random`` for the control
+        directions of either kind together):
         ``model, relative, strength, emotion``, a column for each regime, ``n``.
     """
-    table = table[~table["emotion"].isin(["all", "unsteered"]) & ~table["emotion"].str.startswith("random-")]
+    table = select(table, arm=CALIBRATED)
+    single = table["emotion"].str.startswith(("random-", "permuted-"))
+    table = table[~table["emotion"].isin(["all", "unsteered"]) & ~single]
     table = table.assign(relative=table["relative"].round(6))
     common = set.intersection(*(set(select(table, model=name)["relative"]) for name in models))
     table = table[table["relative"].isin(common)]
@@ -44,14 +50,14 @@ def regime_counts(table: pd.DataFrame, models: list[str]) -> pd.DataFrame:
 def regime_shares(counts: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """``across_regimes``: shares of the regimes of each model at matched relative strengths (C10).
 
-    One row a model, relative strength, direction (``emotions`` or ``random``) and regime, ``n`` texts, Wilson interval.
-    The interval of ``BROKEN`` resamples emotions, since texts under one emotion are not independent (Wilson's for
-    random directions).
+    One row a model, relative strength, direction (``emotions``, ``permuted`` or ``random``) and regime, ``n`` texts,
+    Wilson interval. The interval of ``BROKEN`` resamples emotions, since texts under one emotion are not independent
+    (Wilson's for control directions).
     """
     rows = []
     for (model, relative), at_strength in counts.groupby(["model", "relative"], sort=False):
-        random = at_strength["emotion"] == "random"
-        for direction, part in (("emotions", at_strength[~random]), ("random", at_strength[random])):
+        of = at_strength["emotion"].where(at_strength["emotion"].isin(CONTROLS), "emotions")
+        for direction, part in ((name, at_strength[of == name]) for name in ("emotions", *CONTROLS)):
             n = int(part["n"].sum())
             if not n:
                 continue
@@ -73,7 +79,7 @@ def regime_contrasts(counts: pd.DataFrame, facts: dict[str, Facts], draws: int, 
     independent. No row where a model has fewer than ``MIN_BROKEN`` broken texts.
     """
     rows = []
-    counts = counts[(counts["emotion"] != "random") & (counts["relative"] > 0)]
+    counts = counts[~counts["emotion"].isin(CONTROLS) & (counts["relative"] > 0)]
     for relative, at_strength in counts.groupby("relative"):
         for a, b in itertools.combinations(facts, 2):
             part_a, part_b = (select(at_strength, model=name).set_index("emotion") for name in (a, b))

@@ -20,7 +20,8 @@ from scipy.stats import spearmanr
 
 from emotrace.measures import statistics
 from emotrace.measures.randomness import generator_for
-from emotrace.study.across.geometry import standardised_ranks
+from emotrace.study.across.agreement import standardised_ranks
+from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import file_name, select
 from emotrace.study.steered import POOLING, reading_layer
@@ -76,13 +77,14 @@ def _by_layer(table: pd.DataFrame) -> np.ndarray:
 
 
 def emotion_deltas(dose: pd.DataFrame, scales: dict[str, Scale]) -> pd.DataFrame:
-    """Each emotion's delta under its own vector, and the mean under random directions of equal norm, in every unit.
+    """Each emotion's delta under its own vector, and the means under control directions of equal norm, in every unit.
 
-    From ``dose_response`` of several models, whose ``projection`` is in norms of the layer where it is read. One row a
-    model, relative strength, emotion and measure (``MEASURES``).
+    Controls: vectors of permuted labels (``permuted``) and Gaussian ones (``random``). From ``dose_response`` of
+    several models, whose ``projection`` is in norms of the layer where it is read. One row a model, relative strength,
+    emotion and measure (``MEASURES``).
     """
     rows = []
-    table = select(dose, metric="projection")
+    table = select(dose, arm=CALIBRATED, metric="projection")
     table = table[(table["emotion"] != "all") & (table["strength"] != 0) & table["model"].isin(list(scales))]
     for row in table.to_dict("records"):
         scale, layer = scales[row["model"]], int(row["layer"])
@@ -91,7 +93,8 @@ def emotion_deltas(dose: pd.DataFrame, scales: dict[str, Scale]) -> pd.DataFrame
         front = {"model": row["model"], "layer": layer, "read_layer": read, "relative": round(row["relative"], 6)}
         front |= {"strength": row["strength"], "emotion": row["emotion"]}
         for measure, unit in zip(MEASURES, (norm, 1.0, norm / gap), strict=True):
-            rows.append({**front, "measure": measure, "value": row["value"] * unit, "random": row["random"] * unit})
+            values = {column: row[column] * unit for column in ("value", "permuted", "random")}
+            rows.append({**front, "measure": measure, **values})
     return pd.DataFrame(rows)
 
 
@@ -110,6 +113,7 @@ def steering_deltas(deltas: pd.DataFrame, scales: dict[str, Scale]) -> pd.DataFr
         row |= {"relative": relative, "strength": part["strength"].iloc[0], "metric": measure}
         row |= {**statistics.mean_interval(part["value"].to_numpy())._asdict(), "n": len(part)}
         row |= {
+            "permuted": part["permuted"].mean(),
             "random": part["random"].mean(),
             "anisotropy": scale.anisotropy[read],
             "residual_norm": scale.norms[read],
@@ -204,7 +208,7 @@ def units(scales: dict[str, Scale], draws: int, seed: int) -> pd.DataFrame:
                 {**front, "metric": "amplification", "value": amplification[idx]},
                 {**front, "metric": "gaps_per_norm", **interval._asdict(), "n": n},
             ]
-        if len(layers) < statistics.MIN_BEND_LAYERS:
+        if len(layers) < statistics.MIN_COURSE:
             continue
         curves = np.vstack([per_norm.mean(axis=0), resampled])  # the estimate, then the draws
         over_layers = {"layers_rho": standardised_ranks(curves) @ standardised_ranks(amplification)}

@@ -1,173 +1,204 @@
-"""The claims on steering (C8, C9, C10) against what was measured.
+"""The claims on steering's dose response (C8) against what was measured; C9 in ``success``, C10 in ``breaking``.
 
-Every rule is ours and stands in ``how``; only claims whose experiment was run appear.
+Every rule is ours and stands in ``how``; only claims whose experiment was run appear. An effect is what steering does
+*beyond* vectors of permuted labels of equal norm, on the same prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from emotrace.measures.statistics import mean_interval, wilson
+from emotrace.study.effects.arms import CALIBRATED, GAUSSIAN, PERMUTED, PUBLISHED, PUBLISHED_STRENGTH
+from emotrace.study.effects.contrasts import AWAY, COHERENCE, NORM, PERPLEXITY, RHO, SLOPE, TOWARDS
+from emotrace.study.effects.dose import OTHERS
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
-from emotrace.study.verdicts import Claim, Estimate, above, below, given, reaches
+from emotrace.study.verdicts import (
+    INCONCLUSIVE,
+    REPRODUCED,
+    Claim,
+    Estimate,
+    Rule,
+    decided,
+    exceeds,
+    format_interval,
+    significant,
+    together,
+)
 
-PAPER_SUCCESS = 37 / 40
 READINGS = {
-    "projection": "the residual stream at a later layer",
+    "beyond_skip": "the residual stream at a later layer, beyond what the skip connection carries",
     "kin_log_probability": "the next token being a kin word",
     "classifier": "the outside classifier's score of the text",
+    "kin_share": "the share of kin words in the text",
 }
-# The residual connection alone carries an edit forward.
-_CAVEATS = {
-    "projection": "; that the stream still holds the edit shows that nothing undid it, not that anything used it"
+PUBLISHED_READINGS = ("kin_log_probability", "classifier", "kin_share")
+MATCHED_READINGS = PUBLISHED_READINGS
+
+DOSE_IDS = (
+    *(f"C8.{claim}.{reading}" for reading in READINGS for claim in ("monotonic", TOWARDS, AWAY)),
+    *(f"C8.equal_harm.{reading}" for reading in MATCHED_READINGS),
+    *(f"C8.published.{claim}.{reading}" for reading in PUBLISHED_READINGS for claim in ("monotonic", TOWARDS, AWAY)),
+)
+
+SMALLEST = {
+    # A hundredth of the stream's length: an edit of a tenth to half of it (what was calibrated on the packaged models)
+    # that changes by less is passed on as it was.
+    "beyond_skip": 0.01,
+    # A kin word becomes a fifth more probable (e^0.2 = 1.22).
+    "kin_log_probability": 0.2,
+    # Five points of a hundred on the judge's scale, which is one of probabilities.
+    "classifier": 0.05,
+    # One kin word more in 200 words, that is in one text of ten at the length written.
+    "kin_share": 0.005,
 }
+"""The smallest effects of interest of C8, at the strength where effects are read."""
+SMALLEST_RHO, FEW_RHO = 0.5, 0.25
+"""Of four doses in order by a reading, ρ of 0.8 and 0.6 have neighbours exchanged; at 0.4 one stands two places off.
+A quarter is the mean over emotions if one in four responds and the others do as control directions do, whose curves
+rise or fall by chance: the interval has to exclude it."""
+SHARE_MONOTONIC = 0.5
+"""Of the emotions, that have to show the trend one by one (Page's test, Holm): what holds for few is no rule."""
+MONOTONIC = exceeds(SMALLEST_RHO - FEW_RHO, FEW_RHO)
+MONOTONIC_WORDS = (
+    f"reproduced if the interval of ρ lies above {FEW_RHO:g}, ρ is at least {SMALLEST_RHO:g} and at least "
+    f"{SHARE_MONOTONIC:.0%} of the emotions rise by themselves (Page's test, Holm, p < 0.05), not reproduced if the "
+    f"interval excludes {SMALLEST_RHO:g} or more"
+)
+
+
+# -- C8 ---------------------------------------------------------------------------------------------------------------
 
 
 def dose_claims(tables: Tables, family: str) -> Sequence[Claim]:
-    """C8: each reading grows with strength, and moves both ways with its sign, beyond random directions."""
+    """C8 in both arms: each reading grows with strength, and moves both ways with its sign, beyond controls."""
     claims = []
-    for reading in READINGS:
-        rows = select(tables["monotonicity"], metric=reading).dropna(subset=["rho"])
-        if len(rows):  # none where a vocabulary has no kin word as one token
-            claims += [_monotonic(rows, reading), _signed(rows, reading, "+"), _signed(rows, reading, "−")]
+    for arm, readings in ((CALIBRATED, tuple(READINGS)), (PUBLISHED, PUBLISHED_READINGS)):
+        effects = select(tables["steering_effects"], arm=arm)
+        for reading in readings:
+            rows = select(effects, metric=reading)
+            if rows.empty:  # no kin word is one token, or the arm was not run
+                continue
+            trends = select(tables["monotonicity"], arm=arm, metric=reading)
+            made = [_monotonic(rows, trends, reading), _signed(rows, reading, TOWARDS), _signed(rows, reading, AWAY)]
+            if arm == CALIBRATED and reading in MATCHED_READINGS:
+                made.append(_matched(rows, reading))
+            claims += [claim for claim in made if claim]
     return claims
 
 
-def _monotonic(rows: pd.DataFrame, reading: str) -> Claim:
-    excess = mean_interval((rows["rho"] - rows["random_rho"]).to_numpy())
-    significant = int((rows["p"] < 0.05).sum())
+def _prefix(rows: pd.DataFrame) -> str:
+    return "C8." if rows["arm"].iloc[0] == CALIBRATED else "C8.published."
+
+
+def _where(rows: pd.DataFrame) -> str:
+    if rows["arm"].iloc[0] == CALIBRATED:
+        return "the calibrated strength"
+    return f"{PUBLISHED_STRENGTH:g} norms at every layer (the author's setting)"
+
+
+def _row(rows: pd.DataFrame, contrast: str, control: str = PERMUTED, match: str = NORM) -> pd.Series | None:
+    found = select(rows, contrast=contrast, control=control, match=match)
+    return found.iloc[0] if len(found) else None
+
+
+def _estimate(row: pd.Series) -> Estimate:
+    return Estimate(*(float(row[column]) for column in ("value", "low", "high", "n", "p")))
+
+
+def _beside(rows: pd.DataFrame, contrast: str) -> str:
+    """The other controls, and the flag of those that break the text, for ``how``."""
+    parts = []
+    for control, words in ((GAUSSIAN, "Gaussian directions"), (OTHERS, "the other emotions' vectors")):
+        row = _row(rows, contrast, control)
+        if row is not None:
+            flag = _flag(row)
+            parts.append(f"against {words} {row['value']:.3g} ({format_interval(row['low'], row['high'])}){flag}")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _flag(row: pd.Series) -> str:
+    if not bool(row["control_breaks"]):
+        return ""
+    return (
+        f" [this control breaks the text otherwise: {row['control_coherent']:.0%} of its texts are coherent, "
+        f"{row['coherent']:.0%} under the emotions' vectors]"
+    )
+
+
+def monotonic_rule(trends: pd.DataFrame) -> Rule:
+    """The mean ρ decides, and as many emotions as ``SHARE_MONOTONIC`` have to show it one by one."""
+    share = float((trends["p_holm"] < 0.05).mean())
+
+    def enough(move: float) -> str:
+        return REPRODUCED if share >= move * SHARE_MONOTONIC else INCONCLUSIVE
+
+    others = [(decided("", enough), Estimate(share))]
+    return significant(together(MONOTONIC, others, MONOTONIC_WORDS))
+
+
+def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str) -> Claim | None:
+    row, slope = _row(rows, RHO), _row(rows, SLOPE)
+    if row is None or slope is None or trends.empty:
+        return None
+    rising, n = int((trends["p_holm"] < 0.05).sum()), len(trends)
+    apart = int((trends["beyond"] < 0.05).sum())
     return Claim(
-        id=f"C8.monotonic.{reading}",
+        id=f"{_prefix(rows)}monotonic.{reading}",
         claim=f"C8 the dose response is monotonic ({READINGS[reading]})",
         paper="monotonic",
-        estimate=Estimate(*excess, n=len(rows)),
-        rule=above(0),
-        how="Spearman's ρ with strength inside the calibrated window, mean over prompts, minus the same under random "
-        f"directions; mean and t interval over emotions; mean ρ {rows['rho'].mean():.2f}, random "
-        f"{rows['random_rho'].mean():.2f}; {significant} of {len(rows)} emotions with permutation p < 0.05 "
-        f"(m = {rows['m'].iloc[0]:.0f}); reproduced if the interval is above 0{_CAVEATS.get(reading, '')}",
+        estimate=_estimate(row),
+        rule=monotonic_rule(trends),
+        how=f"Spearman's ρ with strength, up to {_where(rows)}, of an emotion's reading under its own vector minus "
+        f"under permuted-label vectors of equal norm (mean of {row['directions']:.0f}) over {row['prompts']:.0f} "
+        f"prompts; mean over {n} emotions, interval over emotions, prompts and control directions; {rising} rise by "
+        f"themselves, {apart} have a slope that one more permuted-label direction would have with p < 0.05, whose own "
+        f"curves have a mean |ρ| of {trends['permuted_abs_rho'].mean():.2f}; slope of the difference "
+        f"{slope['value']:.3g} ({format_interval(slope['low'], slope['high'])}) a unit of strength{_flag(row)}",
     )
 
 
-def _signed(rows: pd.DataFrame, reading: str, sign: str) -> Claim:
+def signed_rule(reading: str, contrast: str) -> Rule:
+    """An effect of the direction's sign, no smaller than the reading's smallest effect of interest."""
+    return significant(exceeds(SMALLEST[reading] * (1 if contrast == TOWARDS else -1)))
+
+
+def _signed(rows: pd.DataFrame, reading: str, contrast: str) -> Claim | None:
     """Steering towards an emotion raises its reading, steering away lowers it."""
-    towards = sign == "+"
-    change, side = ("up", "above") if towards else ("down", "below")
-    excess = mean_interval((rows[change] - rows[f"random_{change}"]).to_numpy())
-    steering = "towards an emotion raises" if towards else "away from an emotion lowers"
+    row = _row(rows, contrast)
+    if row is None:
+        return None
+    steering = "towards an emotion raises" if contrast == TOWARDS else "away from an emotion lowers"
     return Claim(
-        id=f"C8.{'towards' if towards else 'away'}.{reading}",
+        id=f"{_prefix(rows)}{contrast}.{reading}",
         claim=f"C8 steering {steering} {READINGS[reading]}",
         paper="both directions of sign",
-        estimate=Estimate(*excess, n=len(rows)),
-        rule=above(0) if towards else below(0),
-        how=f"change from the unsteered reading at {sign}1 × the calibrated strength, minus the mean under random "
-        "directions of equal norm; mean and t interval over emotions; reproduced if the interval is "
-        f"{side} 0",
+        estimate=_estimate(row),
+        rule=signed_rule(reading, contrast),
+        how=f"an emotion's reading under its own vector minus under permuted-label vectors of equal norm "
+        f"({row['directions']:.0f} of them), at {'+' if contrast == TOWARDS else '−'}1 × {_where(rows)}, same prompts "
+        f"({row['prompts']:.0f}); mean over {row['n']:.0f} emotions, interval over emotions, prompts and control "
+        f"directions{_flag(row)}{_beside(rows, contrast)}",
     )
 
 
-def verification_claims(tables: Tables, family: str) -> Sequence[Claim]:
-    """C9: an outside classifier sees the emotion in the text, by our strict count and by a lenient one."""
-    return [_strict(tables["verification"], tables.get("regimes")), _lenient(tables["verification"])]
-
-
-def _strict(table: pd.DataFrame, regimes: pd.DataFrame | None) -> Claim:
-    successes = int(table["success"].sum())
-    coherent = int((table["success"].astype(bool) & (table["coherent"] >= 0.5)).sum())
-    first = table.iloc[0]
+def _matched(rows: pd.DataFrame, reading: str) -> Claim | None:
+    row, coherence = _row(rows, TOWARDS, match=PERPLEXITY), _row(rows, TOWARDS, match=COHERENCE)
+    if row is None or coherence is None:
+        return None
     return Claim(
-        id="C9.strict",
-        claim="C9 an outside classifier confirms the steering",
-        paper="37 of 40 (92%)",
-        estimate=Estimate(*wilson(successes, len(table)), n=len(table)),
-        rule=reaches(PAPER_SUCCESS),
-        how=f"share of scenarios in which the target's score rises more than under any of {first['m']:.0f} random "
-        f"directions of equal norm (p ≤ 0.05), mean over {first['n']:.0f} seed(s), at the calibrated strength; Wilson "
-        f"interval; the same test of held-out random directions {_successes(table, 'held_out')}, of wrong emotions "
-        f"{_successes(table, 'wrong')}; mean rank of the target {table['rank'].mean():.1f} of {first['ranked']:.0f} "
-        f"(chance {(first['ranked'] + 1) / 2:.1f}); {coherent} of the {successes} successes are coherent "
-        f"text{_broken_control(regimes)}; reproduced if the interval reaches 92%",
-    )
-
-
-def _successes(table: pd.DataFrame, control: str) -> str:
-    """How many directions of a control pass the same test."""
-    successes, tested = int(table[f"{control}_successes"].sum()), int(table[control].sum())
-    return f"{successes} of {tested} ({successes / tested:.0%})" if tested else "–"
-
-
-def _broken_control(regimes: pd.DataFrame | None) -> str:
-    """Equal norm is not equal harm: where random directions break the text, beating them says little."""
-    if regimes is None:
-        return ""
-    random, emotions = (_by_strength(regimes, name).loc[1.0]["surgical"] for name in ("random", "all"))
-    return (
-        f"; at this strength {random:.0%} of texts under random directions are coherent, under emotions' vectors "
-        f"{emotions:.0%}"
-    )
-
-
-def _lenient(table: pd.DataFrame) -> Claim:
-    rate = wilson(int((table["rise"] > 0).sum()), len(table))
-    random = table["random_positive"].mean()
-    return Claim(
-        id="C9.lenient",
-        claim="C9 by a lenient count: the score rises at all",
-        paper="37 of 40 (92%), its count is not public",
-        estimate=Estimate(*rate, n=len(table)),
-        rule=given(rate.low > random, reaches(PAPER_SUCCESS)),
-        how="share of scenarios in which the target's score is above the unsteered text's; under random directions of "
-        f"equal norm it is so in {random:.0%}; reproduced if the interval reaches 92% and lies above that",
-    )
-
-
-def regime_claims(tables: Tables, family: str) -> Sequence[Claim]:
-    """C10: three regimes, by strength and by architecture."""
-    return [_window(tables["regimes"]), _architecture(tables["regimes"])]
-
-
-def _by_strength(regimes: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """The rows of an emotion or a group of directions, indexed by multiples of the calibrated strength."""
-    rows = select(regimes, emotion=direction)
-    return rows.set_index(rows["relative"].round(6))
-
-
-def _window(regimes: pd.DataFrame) -> Claim:
-    rows, unsteered = _by_strength(regimes, "all"), select(regimes, emotion="unsteered").iloc[0]
-    calibrated, largest = rows.loc[1.0], rows.loc[rows.index.max()]
-    return Claim(
-        id="C10.window",
-        claim="C10 surgical inside a window of strengths, not beyond it",
-        paper="three regimes",
-        estimate=Estimate(*calibrated[["value", "low", "high", "n"]]),
-        rule=given(largest["high"] < 0.9, reaches(0.9)),
-        how=f"share of surgical texts at the calibrated strength ({calibrated['strength']:.3g}), on prompts that the "
-        f"calibration did not use; at {largest.name:g} × it {largest['value']:.0%}; unsteered "
-        f"{unsteered['value']:.0%}; Wilson interval; reproduced if it reaches 90% at the calibrated strength and stays "
-        "below at the largest",
-    )
-
-
-def _architecture(regimes: pd.DataFrame) -> Claim:
-    rows, controls = _by_strength(regimes, "all"), _by_strength(regimes, "random")
-    largest, random = rows.loc[rows.index.max()], controls.loc[rows.index.max()]
-    collapsed = round(largest["repetitive_collapse"] * largest["n"])
-    broken = round((largest["repetitive_collapse"] + largest["explosive"]) * largest["n"])
-    return Claim(
-        id="C10.architecture",
-        claim="C10 the regimes are separated by architecture",
-        paper="by architecture, not scale",
-        estimate=Estimate(*wilson(collapsed, broken), n=broken) if broken else Estimate(np.nan, n=0),
-        rule=None,
-        how=f"one model has one architecture. Here, at {largest.name:g} × the calibrated strength: share of repetitive "
-        f"collapse among the texts that are not coherent; all texts: {largest['repetitive_collapse']:.0%} collapse, "
-        f"{largest['explosive']:.0%} explosive; under random directions {random['repetitive_collapse']:.0%} and "
-        f"{random['explosive']:.0%}",
+        id=f"C8.equal_harm.{reading}",
+        claim=f"C8 steering towards an emotion raises {READINGS[reading]} at equal harm",
+        paper="implied",
+        estimate=_estimate(row),
+        rule=signed_rule(reading, TOWARDS),
+        how="an emotion's reading at the calibrated strength minus that under permuted-label vectors at the strength "
+        f"at which *their* texts have the same mean log perplexity ratio ({row['relative']:.2g} × the emotion's, "
+        f"interpolated); where the same share of texts is coherent ({coherence['relative']:.2g} ×): "
+        f"{coherence['value']:.3g} ({format_interval(coherence['low'], coherence['high'])}); interval over "
+        f"{row['n']:.0f} emotions, {row['prompts']:.0f} prompts and {row['directions']:.0f} control directions",
     )
 
 
@@ -182,6 +213,6 @@ def calibration_claims(tables: Tables, family: str) -> Sequence[Claim]:
         rule=None,
         how="the paper's figures are GPT-2's. Here: the largest strength at which at least 90% of texts are surgical "
         "when the vector of each layer is added at every layer; towards the negative side "
-        f"{row['window_low']:.3g}",
+        f"{row['window_low']:.3g}. What that setting does to the text: C8.published, C9.published",
     )
     return [every_layer]

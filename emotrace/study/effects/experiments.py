@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emotrace.study.effects import claims, figures, measure
+from emotrace.study.effects import breaking, claims, figures, measure, success
 from emotrace.study.experiment import STEER, Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -20,16 +20,14 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="dose_response",
         question="Steering and dose response",
-        tables=("dose_response", "monotonicity"),
+        tables=("dose_response", "monotonicity", "steering_effects", "steerability"),
         run=measure.dose_response,
         texts=("steered",),
         needs=("calibration",),
         brings=("regimes",),
         stage=STEER,
         claims=claims.dose_claims,
-        claim_ids=tuple(
-            f"C8.{claim}.{reading}" for reading in claims.READINGS for claim in ("monotonic", "towards", "away")
-        ),
+        claim_ids=claims.DOSE_IDS,
         pictures=figures.DOSE,
         notebook="07",
     ),
@@ -40,22 +38,22 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         run=measure.regime_tables,
         needs=("dose_response",),
         stage=STEER,
-        claims=claims.regime_claims,
-        claim_ids=("C10.window", "C10.architecture"),
+        claims=breaking.regime_claims,
+        claim_ids=breaking.IDS,
         pictures=figures.REGIMES,
         notebook="09",
     ),
     Experiment(
         name="verification",
         question="External verification",
-        tables=("verification",),
+        tables=("verification", "judge_ceiling", "prompting"),
         run=measure.verify,
-        texts=("scenarios",),
+        texts=("scenarios", "prompted"),
         needs=("calibration",),
         beside=("regimes",),
         stage=STEER,
-        claims=claims.verification_claims,
-        claim_ids=("C9.strict", "C9.lenient"),
+        claims=success.verification_claims,
+        claim_ids=success.IDS,
         pictures=figures.VERIFICATION,
         notebook="08",
     ),

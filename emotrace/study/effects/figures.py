@@ -10,10 +10,15 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
+from emotrace.measures.statistics import Interval
+from emotrace.study.effects.arms import CALIBRATED, PUBLISHED
+from emotrace.study.effects.ceilings import CUT, WHOLE
+from emotrace.study.effects.contrasts import TOWARDS
+from emotrace.study.effects.success import PAPER_SUCCESS, rate
 from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, PURPLE, note
@@ -25,20 +30,21 @@ REGIME_COLOURS = {
     regimes.SHORT: "#bbbbbb",
 }
 _READINGS = {
-    "projection": "stream at a later layer\n(layer norms, change)",
+    "beyond_skip": "stream at a later layer, beyond\nthe skip connection (layer norms)",
     "kin_log_probability": "next token is a kin word\n(log-probability, change)",
     "classifier": "outside classifier's score\nof the emotion's labels",
+    "kin_share": "share of kin words\namong the words written",
 }
 _STRENGTH = "strength (× mean residual norm)"
 
 
 def dose_response(tables: Tables) -> Figure:
-    """The three readings over strength, mean of the emotions, beside random directions and other emotions."""
-    table = select(tables["dose_response"], emotion="all")
+    """The four readings over strength, mean of the emotions, beside control directions and other emotions."""
+    table = select(tables["dose_response"], arm=CALIBRATED, emotion="all")
     # A vocabulary may have no kin word as one token.
     readings = {metric: label for metric, label in _READINGS.items() if metric in set(table["metric"])}
-    figure, axes = plt.subplots(1, len(readings), figsize=(4.4 * len(readings), 3.9))
-    for ax, (metric, label) in zip(axes, readings.items(), strict=True):
+    figure, axes = plt.subplots(1, len(readings), figsize=(4.2 * len(readings), 3.9), squeeze=False)
+    for ax, (metric, label) in zip(axes[0], readings.items(), strict=True):
         rows = select(table, metric=metric).sort_values("strength")
         window = rows["strength"].max() / rows["relative"].max()
         ax.axvspan(-window, window, color=GREEN, alpha=0.07, lw=0)
@@ -59,26 +65,28 @@ def dose_response(tables: Tables) -> Figure:
         ax.set_xlabel(_STRENGTH)
         ax.set_ylabel(label)
         note(ax, f"n = {int(rows['n'].iloc[0])} emotions")
-    axes[0].legend(loc="upper left", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 
 def _controls(ax: Axes, rows: pd.DataFrame, width: float) -> None:
     ax.fill_between(
         rows["strength"],
-        rows["random_low"],
-        rows["random_high"],
+        rows["permuted_low"],
+        rows["permuted_high"],
         color=GREY,
-        alpha=0.3,
+        alpha=0.35,
         lw=0,
-        label="random directions, range",
+        label="vectors of permuted labels, range",
     )
+    ax.plot(rows["strength"], rows["random"], ":", color=PURPLE, lw=width, label="Gaussian directions, mean")
     ax.plot(rows["strength"], rows["others"], "--", color=ORANGE, lw=width, label="the other emotions' vectors")
 
 
 def dose_by_emotion(tables: Tables) -> Figure:
-    """Each emotion's classifier score over strength, with the range of the random directions."""
-    table = select(tables["dose_response"], metric="classifier")
+    """Each emotion's classifier score over strength, with the range of the permuted-label vectors."""
+    table = select(tables["dose_response"], arm=CALIBRATED, metric="classifier")
     names = [name for name in corpus.emotion_names() if name in set(table["emotion"])]
     n_rows = -(-len(names) // 5)
     figure, axes = plt.subplots(n_rows, 5, figsize=(13, 2.1 * n_rows), sharex=True, sharey=True, squeeze=False)
@@ -97,9 +105,9 @@ def dose_by_emotion(tables: Tables) -> Figure:
 
 def regime_map(tables: Tables) -> Figure:
     """The most frequent regime of each emotion at each strength; the number is the share of surgical texts."""
-    table = tables["regimes"]
+    table = select(tables["regimes"], arm=CALIBRATED)
     names = [name for name in corpus.emotion_names() if name in set(table["emotion"])]
-    order = [*names, "all", "random"]
+    order = [*names, *(name for name in ("all", "permuted", "random") if name in set(table["emotion"]))]
     rows = table[table["emotion"].isin(order)]
     shares = rows.pivot(index="emotion", columns="strength", values="value").loc[order]
     labels = rows.pivot(index="emotion", columns="strength", values="regime").loc[order]
@@ -109,11 +117,12 @@ def regime_map(tables: Tables) -> Figure:
     for (y, x), share in np.ndenumerate(shares.to_numpy()):
         ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=8)
     ax.set_xticks(range(shares.shape[1]), [f"{strength:+.2g}" for strength in shares.columns])
-    ax.set_yticks(range(len(order)), [*names, "all emotions", "random directions"])
+    together = {"all": "all emotions", "permuted": "permuted labels", "random": "Gaussian directions"}
+    ax.set_yticks(range(len(order)), [together.get(name, name) for name in order])
     ax.axhline(len(names) - 0.5, color="black", lw=1)
     ax.set_xlabel(_STRENGTH)
     n = int(rows[rows["emotion"].isin(names)]["n"].min())
-    title = f"colour: most frequent regime; number: share of surgical texts; n = {n} texts a cell"
+    title = f"colour: most frequent regime; number: share of surgical texts; n ≥ {n} texts a cell"
     ax.set_title(title, fontsize=9, loc="left")
     present = set(rows["regime"])
     handles = [Patch(color=colour, label=name) for name, colour in REGIME_COLOURS.items() if name in present]
@@ -123,11 +132,14 @@ def regime_map(tables: Tables) -> Figure:
 
 def regimes_over_strength(tables: Tables) -> Figure:
     """Perplexity ratio against repetition as strength grows: why neither alone tells the regimes apart."""
-    table = select(tables["regimes"], emotion="all").sort_values("strength")
-    random = select(tables["regimes"], emotion="random").sort_values("strength")
+    table, permuted, random = (
+        select(tables["regimes"], arm=CALIBRATED, emotion=name).sort_values("strength")
+        for name in ("all", "permuted", "random")
+    )
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
     left.plot(table["strength"], table["perplexity_ratio"], "o-", color=BLUE, ms=4, label="emotions")
-    left.plot(random["strength"], random["perplexity_ratio"], "s--", color=GREY, ms=4, label="random directions")
+    left.plot(permuted["strength"], permuted["perplexity_ratio"], "s--", color=GREY, ms=4, label="permuted labels")
+    left.plot(random["strength"], random["perplexity_ratio"], "^:", color=PURPLE, ms=4, label="Gaussian directions")
     left.axhline(regimes.DEFAULT.ratio, color=ORANGE, lw=1, ls=":", label=f"threshold {regimes.DEFAULT.ratio:g}")
     left.set_yscale("log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -145,16 +157,18 @@ def regimes_over_strength(tables: Tables) -> Figure:
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=4, handlelength=1, columnspacing=1)
     for ax in (left, right):
         ax.set_xlabel(_STRENGTH)
-        note(ax, f"n = {int(table['n'].iloc[0])} texts a strength")
+        note(ax, f"n ≥ {int(table['n'].min())} texts a strength")
     return figure
 
 
 def success_by_scenario(tables: Tables) -> Figure:
-    """Each scenario's rise of the target's score beside the random directions of equal norm."""
-    table = tables["verification"].sort_values(["emotion", "tone"]).reset_index(drop=True)
+    """Each scenario's rise of the target's score beside control directions of equal norm, and what asking does."""
+    table = select(tables["verification"], arm=CALIBRATED).sort_values(["emotion", "tone"]).reset_index(drop=True)
     figure, ax = plt.subplots(figsize=(7.6, 0.21 * len(table) + 1.6))
     y = np.arange(len(table))
-    ax.hlines(y, table["random_mean"], table["random_95"], color=GREY, lw=4, alpha=0.45)
+    ax.hlines(y, table["permuted_mean"], table["permuted_95"], color=GREY, lw=4, alpha=0.45)
+    if "prompted_rise" in table:
+        ax.scatter(table["prompted_rise"], y, color=ORANGE, s=18, marker="D", alpha=0.8, zorder=2)
     success = table["success"].astype(bool)
     ax.scatter(table["rise"][success], y[success], color=GREEN, s=34, marker="o", zorder=3)
     ax.scatter(table["rise"][~success], y[~success], color=PURPLE, s=30, marker="x", zorder=3)
@@ -165,11 +179,80 @@ def success_by_scenario(tables: Tables) -> Figure:
     handles = [
         Line2D([], [], marker="o", ls="", color=GREEN, label="success"),
         Line2D([], [], marker="x", ls="", color=PURPLE, label="no success"),
-        Line2D([], [], color=GREY, lw=4, alpha=0.45, label="random directions, mean to 95th percentile"),
+        Line2D([], [], color=GREY, lw=4, alpha=0.45, label="permuted labels, mean to 95th percentile"),
+        Line2D([], [], marker="D", ls="", color=ORANGE, label="asked for, unsteered"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", fontsize=8, ncols=3)
+    figure.legend(handles=handles, loc="outside upper center", fontsize=8, ncols=2)
     counts = f"{int(success.sum())} of {len(table)} scenarios; {int(table['n'].iloc[0])} seed(s)"
-    note(ax, f"{counts}, {int(table['m'].iloc[0])} random directions")
+    note(ax, f"{counts}, {int(table['m'].iloc[0])} permuted-label vectors")
+    return figure
+
+
+_CONTROL_TITLES = {
+    ("permuted", "norm"): "permuted labels, equal norm",
+    ("permuted", "perplexity"): "permuted labels, equal perplexity ratio",
+    ("permuted", "coherence"): "permuted labels, equal share of coherent texts",
+    ("gaussian", "norm"): "Gaussian, equal norm",
+    ("gaussian", "perplexity"): "Gaussian, equal perplexity ratio",
+    ("others", "norm"): "the other emotions' vectors, equal norm",
+}
+
+
+def steering_effects(tables: Tables) -> Figure:
+    """What steering towards an emotion adds to each reading, beyond each control, at equal norm and at equal harm."""
+    table = select(tables["steering_effects"], arm=CALIBRATED, contrast=TOWARDS)
+    readings = {metric: label for metric, label in _READINGS.items() if metric in set(table["metric"])}
+    figure, axes = plt.subplots(1, len(readings), figsize=(3.4 * len(readings) + 2.4, 3.0), sharey=True, squeeze=False)
+    for ax, (metric, label) in zip(axes[0], readings.items(), strict=True):
+        rows = select(table, metric=metric).set_index(["control", "match"])
+        for y, key in enumerate(_CONTROL_TITLES):
+            if key not in rows.index:
+                continue
+            row = rows.loc[key]
+            span = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+            breaks = bool(row["control_breaks"])
+            mark = {"mfc": "white"} if breaks else {}
+            ax.errorbar(row["value"], y, xerr=span, fmt="o", ms=6, capsize=3, color=ORANGE if breaks else BLUE, **mark)
+        ax.axvline(0, color=GREY, lw=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.set_xlabel(label, fontsize=9)
+    axes[0, 0].set_yticks(range(len(_CONTROL_TITLES)), list(_CONTROL_TITLES.values()), fontsize=8)
+    axes[0, 0].set_ylim(len(_CONTROL_TITLES) - 0.5, -0.5)
+    handles = [
+        Line2D([], [], marker="o", ls="", color=BLUE, label="effect at +1 × the calibrated strength, 95% interval"),
+        Line2D([], [], marker="o", ls="", color=ORANGE, mfc="white", label="the control breaks the text otherwise"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", fontsize=8, ncols=2)
+    return figure
+
+
+def confirmed(tables: Tables) -> Figure:
+    """How often the judge confirms the feeling: steered, asked for, controls, and texts that do carry it."""
+    table = select(tables["verification"], arm=CALIBRATED)
+    ceiling = select(tables["judge_ceiling"], arm=CALIBRATED, emotion="all").set_index("texts")
+    shares = {"steered": rate(table, "success")}
+    published = select(tables["verification"], arm=PUBLISHED)
+    if len(published):
+        shares["steered, the author's setting"] = rate(published, "success")
+    if table["prompted_success"].notna().all():
+        shares["unsteered, asked for the feeling"] = rate(table, "prompted_success")
+    held_out = table.assign(share=table["held_out_successes"] / table["held_out"])
+    shares["vector of permuted labels, held out"] = rate(held_out, "share")
+    shares["other emotions' vectors"] = rate(table.assign(share=table["wrong_successes"] / table["wrong"]), "share")
+    for kind, words in ((CUT, "our passages, cut to the same length"), (WHOLE, "our passages, whole")):
+        shares[words] = Interval(*(float(number) for number in ceiling.loc[kind, ["value", "low", "high"]]))
+    figure, ax = plt.subplots(figsize=(7.4, 0.42 * len(shares) + 1.2))
+    for y, (words, share) in enumerate(shares.items()):
+        span = [[share.value - share.low], [share.high - share.value]]
+        colour = GREEN if "passages" in words else ORANGE if "asked" in words else BLUE if "steered" in words else GREY
+        ax.errorbar(share.value, y, xerr=span, fmt="o", ms=6, capsize=3, color=colour)
+    ax.set_yticks(range(len(shares)), list(shares), fontsize=9)
+    ax.set_ylim(len(shares) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.axvline(PAPER_SUCCESS, color=PURPLE, lw=1, ls="--")
+    ax.text(PAPER_SUCCESS, -0.45, "the paper's 37 of 40 ", color=PURPLE, fontsize=8, ha="right", va="top")
+    ax.set_xlabel("confirmed by the judge (rule of C9)")
+    note(ax, f"n = {len(table)} scenarios, {table['emotion'].nunique()} emotions")
     return figure
 
 
@@ -178,17 +261,26 @@ DOSE = (
         "dose_response",
         dose_response,
         "dose_response",
-        "What grows with the strength of an edit, three ways of reading it: the residual stream at a layer after the "
-        "edit, the next token, and a text that an outside classifier judges. Blue: each emotion under its own vector, "
-        "mean and 95% interval over the emotions. Grey: random directions of equal norm. Orange: the same readings "
-        "under the other emotions' vectors. Green: the calibrated window.",
+        "What grows with the strength of an edit, four ways of reading it: the residual stream at a layer after the "
+        "edit (beyond what the skip connection carries there), the next token, and a text, by an outside classifier "
+        "and by its kin words. Blue: each emotion under its own vector, mean and 95% interval over emotions and "
+        "prompts. Grey: vectors of permuted labels of equal norm. Orange: the other emotions' vectors. Dotted: "
+        "Gaussian directions. Green: the calibrated window.",
+    ),
+    Picture(
+        "steering_effects",
+        steering_effects,
+        "steering_effects",
+        "What an emotion's vector adds to each reading at the calibrated strength beyond each control: vectors of "
+        "permuted labels, Gaussian noise and the other emotions' vectors of equal norm, and the first two at the "
+        "strength at which they do as much harm to the text. Intervals over emotions, prompts and control directions.",
     ),
     Picture(
         "dose_by_emotion",
         dose_by_emotion,
         "dose_response",
-        "The classifier's score of each emotion under its own vector (blue), under the other emotions' (orange) and "
-        "under random directions (grey).",
+        "The classifier's score of each emotion under its own vector (blue), under the other emotions' (orange), "
+        "under vectors of permuted labels (grey) and under Gaussian directions (dotted).",
     ),
 )
 REGIMES = (
@@ -211,19 +303,29 @@ VERIFICATION = (
         "success_by_scenario",
         success_by_scenario,
         "verification",
-        "C9, one row a scenario: the rise of the target emotion's score beside that under random directions of equal "
-        "norm. A success is a rise above all of them.",
+        "C9, one row a scenario: the rise of the target emotion's score beside that under vectors of permuted labels "
+        "of equal norm. A success is a rise above all of them. Orange: the rise in unsteered texts that were asked for "
+        "the feeling.",
+    ),
+    Picture(
+        "confirmed",
+        confirmed,
+        "judge_ceiling",
+        "C9: how often the judge confirms the feeling by one and the same rule, in steered texts, in unsteered ones "
+        "that were asked for it, under control directions, and in passages of ours that do carry it (its ceiling). "
+        "Intervals over emotions.",
     ),
 )
 
 
 def texts_shown(texts: pd.DataFrame, verdicts: pd.DataFrame, count: int = 8) -> list[dict[str, object]]:
     """Plain and steered texts side by side for the report: scenarios spread over the table, not picked by outcome."""
+    texts, verdicts = select(texts, arm=CALIBRATED), select(verdicts, arm=CALIBRATED)
     examples = []
     for verdict in verdicts.iloc[:: max(1, len(verdicts) // count)].head(count).to_dict("records"):
         rows = select(texts, scenario=verdict["scenario"])
-        written = select(rows, seed=rows["seed"].min()).set_index("kind")["text"]
+        written = select(rows, seed=rows["seed"].min()).drop_duplicates("kind").set_index("kind")["text"]
         example = {"emotion": verdict["emotion"], "prompt": rows["prompt"].iloc[0], "rise": verdict["rise"]}
-        texts_of = {"plain": written["plain"], "target": written["target"]}
+        texts_of = {"plain": written["plain"], "target": written["target"], "prompted": written["prompted"]}
         examples.append({**example, "success": bool(verdict["success"]), **texts_of})
     return examples

@@ -15,11 +15,17 @@ from emotrace import activations
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import emotion_scores, known_labels
+from emotrace.judges.confirmation import Rule
 from emotrace.measures import statistics
-from emotrace.study.effects import dose, verification
-from emotrace.study.effects.sweep import Sweep, sweep
+from emotrace.study.effects import arms as arms_of
+from emotrace.study.effects import contrasts, dose, prompting, verification
+from emotrace.study.effects.arms import CALIBRATED, EMOTION, GAUSSIAN, PERMUTED, PUBLISHED, Arm, framed
+from emotrace.study.effects.ceilings import ceilings
+from emotrace.study.effects.crossed import crossed_rate
+from emotrace.study.effects.sweep import Sweep, sweep, text_readings
 from emotrace.study.experiment import Results, Tables
-from emotrace.study.steered import POOLING, framed, prepare
+from emotrace.study.folder import select
+from emotrace.study.steered import POOLING, Steering, prepare
 from emotrace.study.study import Study
 
 # -- calibration ------------------------------------------------------------------------------------------------------
@@ -51,68 +57,111 @@ def residual_norms(study: Study) -> pd.DataFrame:
 
 
 def dose_response(study: Study, tables: Tables) -> Results:
-    """``dose_response`` and ``monotonicity``, and every text that they rest on."""
-    steering, (swept, plain) = study.once(prepare), study.once(_dose_sweep)
-    permutations, rng = study.settings.permutations, study.rng("monotonicity")
-    made = {
-        "dose_response": dose.response(swept),
-        "monotonicity": dose.monotonicity(swept, steering.strength, permutations, rng),
+    """``dose_response``, ``monotonicity``, ``steering_effects``, ``steerability``, and every text they rest on."""
+    steering, sweeps = study.once(prepare), study.once(_sweeps)
+    make = {
+        "dose_response": dose.response,
+        "monotonicity": dose.trends,
+        "steering_effects": contrasts.effects,
+        "steerability": dose.steerability,
     }
-    texts = pd.concat([plain, swept.texts[swept.texts["strength"] != 0]]).drop(columns="tokens")
-    return Results(
-        {name: framed(steering, table) for name, table in made.items()}, {"steered": framed(steering, texts)}
-    )
+    made = {
+        name: pd.concat([framed(steering, arm, of(swept)) for arm, swept in sweeps], ignore_index=True)
+        for name, of in make.items()
+    }
+    texts = [framed(steering, arm, swept.texts.drop(columns="tokens")) for arm, swept in sweeps]
+    return Results(made, {"steered": pd.concat(texts, ignore_index=True)})
 
 
 def regime_tables(study: Study, tables: Tables) -> Results:
     """``regimes`` and ``regime_sensitivity``, of the texts of the dose response."""
-    steering, (swept, plain) = study.once(prepare), study.once(_dose_sweep)
-    made = {"regimes": regime_shares(swept.texts, plain), "regime_sensitivity": sensitivity(swept.texts)}
-    return Results({name: framed(steering, table) for name, table in made.items()})
+    steering, sweeps = study.once(prepare), study.once(_sweeps)
+    made = {
+        name: pd.concat([framed(steering, arm, of(swept.texts)) for arm, swept in sweeps], ignore_index=True)
+        for name, of in {"regimes": regime_shares, "regime_sensitivity": sensitivity}.items()
+    }
+    return Results(made)
 
 
-def _dose_sweep(study: Study) -> tuple[Sweep, pd.DataFrame]:
-    """The sweep of the dose response, and the unsteered texts."""
-    steering = study.once(prepare)
+def _sweeps(study: Study) -> list[tuple[Arm, Sweep]]:
+    """The sweep of each arm."""
+    steering, settings = study.once(prepare), study.settings
+    arms = [arms_of.calibrated(steering, settings.dose_permuted)]
+    if settings.published_doses:
+        arms.append(arms_of.published(steering, settings.published_permuted))
+    return [(arm, _swept(steering, arm)) for arm in arms]
 
+
+def _swept(steering: Steering, arm: Arm) -> Sweep:
     def compute() -> list[dict[str, Any]]:
-        swept, plain = sweep(steering)
+        swept = sweep(steering, arm)
         values = {name: value.tolist() for name, value in swept.values.items()}
-        return [{"texts": swept.texts.to_dict("records"), "plain": plain.to_dict("records"), "values": values}]
+        return [{"texts": swept.texts.to_dict("records"), "values": values}]
 
-    unit = steering.unit("dose sweep", compute)[0]
+    unit = steering.unit(f"dose sweep, {arm.name}", compute)[0]
     values = {name: np.array(value, dtype=np.float64) for name, value in unit["values"].items()}
-    return Sweep(pd.DataFrame(unit["texts"]), values, steering.vectors.emotions), pd.DataFrame(unit["plain"])
+    return Sweep(pd.DataFrame(unit["texts"]), values, arm.vectors.emotions, arm.strength)
 
 
-def regime_shares(texts: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
+GROUPS = {"all": EMOTION, "permuted": PERMUTED, "random": GAUSSIAN}
+"""Name of all directions of a source together, in the column ``emotion`` of ``regimes``."""
+
+
+def regime_shares(texts: pd.DataFrame) -> pd.DataFrame:
     """One row a direction and strength: the share of its texts in each regime, and the medians of what decides it.
 
-    ``emotion``: an emotion, ``random-N``, ``all`` (every emotion together), ``random`` (every random direction
-    together), or ``unsteered``: unsteered texts against the others on their prompt, what the thresholds make of no edit
-    at all. ``value, low, high``: the surgical share with Wilson's interval; ``regime``: the most frequent one.
+    ``emotion``: an emotion, ``permuted-N``, ``random-N``, those of a source together (``GROUPS``), or ``unsteered``:
+    unsteered texts against the others on their prompt, what the thresholds make of no edit at all. ``value, low,
+    high``: the surgical share, with an interval over directions and prompts for directions together (Wilson's for one);
+    ``within_2``: the share that is surgical at a perplexity ratio of 2 or less, likewise; ``regime``: the most frequent
+    one.
     """
     steered = texts[texts["strength"] != 0]
     groups = dict(list(steered.groupby(["emotion", "strength"], sort=False)))
-    for strength, rows in steered.groupby("strength"):
-        control = rows["control"].astype(bool)
-        groups |= {("all", strength): rows[~control], ("random", strength): rows[control]}
-    groups["unsteered", 0.0] = plain
+    for (source, strength), rows in steered.groupby(["source", "strength"], sort=False):
+        groups[next(name for name, of in GROUPS.items() if of == source), strength] = rows
+    groups["unsteered", 0.0] = texts[texts["strength"] == 0]
     return pd.DataFrame(
-        [{"emotion": name, "strength": strength, **_regimes_of(rows)} for (name, strength), rows in groups.items()]
+        [
+            {"emotion": name, "strength": strength, **_regimes_of(rows, name in GROUPS)}
+            for (name, strength), rows in groups.items()
+        ]
     )
 
 
-def _regimes_of(texts: pd.DataFrame) -> dict[str, Any]:
+SURGICAL_RATIO = 2.0
+"""Ours: what *coherent transformation* still allows. The calibration asks for 4; a text twice as hard to predict as an
+unsteered one is already unlike it."""
+
+
+def _regimes_of(texts: pd.DataFrame, together: bool) -> dict[str, Any]:
     measures = ("perplexity_ratio", "distinct_2", "longest_loop", "real_words")
-    surgical = statistics.wilson(int((texts["regime"] == regimes.SURGICAL).sum()), len(texts))
+    surgical = texts["regime"] == regimes.SURGICAL
+    intervals = {
+        "within_2": surgical & (texts["perplexity_ratio"] <= SURGICAL_RATIO),
+        "repetitive_collapse": texts["regime"] == regimes.REPETITIVE,
+        "explosive": texts["regime"] == regimes.EXPLOSIVE,
+    }
+    columns: dict[str, float] = {}
+    for name, holds in intervals.items():
+        share = _share_of(texts, holds, together)
+        columns |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
     return {
         "regime": texts["regime"].value_counts().idxmax(),
-        **surgical._asdict(),
+        **_share_of(texts, surgical, together)._asdict(),
+        **columns,
         **_shares(texts["regime"]),
         **{name: float(texts[name].median()) for name in measures},
         "n": len(texts),
     }
+
+
+def _share_of(texts: pd.DataFrame, holds: pd.Series, together: bool) -> statistics.Interval:
+    """The share of texts of which something holds; of several directions ``together`` over them and prompts."""
+    if not together or texts["emotion"].nunique() < 2:
+        return statistics.wilson(int(holds.sum()), len(texts))
+    cells = holds.astype(float).groupby([texts["emotion"], texts["prompt"]]).mean().unstack()
+    return crossed_rate(cells.to_numpy(), len(texts))
 
 
 def _shares(labels: pd.Series) -> dict[str, float]:
@@ -122,7 +171,7 @@ def _shares(labels: pd.Series) -> dict[str, float]:
 
 def sensitivity(texts: pd.DataFrame) -> pd.DataFrame:
     """How the shares move when one threshold does: ``variant, strength`` and each regime's share, over all emotions."""
-    steered = texts[(texts["strength"] != 0) & ~texts["control"].astype(bool)]
+    steered = texts[texts["source"] == EMOTION]
     rows = []
     for variant, thresholds in regimes.Thresholds().variants().items():
         for strength, labels in regimes.label(steered, thresholds).groupby(steered["strength"]):
@@ -134,29 +183,106 @@ def sensitivity(texts: pd.DataFrame) -> pd.DataFrame:
 
 
 def verify(study: Study, tables: Tables) -> Results:
-    """``verification``, one row a scenario, and its plain and steered texts (``scenarios``)."""
-    steering, labels = study.once(prepare), known_labels(study.classifier)
-    scenarios = _scenarios(study.settings.scenarios)
+    """``verification``, one row an arm and scenario, ``judge_ceiling``, ``prompting``, and texts (``scenarios``)."""
+    steering, settings, facts = study.once(prepare), study.settings, corpus.scenarios().set_index("id")
+    counts = {CALIBRATED: (settings.scenarios, settings.scenario_seeds), PUBLISHED: (settings.published_scenarios, 1)}
+    rules = {
+        name: Rule(texts=seeds, controls=verification.N_PERMUTED) for name, (count, seeds) in counts.items() if count
+    }
+    ceiling = ceilings(study.classifier, study.passages, rules, settings.tokens, settings.seed)
+    parts, shown, highest = [], [], []
+    for name, (count, seeds) in counts.items():
+        if not count:
+            continue
+        controls = verification.N_PERMUTED + verification.N_HELD_OUT * (name == CALIBRATED)
+        arm = getattr(arms_of, name)(steering, controls)
+        table, texts = _verified(steering, arm, count, seeds)
+        table = table.rename(columns={"target": "emotion"}).assign(
+            strength=arm.strength,
+            tone=table["scenario"].map(facts["tone"]),
+            form=table["scenario"].map(facts["form"]),
+            classifier=study.classifier.name,
+        )
+        if name == CALIBRATED:
+            table["gaps"] = table["emotion"].map(steering.gaps)
+        parts.append(framed(steering, arm, table))
+        shown.append(framed(steering, arm, texts))
+        highest.append(framed(steering, arm, ceiling[name]))
+    made = {"verification": pd.concat(parts, ignore_index=True), "judge_ceiling": pd.concat(highest, ignore_index=True)}
+    swept = study.once(_sweeps)[0][1] if "dose_response" in tables else None
+    prompted, asked = _prompting(steering, made["verification"], swept)
+    kept = {"scenarios": pd.concat(shown, ignore_index=True), "prompted": asked}
+    return Results({**made, "prompting": prompted}, kept)
+
+
+def _verified(steering: Steering, arm: Arm, count: int, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a scenario, and the texts that are shown."""
+    study, labels = steering.study, known_labels(steering.classifier)
+    scenarios = _scenarios(count)
     scenarios = scenarios[scenarios["target"].isin(labels)].reset_index(drop=True)
 
     def compute() -> list[dict[str, Any]]:
-        texts = verification.write_scenarios(steering, scenarios)
+        texts = verification.write_scenarios(steering, arm, scenarios, seeds)
         verdicts = verification.verdicts(texts, emotion_scores(study.classifier, list(texts["text"]), labels))
-        verdicts["coherent"] = verdicts["scenario"].map(verification.coherence(study.model, texts))
-        shown = texts[texts["kind"].isin([verification.PLAIN, verification.TARGET])].drop(columns="tokens")
+        shares = verification.coherence(study.model, texts)
+        verdicts = verdicts.assign(**{name: verdicts["scenario"].map(shares[name]) for name in shares})
+        shown = texts[texts["kind"].isin(verification.SHOWN)].drop(columns="tokens")
         return [{"table": verdicts.to_dict("records"), "texts": shown.to_dict("records")}]
 
-    unit = steering.unit("verification", compute)[0]
-    table, facts = pd.DataFrame(unit["table"]), corpus.scenarios().set_index("id")
-    table = table.rename(columns={"target": "emotion"}).assign(
-        strength=steering.strength,
-        tone=table["scenario"].map(facts["tone"]),
-        form=table["scenario"].map(facts["form"]),
-        gaps=table["target"].map(steering.gaps),
-        classifier=study.classifier.name,
-    )
-    texts = framed(steering, pd.DataFrame(unit["texts"]))
-    return Results({"verification": framed(steering, table)}, {"scenarios": texts})
+    unit = steering.unit(f"verification, {arm.name}", compute)[0]
+    return pd.DataFrame(unit["table"]), pd.DataFrame(unit["texts"])
+
+
+def _prompting(steering: Steering, verified: pd.DataFrame, swept: Sweep | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``prompting``: steering beside asking on scenarios and, where they were swept, the prompts of the dose response.
+
+    And the texts of the latter.
+    """
+    arm = arms_of.calibrated(steering, 1)
+    own = select(verified, arm=CALIBRATED)
+    names, rows = list(dict.fromkeys(own["emotion"])), []
+    for metric, columns in {
+        "success": ("success", "prompted_success"),
+        "classifier": ("rise", "prompted_rise"),
+    }.items():
+        means = own.astype(dict.fromkeys(columns, float)).groupby("emotion")[list(columns)].mean().loc[names]
+        steered, asked = means.to_numpy().T[:, :, None]
+        rows.append(prompting.compared("scenarios", metric, names, steered, asked))
+    texts, scores = _asked_dose(steering)
+    if swept is not None:
+        rows += _dose_prompting(swept, texts, scores)
+    return framed(steering, arm, pd.concat(rows, ignore_index=True)), framed(steering, arm, texts)
+
+
+def _asked_dose(steering: Steering) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The prompts of the dose response, asked for each emotion and none, and how much of each emotion a text has."""
+    emotions = steering.vectors.emotions
+
+    def compute() -> list[dict[str, Any]]:
+        return [verification.prompted_dose(steering, emotions).drop(columns="tokens").to_dict("list")]
+
+    texts = pd.DataFrame(steering.unit("prompted dose", compute)[0])
+    return texts, text_readings(steering.classifier, list(texts["text"]), emotions)
+
+
+def _dose_prompting(swept: Sweep, texts: pd.DataFrame, scores: dict[str, np.ndarray]) -> list[pd.DataFrame]:
+    """Steering at the calibrated strength beside asking, on the same prompts."""
+    rows = []
+    for metric, values in scores.items():
+        found = dose.curves(swept, metric)
+        prompts = list(dict.fromkeys(texts["prompt"]))
+        read = pd.DataFrame(values, columns=list(swept.emotions))
+        read.index = pd.MultiIndex.from_frame(texts[["emotion", "prompt"]])
+        asked = np.array(
+            [
+                read.loc[[(name, prompt) for prompt in prompts], name].to_numpy()
+                - read.loc[[("", prompt) for prompt in prompts], name].to_numpy()
+                for name in found.emotions
+            ]
+        )
+        steered = found.own[:, found.at(1.0)] - found.own[:, found.at(0.0)]
+        rows.append(prompting.compared("dose", metric, found.emotions, steered, asked))
+    return rows
 
 
 def _scenarios(count: int) -> pd.DataFrame:

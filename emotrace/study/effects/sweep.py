@@ -1,17 +1,23 @@
-"""The dose sweep: every emotion and random directions beside it, written at every strength and read in three ways.
+"""The dose sweep: every emotion and control directions, written at every strength and read in four ways.
 
-None of the three readings can stand for another:
+None of the readings can stand for another:
 
-* ``projection``: the residual stream at a *later* layer than the edit, at the prompt's last token, along the emotion's
-  vector of that layer, in units of that layer's mean residual norm. What the layers between have made of the edit.
+* ``beyond_skip``: the residual stream at a *later* layer than the edit, at the prompt's last token, along the emotion's
+  vector of that layer, in units of that layer's mean residual norm (``projection``), minus what the residual connection
+  alone carries there: strength × ratio of the two layers' norms × cosine of the two vectors. What the layers between
+  have made of the edit. A control direction is read along *its* vector of the later layer: does the model take an
+  emotion's direction any further than it takes others?
 * ``kin_log_probability``: the log-probability that the next token is one of the emotion's kin words.
 * ``classifier``: an outside judge's score of the emotion's labels in the text that is written.
+* ``kin_share``: the share of the words written that are kin words.
 
-Beside them stand token statistics of the texts.
+Beside them stand token statistics of the texts. The first two are read in one pass without sampling, so that seeds do
+not matter to them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,15 +31,17 @@ from emotrace.judges import regimes
 from emotrace.judges.classifiers import Classifier, emotion_scores, known_labels
 from emotrace.scoring import score
 from emotrace.steered_texts import Row, row_directions, write
-from emotrace.steering import Edit, random_like
+from emotrace.steering import Edit
+from emotrace.study.effects.arms import EMOTION, GAUSSIAN, Arm
 from emotrace.study.steered import Steering
-from emotrace.tokens import Writing
 
 if TYPE_CHECKING:
     from emotrace.models import Model
 
-EMOTION_METRICS = ("projection", "kin_log_probability", "classifier", "kin_share")
+EMOTION_METRICS = ("projection", "beyond_skip", "kin_log_probability", "classifier", "kin_share")
 TEXT_METRICS = ("perplexity_ratio", "distinct_2", "longest_loop", "real_words", "n_tokens")
+STREAM_METRICS = ("projection", "beyond_skip")
+"""Not of an arm that edits every layer: there the read-out's own layer is edited too."""
 
 # Unsteered texts a prompt, for the perplexity ratio and its null.
 PLAIN_SEEDS = 4
@@ -45,21 +53,21 @@ class Sweep:
     """What was measured of every text of a sweep.
 
     Attributes:
-        texts: one row a text: ``prompt, emotion`` (the direction added), ``control`` (whether it is a random one),
-            ``strength, seed, text, tokens, n_tokens`` and the measures of ``regimes.measure``; strength 0 once a
-            prompt.
+        texts: one row a text: ``prompt, emotion`` (the direction added; empty for none), ``source`` (of ``SOURCES``;
+            empty for none), ``strength, seed, text, tokens, n_tokens`` and the measures of ``regimes.measure``.
         values: metric → ``[text, emotion]``, each emotion's reading of each text (``EMOTION_METRICS``).
         emotions: the names along that second axis.
+        strength: the one at which effects are read.
     """
 
     texts: pd.DataFrame
     values: dict[str, np.ndarray]
     emotions: tuple[str, ...]
+    strength: float
 
-    @property
-    def random(self) -> list[str]:
-        """The names of the random directions."""
-        return list(dict.fromkeys(self.texts["emotion"][self.texts["control"]]))
+    def directions(self, source: str) -> list[str]:
+        """The names of the directions of a source."""
+        return list(dict.fromkeys(self.texts["emotion"][self.texts["source"] == source]))
 
     @property
     def strengths(self) -> list[float]:
@@ -67,54 +75,61 @@ class Sweep:
         return sorted({*self.texts["strength"]})
 
 
-def sweep(steering: Steering) -> tuple[Sweep, pd.DataFrame]:
-    """Writes and measures every emotion and random directions at every dose on every prompt of the dose response.
+def sweep(steering: Steering, arm: Arm) -> Sweep:
+    """Writes and measures every direction of an arm at every dose on every prompt of the dose response.
 
-    How many of each is in the run's settings (``doses``, ``dose_prompts``, ``dose_random``, ``tokens``).
-
-    Returns:
-        The sweep, and the unsteered texts with their own measures (each against the others on its prompt).
+    How many of each is in the run's settings (``doses``, ``dose_prompts``, ``dose_seeds``, ``tokens`` …).
 
     Raises:
         EmotraceError: vectors of another model, or without one of the layers; a label that the judge does not have.
     """
     study, model, settings = steering.study, steering.model, steering.study.settings
-    vectors = steering.vectors.check(model)
-    seed, prompts = settings.seed, corpus.prompts("dose")[: settings.dose_prompts]
-    random = random_like(vectors, settings.dose_random, seed)
-    writing = Writing(max_new_tokens=settings.tokens, temperature=0.7)
-    zeros = [Row(prompt, vectors, vectors.emotions[0], 0.0, seed) for prompt in prompts]
-    unsteered = [row._replace(seed=seed + number) for row in zeros for number in range(PLAIN_SEEDS)]
-    steered = [
-        Row(prompt, source, name, dose * steering.strength, seed)
-        for source in (vectors, random)
-        for name in source.emotions
-        for dose in settings.doses
-        for prompt in prompts
-    ]
-    rows = unsteered + steered
-    facts = pd.DataFrame(
-        [(row.prompt, row.emotion, row.vectors is random, row.strength, row.seed) for row in rows],
-        columns=["prompt", "emotion", "control", "strength", "seed"],
-    )
+    arm.vectors.check(model)
+    rows, facts = _rows(arm, corpus.prompts("dose")[: settings.dose_prompts], settings.seed, settings.dose_seeds)
 
     def progress(done: int) -> None:
-        study.progress("dose response: texts", done, len(rows))
+        study.progress(f"dose response, {arm.name}: texts", done, len(rows))
 
-    texts = write(model, rows, [steering.layer], writing, cache=study.run, progress=progress)
+    writing = arm.writing(settings.tokens)
+    texts = write(model, rows, arm.layers, writing, on_the_fly=arm.on_the_fly, cache=study.run, progress=progress)
     table = pd.concat([facts, texts], axis=1)
-    plain = table[: len(unsteered)].assign(emotion="")
-    references = regimes.references(model, plain)
-    plain = regimes.measure_plain(plain, references)
-    measured = regimes.measure(model, table[len(unsteered) :], references)
-    # One unsteered text a prompt, of the same seed, is the sweep's strength 0.
-    table = pd.concat([plain[plain["seed"] == seed], measured], ignore_index=True)
+    unsteered = table["strength"] == 0
+    references = regimes.references(model, table[unsteered])
+    measured = [
+        regimes.measure_plain(table[unsteered], references),
+        regimes.measure(model, table[~unsteered], references),
+    ]
+    table = pd.concat(measured, ignore_index=True)
     values = {
-        **_next_token(steering, zeros + steered, writing.positions),
-        "classifier": _classified(steering.classifier, list(table["text"]), vectors.emotions),
-        "kin_share": _kin_share(list(table["text"]), vectors.emotions),
+        **_next_token(steering, arm, rows),
+        **text_readings(steering.classifier, list(table["text"]), arm.vectors.emotions),
     }
-    return Sweep(table, values, tuple(vectors.emotions)), plain
+    return Sweep(table, values, tuple(arm.vectors.emotions), arm.strength)
+
+
+def _rows(arm: Arm, prompts: Sequence[str], seed: int, seeds: int) -> tuple[list[Row], pd.DataFrame]:
+    """The texts to be written, unsteered ones first, and what each is.
+
+    An emotion's own vector has ``seeds`` texts on each prompt within the strength at which effects are read; controls,
+    of which there are many, and larger strengths have one.
+    """
+    emotions = arm.vectors
+    rows = [
+        Row(prompt, emotions, emotions.emotions[0], 0.0, seed + n) for prompt in prompts for n in range(PLAIN_SEEDS)
+    ]
+    facts: list[tuple[str, str, str, float, int]] = [(row.prompt, "", "", 0.0, row.seed) for row in rows]
+    for source, vectors in arm.directions.items():
+        for name, strength, prompt in itertools.product(vectors.emotions, arm.strengths, prompts):
+            within = abs(strength) <= arm.strength * (1 + 1e-9)
+            for sample in range(seed, seed + (seeds if source == EMOTION and within else 1)):
+                rows.append(Row(prompt, vectors, name, strength, sample))
+                facts.append((prompt, name, source, strength, sample))
+    return rows, pd.DataFrame(facts, columns=["prompt", "emotion", "source", "strength", "seed"])
+
+
+def text_readings(classifier: Classifier, texts: Sequence[str], emotions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The readings that a text alone gives, ``[text, emotion]``: what the judge sees, and kin words."""
+    return {"classifier": _classified(classifier, texts, emotions), "kin_share": _kin_share(texts, emotions)}
 
 
 def _classified(classifier: Classifier, texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
@@ -123,19 +138,47 @@ def _classified(classifier: Classifier, texts: Sequence[str], emotions: Sequence
     return scores.reindex(columns=list(emotions)).to_numpy(dtype=np.float64)
 
 
-def _next_token(steering: Steering, rows: Sequence[Row], positions: str) -> dict[str, np.ndarray]:
-    """``projection`` and ``kin_log_probability`` of every row, at the prompt's last token: ``[row, emotion]``."""
+def _next_token(steering: Steering, arm: Arm, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """The readings that need no text, of every row, at the prompt's last token: ``[row, emotion]``.
+
+    Rows that differ by their seed alone are read once.
+    """
     model, read_layer, norms = steering.model, steering.read_layer, residual_norms(steering.model)
-    units = steering.vectors.unit().at(read_layer).astype(np.float64)
-    kin = [_kin_tokens(model, name) for name in steering.vectors.emotions]
-    projections, probabilities = [], []
-    for start in range(0, len(rows), _SCORED_ROWS):
-        batch = rows[start : start + _SCORED_ROWS]
-        edit = Edit(row_directions(batch, [steering.layer], norms), positions=positions)
+    kin = [_kin_tokens(model, name) for name in arm.vectors.emotions]
+    scale = np.ones_like(norms) if arm.on_the_fly else norms
+    keys = [(row.prompt, row.emotion if row.strength else "", row.strength) for row in rows]
+    different = list(dict(zip(keys, rows, strict=True)).values())
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    streams, probabilities, edits = [], [], []
+    for start in range(0, len(different), _SCORED_ROWS):
+        batch = different[start : start + _SCORED_ROWS]
+        directions = row_directions(batch, arm.layers, scale)
+        edit = Edit(directions, on_the_fly=arm.on_the_fly, positions=arm.positions)
         scores = score(model, [row.prompt for row in batch], edit, read_layers=[read_layer], groups=kin)
-        projections.append(scores["stream"][:, 0].astype(np.float64) @ units.T / norms[read_layer])
+        streams.append(scores["stream"][:, 0].astype(np.float64) / norms[read_layer])
         probabilities.append(scores["log_probabilities"])
-    return {"projection": np.concatenate(projections), "kin_log_probability": np.concatenate(probabilities)}
+        edits.append(directions[arm.layers[0]].double().numpy() / norms[read_layer])
+    order = [place[key] for key in keys]
+    readings = {"kin_log_probability": np.concatenate(probabilities)[order]}
+    if len(arm.layers) > 1:
+        return readings
+    stream, edit_of = np.concatenate(streams), np.concatenate(edits)
+    plain = stream[[place[row.prompt, "", 0.0] for row in different]]
+    units = np.stack([arm.vectors.direction(name, read_layer) for name in arm.vectors.emotions])
+    beyond = (stream - plain - edit_of) @ units.T
+    for number, row in enumerate(different):
+        if row.strength and row.vectors is not arm.vectors:
+            beyond[number] = (stream[number] - plain[number] - edit_of[number]) @ _own_reading(arm, row, read_layer)
+    return {"projection": (stream @ units.T)[order], "beyond_skip": beyond[order], **readings}
+
+
+def _own_reading(arm: Arm, row: Row, read_layer: int) -> np.ndarray:
+    """Along what the stream is read under a control direction: its own vector of the later layer.
+
+    Of Gaussian directions, whose layers have nothing to do with one another, the very direction that was added.
+    """
+    gaussian = row.vectors is arm.directions.get(GAUSSIAN)
+    return row.vectors.direction(row.emotion, arm.layers[0] if gaussian else read_layer)
 
 
 def _kin_tokens(model: Model, emotion: str) -> list[int]:

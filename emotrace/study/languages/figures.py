@@ -11,12 +11,16 @@ from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, PURPLE, note
 
-_GROUPS = {"all": (BLUE, "-", "emotion vectors"), "random": (ORANGE, "--", "random directions, equal norm")}
+_GROUPS = {
+    "all": (BLUE, "-", "emotion vectors"),
+    "permuted": (ORANGE, "--", "vectors of permuted labels"),
+    "random": (GREY, ":", "Gaussian directions"),
+}
 _LANGUAGES = {"zh": ("Chinese", BLUE), "en": ("English", GREEN)}
 
 
 def script_mass(tables: Tables) -> Figure:
-    """Chinese and other scripts under steering in English, over strengths, beside random directions of equal norm."""
+    """Chinese and other scripts under steering in English, over strengths, beside controls of equal norm."""
     figure, (chinese, others, written) = plt.subplots(1, 3, figsize=(13, 4))
     _over_strengths(chinese, tables, "han_logit_change", "next_token", "Chinese, next token")
     _over_strengths(others, tables, "other_script_logit_change", "next_token", "other scripts, next token")
@@ -43,7 +47,7 @@ def _over_strengths(ax: Axes, tables: Tables, metric: str, where: str, title: st
 
 
 def lexicon_alignment(tables: Tables) -> Figure | None:
-    """How far steering raises the emotion's own words above the other emotions', in Chinese and in English; the mean
+    """How far steering ranks the emotion's own words above the other emotions', in Chinese and in English; the mean
     over the positive strengths. None for a vocabulary without the lexicon's words."""
     table = select(tables["crosslingual"], metric="alignment", readout="steered")
     table = table[table["strength"].isna()]
@@ -78,13 +82,14 @@ PICTURES = (
         "script_mass",
         script_mass,
         "crosslingual",
-        "C11: how probable Chinese and other scripts become when an English prompt is steered, beside random "
-        "directions of equal norm.",
+        "C11: how probable Chinese and other scripts become when an English prompt is steered, beside vectors of "
+        "permuted labels and Gaussian directions of equal norm.",
     ),
     Picture(
         "lexicon_alignment",
         lexicon_alignment,
         "crosslingual",
-        "C11: does an emotion's vector raise its own Chinese (and English) words more than other emotions' words?",
+        "C11: does an emotion's vector rank its own Chinese (and English) words above other emotions' words? An order "
+        "among the tokens of a script, which need not become more probable.",
     ),
 )

@@ -42,7 +42,8 @@ class Sizes:
     """The sizes of the experiment. Texts are written at temperature 1: from the model's own distribution."""
 
     seed: int = 0
-    random: int = 20
+    permuted: int = 20
+    random: int = 8
     new_tokens: int = 24
     written_prompts: int = 4
     bootstrap: int = 1000
@@ -51,15 +52,19 @@ class Sizes:
 
     @classmethod
     def quick(cls, seed: int = 0) -> Sizes:
-        return cls(seed, random=10, new_tokens=16, written_prompts=2, bootstrap=200, permutations=199)
+        return cls(seed, permuted=20, random=4, new_tokens=16, written_prompts=2, bootstrap=200, permutations=199)
 
 
-def with_controls(vectors: EmotionVectors, sizes: Sizes) -> EmotionVectors:
-    """The emotions' vectors, followed by random directions of their mean norm."""
+def with_controls(vectors: EmotionVectors, permuted: EmotionVectors, sizes: Sizes) -> EmotionVectors:
+    """The emotions' vectors, followed by those of permuted labels and by random directions of their mean norm.
+
+    An edit makes all of them alike in length.
+    """
     seed = int(generator(sizes.seed, "random directions").integers(2**32))
     random = random_like(vectors, sizes.random, seed)
-    values = np.concatenate([vectors.values, random.values])
-    return replace(vectors, emotions=(*vectors.emotions, *random.emotions), values=values)
+    values = np.concatenate([vectors.values, permuted.values[: sizes.permuted], random.values])
+    names = (*vectors.emotions, *permuted.emotions[: sizes.permuted], *random.emotions)
+    return replace(vectors, emotions=names, values=values)
 
 
 @dataclass(frozen=True)

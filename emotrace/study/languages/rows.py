@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from scipy.special import logit
 
 from emotrace.measures import statistics
@@ -49,7 +50,7 @@ class RowBuilder:
 
     Attributes:
         row: makes a row from its columns.
-        names: the emotions, whose directions come first; random ones follow.
+        names: the emotions, whose directions come first; those of permuted labels follow, then random ones.
         sizes: seed and resamples.
     """
 
@@ -69,7 +70,7 @@ class RowBuilder:
 
         def values(value: Count | Callable[[Row], list[float]]) -> np.ndarray:
             """``[strength, direction, …]``"""
-            n = len(self.names) + self.sizes.random
+            n = len(self.names) + self.sizes.permuted + self.sizes.random
             return np.array([[value(row) for row in directions[:n]] for directions in readouts])
 
         common: Row = {"strength": strength, "readout": kind}
@@ -81,9 +82,11 @@ class RowBuilder:
             for word in examples if emotion in self.names and "zh" in tokens else ():
                 ranks = np.median(values(lambda row, word=word: row["ranks"][word]), axis=0)
                 rows += self._ranks(emotion, word, ranks, {**common, "language": "zh"})
+                z = values(lambda row, word=word: row["z"][word]).mean(axis=0)
+                rows.append(self._rise(emotion, word, z, {**common, "language": "zh"}))
         top = values(lambda row: row["han_top"]).mean(axis=0)[:, None] / 100
         shares = self.ratios("han_share_of_top_100", top, np.ones_like(top), **common)
-        return [*rows, *(row for row in shares if row["emotion"] in ("all", "random"))]
+        return [*rows, *(row for row in shares if row["emotion"] not in self.names)]
 
     def _alignment(self, z: np.ndarray, owner: np.ndarray, common: Row) -> list[Row]:
         present, owner = np.unique(owner, return_inverse=True)  # emotions that have usable words
@@ -100,8 +103,9 @@ class RowBuilder:
         common, rows = {**common, "metric": "alignment"}, []
         for index, emotion in enumerate(present):
             interval = statistics.centred_interval(scores[index, index], draws[:, index])
-            others, n_words = np.delete(scores[:, index], index), int((owner == index).sum())
-            rows.append(self._tested(self.names[emotion], interval, n_words, others, "greater", **common))
+            n_words = int((owner == index).sum())
+            null = scores[n : n + sizes.permuted, index]
+            rows.append(self._tested(self.names[emotion], interval, n_words, null, "greater", **common))
         null = self._exchanged(scores[:n], "whose lexicon")
         interval = statistics.centred_interval(np.diagonal(scores).mean(), draws.mean(axis=1))
         return [*rows, self._tested("all", interval, len(owner), null, "greater", **common)]
@@ -114,10 +118,25 @@ class RowBuilder:
     def _ranks(self, emotion: str, word: str, ranks: np.ndarray, common: Row) -> list[Row]:
         own, rows = self.names.index(emotion), []
         for metric, column in zip(("rank_all", "rank_han"), ranks.T, strict=True):
-            value, others = statistics.Interval(float(column[own]), np.nan, np.nan), np.delete(column, own)
-            row = self._tested(emotion, value, 1, others, "less", metric=metric, word=word, **common)
-            rows.append({**row, "null": float(np.median(others))})
+            value, null = statistics.Interval(float(column[own]), np.nan, np.nan), column[self._permuted]
+            row = self._tested(emotion, value, 1, null, "less", metric=metric, word=word, **common)
+            rows.append({**row, "null": float(np.median(null))})
         return rows
+
+    def _rise(self, emotion: str, word: str, z: np.ndarray, common: Row) -> Row:
+        """The read-out of a word beyond the permuted-label vectors', tested as one more of them would be (t)."""
+        null = z[self._permuted]
+        excess, m = float(z[self.names.index(emotion)] - null.mean()), len(null)
+        error = float(null.std(ddof=1) * np.sqrt(1 + 1 / m)) if m > 1 else np.nan
+        half = float(stats.t.ppf(0.975, m - 1)) * error
+        p = float(stats.t.sf(excess / error, m - 1)) if m > 1 and error > 0 else np.nan
+        interval = {"value": excess, "low": excess - half, "high": excess + half}
+        return self.row(emotion=emotion, metric="example_rise", word=word, **interval, n=m, p=p, m=m, **common)
+
+    @property
+    def _permuted(self) -> slice:
+        """Where the directions of permuted labels stand."""
+        return slice(len(self.names), len(self.names) + self.sizes.permuted)
 
     def next_token(self, strength: float, readouts: Sequence[Measured]) -> list[Row]:
         """The groups' probability at the next token; the mean over several strengths where several are given."""
@@ -185,11 +204,14 @@ class RowBuilder:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def ratios(self, metric: str, above: np.ndarray, below: np.ndarray, rate: bool = False, **common: Any) -> list[Row]:
-        """Sums over prompts of ``above`` by those of ``below``, both ``[direction, prompt]``, for each emotion, all of
-        them and the random directions; ``rate``: shares of texts, with Wilson intervals."""
+        """Sums over prompts of ``above`` by those of ``below``, both ``[direction, prompt]``, for each emotion, for all
+        of them, for the permuted-label vectors, the random directions, and the excess of the first over the second;
+        ``rate``: shares of texts, with Wilson intervals but for the excess."""
         n, common = len(self.names), {"metric": metric, **common}
         value, draws = _ratio(above, below), self._prompt_draws(above, below)
-        random = value[n:]
+        null_values = value[self._permuted]
+        parts = {"all": slice(0, n), "permuted": self._permuted, "random": slice(self._permuted.stop, len(value))}
+        over_directions = {name: self._direction_draws(name, draws[:, part]) for name, part in parts.items()}
 
         def counted(part: slice) -> int:  # texts, prompts, or where prompts were averaged before, directions
             return above[part].size if rate or above.shape[1] == 1 else above.shape[1]
@@ -203,23 +225,29 @@ class RowBuilder:
         for index, name in enumerate(self.names):
             part = slice(index, index + 1)
             own = interval(part, draws[:, index])
-            rows.append(self._tested(name, own, counted(part), random, "greater", **common))
-        emotions, controls = slice(0, n), slice(n, len(value))
-        of_emotions = interval(emotions, self._direction_draws("all", draws[:, emotions]))
-        of_random = interval(controls, self._direction_draws("random", draws[:, controls]))
-        rng = self._rng("emotions or random")
+            rows.append(self._tested(name, own, counted(part), null_values, "greater", **common))
+        of = {name: interval(part, over_directions[name]) for name, part in parts.items() if len(value[part])}
+        test = self._exchange(value[: self._permuted.stop], of["permuted"])
+        excess = statistics.percentile_interval(
+            of["all"].value - of["permuted"].value, over_directions["all"] - over_directions["permuted"]
+        )
+        rows.append(self.row(emotion="all", **of["all"]._asdict(), n=counted(parts["all"]), **test, **common))
+        rows.append(self.row(emotion="excess", **excess._asdict(), n=counted(parts["all"]), **test, **common))
+        for name in ("permuted", "random"):
+            if name in of:
+                rows.append(self.row(emotion=name, **of[name]._asdict(), n=counted(parts[name]), **common))
+        return rows
+
+    def _exchange(self, value: np.ndarray, of_permuted: statistics.Interval) -> Row:
+        """The test of the emotions' directions against those of permuted labels, ``[direction]``, by exchange."""
+        n, rng = len(self.names), self._rng("emotions or permuted labels")
         orders = [rng.permutation(len(value)) for _ in range(self.sizes.permutations)]
         null = np.array([value[order[:n]].mean() - value[order[n:]].mean() for order in orders])
-        test = {
-            **dict(zip(("null", "null_low", "null_high"), of_random, strict=True)),
-            "p": statistics.permutation_p(value[:n].mean() - random.mean(), null, "greater"),
+        return {
+            **dict(zip(("null", "null_low", "null_high"), of_permuted, strict=True)),
+            "p": statistics.permutation_p(value[:n].mean() - value[n:].mean(), null, "greater"),
             "m": len(null),
         }
-        return [
-            *rows,
-            self.row(emotion="all", **of_emotions._asdict(), n=counted(emotions), **test, **common),
-            self.row(emotion="random", **of_random._asdict(), n=counted(controls), **common),
-        ]
 
     def _prompt_draws(self, above: np.ndarray, below: np.ndarray) -> np.ndarray:
         """The ratios in bootstrap resamples of the prompts: ``[draw, direction]``."""

@@ -21,7 +21,10 @@ complete separation, which so large a d implies, has the exact two-sided p of 2 
 correlation (which cannot exceed 1), a bootstrap interval over topics and a permutation p.
 
 Mann–Whitney's own p takes the values for independent, which pairs that share an emotion, and layers of one model, are
-not. The permutation p does not: the two methods' texts are swapped within topic × emotion cells at random.
+not. The p of ``difference`` does not: the two methods are exchanged topic by topic, on the topics' jackknife
+pseudo-values (:mod:`emotrace.measures.jackknife`).
+
+The raw cosine is the paper's measure; ours stands beside it (:mod:`emotrace.study.methods.intraclass`).
 """
 
 from __future__ import annotations
@@ -33,28 +36,27 @@ import pandas as pd
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from emotrace.measures import geometry, statistics
+from emotrace.measures import geometry, jackknife, statistics
 from emotrace.measures.grams import centroid_cosine, gram, mean_cosine, within
+from emotrace.study.methods import intraclass
 from emotrace.study.methods.design import Design
 
 METHODS = {"comprehension": ("ours", "plain"), "generation": ("self", "chat")}
 """Method → author and frame of its texts."""
-# Every layer is permuted in this sample; a floor of 1/200 for p is enough of them.
-LAYER_PERMUTATIONS = 199
 MIN_MODELS = 5
 SAMPLES = ("pairs_chosen", "pairs_half_depth", "layers")
 
 
-def compare_methods(design: Design, *, family: str, instruct: bool, permutations: int = 999) -> pd.DataFrame:
+def compare_methods(design: Design, *, family: str, instruct: bool) -> pd.DataFrame:
     """``method_comparison`` of one model: generation against comprehension, for each pooling and sample.
 
     Returns:
         One row a sample, pooling and metric: ``model, family, kind`` (instruct or base), ``sample, pooling,
         layer_comprehension, layer_generation`` (empty for ``layers``), ``n_comprehension, n_generation`` (values in
         each sample), ``metric, value, low, high, p, m, n`` (topics). Metrics: ``mean_comprehension``,
-        ``mean_generation``, ``difference`` (generation − comprehension; p: permutation, two-sided),
-        ``mann_whitney_u`` (p: its own), ``cohens_d``, ``hedges_g``, ``rank_biserial``. No rows for a model that wrote
-        nothing.
+        ``mean_generation``, ``difference`` (generation − comprehension; p two-sided), ``mann_whitney_u`` (p: its own),
+        ``cohens_d``, ``hedges_g``, ``rank_biserial``; then those of :func:`emotrace.study.methods.intraclass.rows`. No
+        rows for a model that wrote nothing.
     """
     if not all(any(key[:2] == source for key in design.pooled) for source in METHODS.values()):
         return pd.DataFrame()
@@ -62,11 +64,14 @@ def compare_methods(design: Design, *, family: str, instruct: bool, permutations
     rows = []
     with threadpool_limits(1):
         for pooling in design.levels["pooling"]:
-            readings = np.stack([design.activations(*source, pooling) for source in METHODS.values()])
+            pair = [design.activations(*source, pooling) for source in METHODS.values()]
+            readings = np.stack(pair)
             for sample in SAMPLES:
                 columns = {**model, "sample": sample, "pooling": pooling}
-                count = min(permutations, LAYER_PERMUTATIONS) if sample == "layers" else permutations
-                rows += [columns | row for row in _Comparison(design, readings, sample).rows(count)]
+                rows += [columns | row for row in _Comparison(design, readings, sample).rows()]
+            for sample in intraclass.SAMPLES:
+                columns = {**model, "sample": sample, "pooling": pooling}
+                rows += [columns | row for row in intraclass.rows(design, pair, sample)]
     return pd.DataFrame(rows)
 
 
@@ -99,7 +104,7 @@ class _Comparison:
 
     Attributes:
         readings: ``[method, topic, emotion, layer, d_model]``, of the sample's topics alone.
-        present: bool ``[topic, emotion]``.
+        present: bool ``[topic, emotion]``, of the emotions that have a text on them.
         layers: for each method, the indices of its layers.
         by_layer: whether a value is a layer's mean cosine, not the cosine of one pair at one layer.
     """
@@ -115,18 +120,18 @@ class _Comparison:
             self.layers = [[design.layers.index(max(1, design.n_layers // 2))]] * 2
         else:
             self.layers = [list(range(len(design.layers)))] * 2
-        self.readings, self.present = readings[:, self.topics], design.present[self.topics]
+        present = design.present[self.topics]
+        known = present.any(axis=0)  # of few topics some may lack all texts of an emotion
+        self.readings, self.present = readings[:, self.topics][:, :, known], present[:, known]
 
-    def rows(self, permutations: int) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row a metric, without the columns of model and sample."""
         comprehension, generation = (values[0] for values in self._values(np.ones((1, len(self.topics)))))
         c_draws, g_draws = self._values(self.design.draws(self.topics))
         contrast = statistics.contrast(generation, comprehension)
         difference = generation.mean() - comprehension.mean()
-        null = self._swapped(permutations)
-        # Where the methods have layers of their own, the null is not centred on zero.
-        centre = np.append(null, difference).mean()
-        p = statistics.permutation_p(difference - centre, null - centre, "two-sided")
+        left_out = [values.mean(axis=1) for values in self._values(jackknife.leave_one_out(len(self.topics)))]
+        p, patterns = jackknife.flip_p(jackknife.pseudo_values(left_out[1] - left_out[0]), "two-sided")
         d_draws = statistics.cohens_d(g_draws, c_draws)
         shrink = statistics.hedges_correction(len(generation) + len(comprehension) - 2)
         estimates = {
@@ -146,7 +151,7 @@ class _Comparison:
             if metric == "rank_biserial":  # near its bounds the shift may leave the range, or the value behind
                 low, high = np.clip([interval.low, interval.high], -1, 1)
                 interval = statistics.Interval(float(value), float(min(low, value)), float(max(high, value)))
-            tests = {"p": p, "m": permutations} if metric == "difference" else {"p": np.nan}
+            tests = {"p": p, "m": patterns} if metric == "difference" else {"p": np.nan}
             rows.append({**columns, "metric": metric, **interval._asdict(), **tests})
         return [*rows, {**columns, "metric": "mann_whitney_u", "value": contrast.u, "p": contrast.p}]
 
@@ -164,22 +169,6 @@ class _Comparison:
         cosines = geometry.cosines_of_gram(np.stack(grams))[..., rows, columns]  # [layer, draw, pair]
         return cosines.mean(axis=-1).T if self.by_layer else cosines[0]
 
-    def _swapped(self, permutations: int) -> np.ndarray:
-        """Generation − comprehension when the methods' texts are swapped within cells at random: ``[permutation]``."""
-        swap = self.design.rng("swap", list(self.topics)).random((permutations, *self.present.shape)) < 0.5
-        counts = self.present.sum(axis=0)[:, None]
-        means = []
-        for layers, readings in zip(self.layers, (self.readings, self.readings[::-1]), strict=True):
-            grams = []
-            for own, other in ((readings[0][:, :, layer], readings[1][:, :, layer]) for layer in layers):
-                # [emotion, permutation, topic] @ [emotion, topic, d_model]
-                moved = swap.transpose(2, 0, 1).astype(np.float64) @ (other - own).transpose(1, 0, 2)
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    centroids = (moved.transpose(1, 0, 2) + own.sum(axis=0)) / counts
-                grams.append(centroids @ centroids.transpose(0, 2, 1))
-            means.append(self._summary(grams).mean(axis=1))
-        return means[1] - means[0]
-
 
 def _rank_biserial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The rank-biserial correlation of each resample: ``[draw, n_x]``, ``[draw, n_y]`` → ``[draw]``."""
@@ -193,7 +182,8 @@ def _rank_biserial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """``method_comparison_models``: the same test with one value a model and method, its mean cosine.
+    """``method_comparison_models``: the same test with one value a model and method, its mean cosine (in the samples of
+    :mod:`emotrace.study.methods.intraclass`, its intraclass correlation).
 
     Args:
         table: ``method_comparison`` of several models.
@@ -202,13 +192,14 @@ def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -
 
     Returns:
         One row a group (``all``, ``kind: instruct``, ``family: qwen`` …), sample, pooling and metric, with ``value,
-        low, high, p, n`` (models). Metrics: ``wins``, the share of models where generation is lower (Wilson interval, p
-        of a two-sided sign test); ``difference``, the mean over models (Student's interval); ``mann_whitney_u``,
+        low, high, p, n`` (models). Metrics: ``wins``, the share of models where generation is better (Wilson interval,
+        p of a two-sided sign test); ``difference``, the mean over models (Student's interval); ``mann_whitney_u``,
         ``cohens_d``, ``hedges_g`` and ``rank_biserial``, with percentile intervals over models where there are five or
         more. Effect sizes need two models.
     """
     if table.empty:
         return pd.DataFrame()
+    table = table.assign(metric=table["metric"].str.replace("^intraclass_", "mean_", regex=True))
     means = table[table["metric"].isin(["mean_comprehension", "mean_generation"])]
     wide = means.pivot(index=["sample", "pooling", "model", "kind", "family"], columns="metric", values="value")
     rows = []
@@ -221,15 +212,17 @@ def compare_over_models(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -
             rng = np.random.default_rng([seed, len(models)])
             columns = {"group": group, "sample": sample, "pooling": pooling}
             samples = models["mean_generation"].to_numpy(), models["mean_comprehension"].to_numpy()
-            rows += [{**columns, **row, "n": len(models)} for row in _over(*samples, draws, rng)]
+            higher = sample in intraclass.SAMPLES
+            rows += [{**columns, **row, "n": len(models)} for row in _over(*samples, higher, draws, rng)]
     return pd.DataFrame(rows)
 
 
 def _over(
-    generation: np.ndarray, comprehension: np.ndarray, draws: int, rng: np.random.Generator
+    generation: np.ndarray, comprehension: np.ndarray, higher: bool, draws: int, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """The rows of one group of models, from one value a model ``[model]`` for each method."""
-    wins, n = int((generation < comprehension).sum()), len(generation)
+    """The rows of one group of models, from a value a model ``[model]`` and method, and whether higher is better."""
+    better = generation > comprehension if higher else generation < comprehension
+    wins, n = int(better.sum()), len(generation)
     rows: list[dict[str, Any]] = [
         {"metric": "wins", **statistics.wilson(wins, n)._asdict(), "p": stats.binomtest(wins, n).pvalue},
         {"metric": "difference", **statistics.mean_interval(generation - comprehension)._asdict()},

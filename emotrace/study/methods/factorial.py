@@ -27,20 +27,15 @@ import pandas as pd
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from emotrace.measures import geometry, statistics
-from emotrace.measures.grams import (
-    centroid_cosine,
-    decode,
-    decode_resampled,
-    gram,
-    mean_cosine,
-    shuffled_cosine,
-    within,
-)
+from emotrace.measures import geometry, jackknife, statistics
+from emotrace.measures.grams import centroid_cosine, decode, decode_resampled, gram, mean_cosine, within
 from emotrace.study.experiment import Tables
 from emotrace.study.methods.design import FACTORS, READING_FACTORS, Design
+from emotrace.study.methods.intraclass import shares
 
-METRICS = ("cosine", "shuffle_excess", "nearest_centroid")
+METRICS = ("cosine", "intraclass", "nearest_centroid")
+LOWER_IS_BETTER = ("cosine",)
+_TEXTS = FACTORS.index("texts")
 # Resamples in which the decoder is trained anew.
 DECODER_DRAWS = 200
 
@@ -52,8 +47,9 @@ def factorial_tables(design: Design) -> Tables:
     depth, layer_swapped, value, low, high, n). ``layer`` was chosen on the first half of the topics and is reported on
     the second, ``layer_swapped`` was chosen on the second and is reported on the first; n: topics. ``cosine``: mean
     pairwise cosine of the emotions' centroids before centring (lower is better; fewer texts make noisier centroids,
-    which lowers it by itself); ``shuffle_excess``: the same minus its mean under labels shuffled within topics;
-    ``nearest_centroid``: accuracy on held-out topics.
+    which lowers it by itself); ``intraclass``: the share of the variance among texts on one topic that is their
+    emotion's (:func:`emotrace.measures.spread.intraclass`), which neither the number of texts moves nor the width of
+    the cone in which all states lie; ``nearest_centroid``: accuracy on held-out topics.
 
     ``factorial_effects``: ``kind`` *marginal*: level minus reference, averaged over all other factors; *decomposition*:
     the whole difference between generation as it is used (self, chat, mean) and comprehension (ours, plain, last), and
@@ -85,7 +81,8 @@ class _Factorial:
     Attributes:
         shape: number of levels of each of ``FACTORS``.
         values: metric → ``[*shape]``.
-        resampled: metric → ``[*shape, draw]``.
+        resampled: metric → ``[*shape, draw]``; of ``intraclass``, the topics' jackknife pseudo-values ``[*shape,
+            topic]``, for cells with all texts alone.
         layers: metric → ``[*shape, half]``, the index of the layer that each half of the topics chose.
     """
 
@@ -94,7 +91,8 @@ class _Factorial:
         self.shape = tuple(len(levels[factor]) for factor in FACTORS)
         draws = dict.fromkeys(METRICS, design.bootstrap) | {"nearest_centroid": min(DECODER_DRAWS, design.bootstrap)}
         self.values = {metric: np.empty(self.shape) for metric in METRICS}
-        self.resampled = {metric: np.empty((*self.shape, draws[metric])) for metric in METRICS}
+        draws["intraclass"] = len(design.topics)
+        self.resampled = {metric: np.full((*self.shape, draws[metric]), np.nan) for metric in METRICS}
         self.layers = {metric: np.empty((*self.shape, 2), dtype=int) for metric in METRICS}
         for (author, frame, pooling, components), names in design.readings():
             activations = design.activations(*names)
@@ -104,24 +102,40 @@ class _Factorial:
 
     def _fill(self, cell: tuple[int, ...], activations: np.ndarray, products: np.ndarray) -> None:
         """Measures one cell on two halves of the topics, each at the layer that the other half chose."""
-        halves = self.design.halves(self.design.levels["texts"][cell[FACTORS.index("texts")]])
-        present, rng = self.design.present, self.design.rng
-        curves = [_curves(within(products, half), present[half], rng("shuffle", list(half))) for half in halves]
+        halves = self.design.halves(self.design.levels["texts"][cell[_TEXTS]])
+        present = self.design.present
+        curves = [_curves(within(products, half), present[half]) for half in halves]
         for metric in METRICS:
-            best = np.argmax if metric == "nearest_centroid" else np.argmin
+            best = np.nanargmin if metric in LOWER_IS_BETTER else np.nanargmax
             chosen = [int(best(curve[metric])) for curve in curves]
             if metric == "nearest_centroid":
                 values, resampled = self._accuracies(products, halves, chosen[::-1])
-            else:
-                values, resampled = [], []
-                for half, curve, layer in zip(halves, curves, chosen[::-1], strict=True):
+                self.resampled[metric][cell] = np.mean(resampled, axis=0)
+            elif metric == "cosine":
+                values = [curve[metric][layer] for curve, layer in zip(curves, chosen[::-1], strict=True)]
+                resampled = []
+                for half, layer in zip(halves, chosen[::-1], strict=True):
                     cells = geometry.Cells(activations[half][:, :, layer], present[half].astype(np.float64))
-                    null = curve["cosine"][layer] - curve[metric][layer]
-                    values.append(curve[metric][layer])
-                    resampled.append(mean_cosine(cells.centroid_grams(self.design.draws(half))) - null)
+                    resampled.append(mean_cosine(cells.centroid_grams(self.design.draws(half))))
+                self.resampled[metric][cell] = np.mean(resampled, axis=0)
+            else:
+                values, pseudo = self._intraclass(products, halves, chosen[::-1])
+                if cell[_TEXTS] == self.shape[_TEXTS] - 1:
+                    self.resampled[metric][cell] = pseudo
             self.values[metric][cell] = np.mean(values)
-            self.resampled[metric][cell] = np.mean(resampled, axis=0)
             self.layers[metric][cell] = chosen
+
+    def _intraclass(
+        self, products: np.ndarray, halves: tuple[np.ndarray, np.ndarray], layers: list[int]
+    ) -> tuple[list[float], np.ndarray]:
+        """Each half's intraclass correlation at its layer, and the pseudo-values of all topics of both ``[topic]``."""
+        values, pseudo = [], []
+        for half, layer in zip(halves, layers, strict=True):
+            draws = jackknife.leave_one_out(len(half))
+            left_out = shares(within(products, half)[[layer]], self.design.present[half], draws)[0]
+            values.append(float(left_out[0]))
+            pseudo.append(jackknife.pseudo_values(left_out))
+        return values, np.concatenate(pseudo)
 
     def _accuracies(
         self, products: np.ndarray, halves: tuple[np.ndarray, np.ndarray], layers: list[int]
@@ -144,7 +158,7 @@ class _Factorial:
         for cell in np.ndindex(*self.shape):
             names = {factor: self.design.levels[factor][idx] for factor, idx in zip(FACTORS, cell, strict=True)}
             for metric in METRICS:
-                interval = statistics.centred_interval(float(self.values[metric][cell]), self.resampled[metric][cell])
+                interval = _interval(metric, float(self.values[metric][cell]), self.resampled[metric][cell])
                 layers = _layer_columns(self.design, self.layers[metric][cell])
                 row = {"model": self.design.model_name, **names, "metric": metric, **layers}
                 rows.append({**row, **interval._asdict(), "n": names["texts"]})
@@ -154,6 +168,8 @@ class _Factorial:
         """``factorial_effects``."""
         rows = []
         for metric, (axis, factor) in itertools.product(METRICS, enumerate(FACTORS)):
+            if (metric, factor) == ("intraclass", "texts"):
+                continue  # it does not depend on their number, and has no interval with few
             for first, second in itertools.combinations(range(self.shape[axis]), 2):
                 weights = np.zeros(self.shape)
                 np.moveaxis(weights, axis, 0)[second] = self.shape[axis] / weights.size
@@ -166,11 +182,16 @@ class _Factorial:
         self, kind: str, factor: str, levels: tuple[Any, Any], metric: str, weights: np.ndarray
     ) -> dict[str, Any]:
         """A weighted sum of cells, with its interval from the same sum of their resamples."""
-        value = float((weights * self.values[metric]).sum())
-        draws = np.tensordot(weights, self.resampled[metric], weights.ndim)
+        if metric == "intraclass":  # cells with all texts alone have pseudo-values
+            last = np.moveaxis(np.zeros(self.shape), _TEXTS, 0)
+            last[-1] = self.shape[_TEXTS] if kind == "marginal" else 1
+            weights = weights * np.moveaxis(last, 0, _TEXTS)
+        counted = np.nonzero(weights)
+        value = float((weights[counted] * self.values[metric][counted]).sum())
+        draws = weights[counted] @ self.resampled[metric][counted]
         row = {"model": self.design.model_name, "kind": kind, "factor": factor, "level": levels[0]}
         row |= {"reference": levels[1], "metric": metric}
-        return {**row, **statistics.centred_interval(value, draws)._asdict(), "n": len(self.design.topics)}
+        return {**row, **_interval(metric, value, draws)._asdict(), "n": len(self.design.topics)}
 
     def _decomposition(self) -> list[dict[str, Any]]:
         levels = self.design.levels
@@ -198,12 +219,19 @@ class _Factorial:
         ]
 
 
-def _curves(products: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _interval(metric: str, value: float, resampled: np.ndarray) -> statistics.Interval:
+    """From bootstrap draws ``[draw]``, or of ``intraclass`` from jackknife pseudo-values ``[topic]``."""
+    if metric != "intraclass":
+        return statistics.centred_interval(value, resampled)
+    _, low, high = statistics.mean_interval(resampled - resampled.mean() + value)
+    return statistics.Interval(value, low, high)
+
+
+def _curves(products: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
     """Each metric over the layers, from the texts of one half alone: ``[layer]``."""
-    cosine = centroid_cosine(products, present)
     return {
-        "cosine": cosine,
-        "shuffle_excess": cosine - shuffled_cosine(products, present, rng),
+        "cosine": centroid_cosine(products, present),
+        "intraclass": shares(products, present, np.ones((1, len(present))))[:, 0],
         "nearest_centroid": np.nanmean(decode(products, products, present), axis=(1, 2)),
     }
 

@@ -13,7 +13,7 @@ from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURP
 
 METRIC_TITLES = {
     "cosine": "mean centroid cosine\n(lower = better separated)",
-    "shuffle_excess": "… minus shuffled labels\n(lower = better separated)",
+    "intraclass": "intraclass correlation\n(higher = better separated)",
     "nearest_centroid": "accuracy, topics held out\n(higher = better separated)",
 }
 _FACTOR_COLOURS = {"author": BLUE, "frame": ORANGE, "pooling": GREEN, "texts": PURPLE, "components": GREY}
@@ -71,7 +71,7 @@ def _effects(table: pd.DataFrame, label: str) -> Figure:
     axes[0, 0].set_yticks(range(len(contrasts)), labels)
     axes[0, 0].set_ylim(len(contrasts) - 0.5, -0.5)
     n = int(table["n"].max()) if len(table) else 0
-    figure.supxlabel(f"{label} (95% bootstrap intervals over {n} topics)", fontsize=9)
+    figure.supxlabel(f"{label} (95% intervals over {n} topics)", fontsize=9)
     return figure
 
 
@@ -115,7 +115,8 @@ FACTORIAL = (
         marginal_effects,
         "factorial_effects",
         "What each respect in which the two methods differ does by itself, averaged over all the others. Right of zero "
-        "is better only for accuracy; for both cosines, left is.",
+        "is better, except for the cosine, where left is. The cosine also moves with the width of the cone in which "
+        "all states lie; the intraclass correlation, the emotion's share of the variance within topics, does not.",
     ),
     Picture(
         "factorial_decomposition",
@@ -128,7 +129,7 @@ FACTORIAL = (
         "factorial_decoding",
         decoding_matrix,
         "factorial_decoding",
-        "Vectors trained on one author's texts, tested on another's, on topics never seen: what carries over is the "
-        "emotion, not the author.",
+        "Vectors trained on one author's texts, tested on another's, on topics never seen. A value off the diagonal "
+        "near those on it says that what was learnt is not the author's alone.",
     ),
 )

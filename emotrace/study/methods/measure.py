@@ -87,11 +87,12 @@ def _tables(study: Study, own: pd.DataFrame | None) -> Tables:
     )
     tables = factorial_tables(design)
     if own is not None:
-        tables["method_comparison"] = compare_methods(
-            design, family=study.family, instruct=study.instruct, permutations=settings.permutations
-        )
-        tables["story_rates"] = story_rates(own).assign(model=study.model_name)
+        tables["method_comparison"] = compare_methods(design, family=study.family, instruct=study.instruct)
     tables["method_by_layer"] = layer_curves(design)
+    for table in tables.values():  # our passages are one of the authors
+        table.insert(1, "instrument", study.instrument)
+    if own is not None:
+        tables["story_rates"] = story_rates(own).assign(model=study.model_name)
     return tables
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from emotrace.instrument.stories import STATUSES
 from emotrace.measures.statistics import wilson
-from emotrace.stories import STATUSES
 
 
 def story_rates(stories: pd.DataFrame) -> pd.DataFrame:

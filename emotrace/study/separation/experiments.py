@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from emotrace.study.experiment import Experiment, Results
-from emotrace.study.separation import claims, figures, measure
+from emotrace.study.separation import axes, claims, figures, localisation, measure, vectors
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="separation",
+        per_instrument=True,
         question="Separation and localisation",
         tables=("separation",),
         run=lambda study, tables: Results({"separation": measure.separation(study)}),
@@ -27,19 +28,35 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="geometry",
+        per_instrument=True,
         question="Anisotropy and geometry",
         tables=("geometry",),
-        run=lambda study, tables: Results({"geometry": measure.geometry_table(study)}),
+        run=lambda study, tables: Results({"geometry": axes.geometry_table(study)}),
         claims=claims.geometry_claims,
         claim_ids=tuple(f"neighbour.valence.{pooling}" for pooling in claims.POOLINGS),
         pictures=figures.GEOMETRY,
         notebook="02",
     ),
     Experiment(
-        name="localisation",
+        name="reliability",
+        per_instrument=True,
         question="Separation and localisation",
-        tables=("localisation",),
-        run=lambda study, tables: Results({"localisation": measure.localisation(study, tables)}),
+        tables=("reliability",),
+        run=lambda study, tables: Results({"reliability": vectors.reliability_table(study)}),
+        notebook="02",
+    ),
+    Experiment(
+        name="localisation",
+        per_instrument=True,
+        question="Separation and localisation",
+        tables=("localisation", "space", "learning_curve"),
+        run=lambda study, tables: Results(
+            {
+                "localisation": localisation.localisation(study, tables),
+                "space": localisation.space(study),
+                "learning_curve": vectors.learning_curve(study),
+            }
+        ),
         needs=("separation", "anisotropy"),
         claims=claims.localisation_claims,
         claim_ids=tuple(f"{name}.{pooling}" for pooling in claims.POOLINGS for name in claims.LOCALISATION),

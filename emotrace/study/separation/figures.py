@@ -10,6 +10,7 @@ from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,8 +24,12 @@ from emotrace.vectors import EmotionVectors
 
 CRITERION_TITLES = {
     "cosine": "centroid cosine (the paper's)",
-    "shuffle_excess": "… minus shuffled labels",
-    "anisotropy_excess": "… minus unrelated texts",
+    "shuffled_cosine": "its null, shuffled labels",
+    "noise_cosine": "its null less the emotions' part: the space",
+    "shuffle_excess": "cosine minus its null",
+    "anisotropy_excess": "cosine minus unrelated texts",
+    "ratio": "R = (1 − cosine) / (1 − null)",
+    "intraclass": "share of variance, cross-validated",
     "nearest_centroid": "nearest centroid, accuracy",
     "logistic_regression": "logistic regression, accuracy",
 }
@@ -47,6 +52,44 @@ def separation_over_depth(tables: Tables) -> Figure:
     return _labelled(figure, axes, "mean pairwise cosine (lower = better separated)")
 
 
+def u_question(tables: Tables) -> Figure:
+    """Is the U the emotions' or the space's? The cosine and its null above, their scale-free ratio R below."""
+    separation, located = tables["separation"], tables["localisation"]
+    poolings = [pooling for pooling in POOLING_TITLES if pooling in set(located["pooling"])]
+    figure, grid = plt.subplots(2, len(poolings), figsize=(5.2 * len(poolings), 6.4), sharex=True, squeeze=False)
+    for pooling, (above, below) in zip(poolings, grid.T, strict=True):
+        above.set_title(POOLING_TITLES[pooling], loc="left")
+        below.set_xlabel("depth (layer / number of layers)")
+        for metric, colour, label, style in (
+            ("cosine", BLUE, "emotion centroids", "-"),
+            ("shuffled_cosine", ORANGE, "labels shuffled within topics", "--"),
+            ("noise_cosine", GREY, "… less the emotions' part: the space alone", ":"),
+        ):
+            rows = select(separation, pooling=pooling, metric=metric).query("layer > 0")
+            curve(above, rows if metric != "noise_cosine" else rows.assign(low=np.nan), colour, label, style)
+            _mark(above, rows, rows["value"].argmin(), colour)
+        rows = select(separation, pooling=pooling, metric="ratio").query("layer > 0")
+        curve(below, rows, GREEN, "R = (1 − blue) / (1 − orange)")
+        _mark(below, rows, rows["value"].argmax(), GREEN)
+        below.axhline(1, color=GREY, ls="--", lw=1)
+        of = select(located, pooling=pooling).set_index("criterion")["u"]
+        note(above, f"net depth of a U: {of['cosine']:.2f}, space {of['noise_cosine']:.2f}")
+        note(below, f"turned upside down: {of['ratio']:.2f}; {int(rows['n'].iloc[0])} topics")
+        for ax in (above, below):
+            ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
+    grid[0, 0].set_ylabel("mean pairwise cosine")
+    grid[1, 0].set_ylabel("R, emotion spread over chance spread")
+    for ax in grid[:, 0]:
+        ax.legend(loc="best", fontsize=8)
+    return figure
+
+
+def _mark(ax: Axes, rows: pd.DataFrame, index: int, colour: str) -> None:
+    """A dot where a curve has its best layer."""
+    best = rows.iloc[index]
+    ax.plot(best["depth"], best["value"], "o", color=colour, ms=6)
+
+
 def _labelled(
     figure: Figure, axes: dict[str, Axes], ylabel: str, legend: Literal["lower left", "upper left"] = "lower left"
 ) -> Figure:
@@ -58,18 +101,23 @@ def _labelled(
 
 
 def decoding_over_depth(tables: Tables) -> Figure:
-    """Accuracy on held-out topics over depth, beside chance and the bag-of-embeddings baseline."""
+    """Accuracy on held-out topics over depth, beside chance and what the words give without a model."""
     figure, axes = panels(tables, "separation")
     table = tables["separation"]
-    lexical = select(table, pooling="mean", layer=0, metric="logistic_regression")
+    floors = [("bag of embeddings", select(table, pooling="mean", layer=0, metric="logistic_regression"), "-.")]
+    floors += [
+        (label, select(table, pooling="words", metric=metric), style)
+        for metric, label, style in (("tfidf", "TF-IDF", ":"), ("surface_counts", "punctuation and lengths", "--"))
+    ]
     for pooling, ax in axes.items():
         logistic = select(table, pooling=pooling, metric="logistic_regression")
         centroid = select(table, pooling=pooling, metric="nearest_centroid")
         curve(ax, logistic, BLUE, "logistic regression")
         curve(ax, centroid, ORANGE, "nearest centroid")
         ax.axhline(centroid["null"].iloc[0], color=GREY, ls="--", lw=1, label="chance")
-        if len(lexical):
-            ax.axhline(lexical["value"].iloc[0], color=GREEN, ls="-.", lw=1.2, label="bag of embeddings (logistic)")
+        for label, rows, style in floors:
+            if len(rows):
+                ax.axhline(rows["value"].iloc[0], color=GREEN, ls=style, lw=1.2, label=label)
         note(ax, f"{int(centroid['n'].iloc[0])} topics; 95% bands")
         ax.set_ylim(0, 1)
     return _labelled(figure, axes, "accuracy, 20 emotions, topics held out", "upper left")
@@ -91,7 +139,7 @@ def anisotropy_over_depth(tables: Tables) -> Figure:
 def localisation(tables: Tables) -> Figure:
     """The best depth by each criterion, with its bootstrap interval over topics."""
     table = tables["localisation"]
-    figure, ax = plt.subplots(figsize=(8, 4))
+    figure, ax = plt.subplots(figsize=(8.4, 5.2))
     criteria = list(CRITERION_TITLES)
     for offset, pooling, colour in ((-0.14, "last", BLUE), (0.14, "mean", ORANGE)):
         rows = select(table, pooling=pooling).set_index("criterion").reindex(criteria)
@@ -193,16 +241,27 @@ SEPARATION = (
         "decoding_over_depth",
         decoding_over_depth,
         "separation",
-        "How often the emotion of a text is decoded right when its topic was never seen in training. The green line "
-        "is what the words alone give (embeddings averaged, no context): only what lies above it is the model's.",
+        "How often the emotion of a text is decoded right when its topic was never seen in training. The green "
+        "lines are what the words alone give: embeddings averaged without context, TF-IDF, punctuation and lengths. "
+        "Only what lies above them is the model's.",
     ),
 )
 LOCALISATION = (
     Picture(
+        "u_question",
+        u_question,
+        "localisation",
+        "Is the U over depth the emotions' or the activation space's? Above: the paper's cosine between emotion "
+        "centroids and the same with labels shuffled within topics, which knows no emotion. Below: their ratio R, how "
+        "much further emotions lie apart than chance, free of the space's shape. Grey: the null less what the "
+        "emotions' own variance adds to it. Dots: where each is best. Where blue and grey have the same U and R has "
+        "no arch, the U is the space's. 95% bands over topics.",
+    ),
+    Picture(
         "localisation",
         localisation,
         "localisation",
-        "Where over depth the emotions separate best, by five criteria and two poolings.",
+        "Where over depth the emotions separate best, by nine criteria and two poolings; a null has one too.",
     ),
 )
 ANISOTROPY = (

@@ -1,6 +1,7 @@
 """Tables over models: curves that agree or do not, and whole runs of several models."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import safetensors.torch
 from scipy.stats import spearmanr
 
+from emotrace.instrument import corpus
 from emotrace.measures import geometry
 from emotrace.study import guidelines, pipeline
 from emotrace.study.across import measure as across_tables
@@ -52,22 +54,18 @@ def test_curves_of_different_length_agree_if_they_are_one_function_of_depth():
     assert row["low"] < row["value"] < row["high"]
 
 
-def test_a_curve_minus_its_baselines():
-    separation = pd.DataFrame(
-        [("a", "last", 1, 0.5, "cosine", 0.9, 0.8, 0.95, 4), ("a", "last", 1, 0.5, "silhouette", 0.1, 0, 0.2, 4)],
-        columns=["model", "pooling", "layer", "depth", "metric", "value", "low", "high", "n"],
-    )
-    anisotropy = pd.DataFrame(
-        {"model": ["a"], "pooling": ["last"], "layer": [1], "metric": ["group_cosine"], "value": [0.7]}
-    )
-    table = across_tables.depth_curves({"separation": separation, "anisotropy": anisotropy}).set_index("metric")
-    assert set(table.index) == {"cosine", "anisotropy_excess"}
-    np.testing.assert_allclose(table.loc["anisotropy_excess", ["value", "low", "high"]].astype(float), [0.2, 0.1, 0.25])
+def test_the_curves_are_the_cosine_its_null_and_the_ratio():
+    columns = ["model", "pooling", "layer", "depth", "metric", "value", "low", "high", "n"]
+    rows = [("a", "last", 1, 0.5, metric, 0.9, 0.8, 0.95, 4) for metric in ("cosine", "silhouette", "ratio")]
+    table = across_tables.depth_curves({"separation": pd.DataFrame(rows, columns=columns)})
+    assert table["metric"].tolist() == ["cosine", "ratio"]
+    assert table.columns.tolist() == columns
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------
 
 FACTOR = 64.0
+INSTRUMENTS = corpus.instruments()
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +99,14 @@ def test_the_same_model_in_larger_units_differs_in_raw_deltas_alone(rescaled):
     assert contrasts.loc["delta", "value"] == pytest.approx(1, rel=1e-3)
     assert contrasts.loc["delta_in_gaps", "value"] == pytest.approx(1, rel=1e-3)
     rdm = tables["across_rdm"]
-    twins = rdm[~rdm["same_model"] & rdm["same_method"] & rdm["same_pooling"] & (rdm["method_a"] == "comprehension")]
-    assert len(twins) == 2
+    twins = rdm[~rdm["same_model"] & rdm["same_method"] & rdm["same_pooling"] & rdm["same_instrument"]]
+    twins = twins[twins["method_a"] == "comprehension"]
+    assert len(twins) == 2 * len(INSTRUMENTS)
     np.testing.assert_allclose(twins["value"], 1, atol=1e-3)
     assert (twins["disjoint"] <= twins["ceiling"] + 1e-3).all()
     assert (twins["n_topics"] == 6).all()
+    np.testing.assert_allclose(twins["words"], 1, atol=1e-3)
+    np.testing.assert_allclose(twins["given_words"], 1, atol=1e-3)
     np.testing.assert_allclose(tables["across_depth_agreement"]["value"], 1, atol=0.06)
     shares = select(tables["across_regimes"], direction="emotions").pivot(
         index=["relative", "regime"], columns="model", values="value"
@@ -123,7 +124,14 @@ def test_the_topics_that_a_run_keeps_give_its_own_vectors_geometry(rescaled):
         own = vectors.at(layer).astype(float)
         found = topics.rdms(np.ones((1, len(topics.topics))), list(vectors.emotions))[0]
         np.testing.assert_allclose(found, geometry.rdm(own - own.mean(axis=0)), atol=2e-3)
-    assert len(list((rescaled / "vectors").glob("*-topics.npz"))) == 4
+        with np.load(file) as kept:  # and what the words alone give, beside them
+            words = TopicGram(tuple(kept["topics"]), tuple(kept["emotions"]), kept["embeddings"], kept["counts"])
+            assert kept["tfidf"].shape == kept["gram"].shape
+        vectors = EmotionVectors.load(Path(re.sub("-(last|mean)(.*)-topics.npz", r"-mean\2.safetensors", str(file))))
+        own = vectors.at(0).astype(float)
+        found = words.rdms(np.ones((1, len(words.topics))), list(vectors.emotions))[0]
+        np.testing.assert_allclose(found, geometry.rdm(own - own.mean(axis=0)), atol=2e-3)
+    assert len(list((rescaled / "vectors").glob("*-topics.npz"))) == 4 * len(INSTRUMENTS)
 
 
 @pytest.mark.slow
@@ -136,7 +144,7 @@ def test_the_report_has_a_section_over_models_and_is_made_again_the_same(rescale
         assert picture.caption
     claims = read_tables(rescaled)["claims"]
     rows = select(claims, model="all")
-    assert {id.split(".")[0] for id in rows["id"]} >= {"C1", "C5", "C6", "C7"}
+    assert {id.split(".")[0] for id in rows["id"]} >= {"C1", "C5", "C7"}  # too few layers for a U, one family
     assert set(rows["id"]) <= set(CLAIM_IDS)
     assert rows["id"].is_unique
     assert 'id="guidelines"' in page
@@ -155,6 +163,7 @@ def test_every_rule_of_a_run_says_what_it_rests_on(rescaled):
     for rule in found:
         assert {finding["model"] for finding in rule["findings"]} in (models, {"all"})
         assert all("nan" not in finding["measured"] for finding in rule["findings"])
+        assert {finding["verdict"] for finding in rule["findings"]} <= set(guidelines.VERDICTS)
     assert found[0]["rule"] != found[1]["rule"]
 
 

@@ -14,11 +14,12 @@ def regime_table() -> pd.DataFrame:
     rows = []
     shares = {"a": (0.5, 0.5, 0.0), "b": (0.0, 0.25, 0.75), "c": (0.75, 0.0, 0.25)}
     for model, relative in [("a", 1), ("a", 4), ("b", 1), ("b", 4), ("c", 1), ("c", 4), ("c", 2)]:
-        for emotion in (*EMOTIONS[:3], "all", "random", "random-1", "unsteered"):
+        for emotion in (*EMOTIONS[:3], "all", "permuted", "permuted-1", "random", "random-1", "unsteered"):
             surgical, collapse, explosive = shares[model] if relative == 4 else (1.0, 0.0, 0.0)
             rows.append(
                 {
                     "model": model,
+                    "arm": "calibrated",
                     "relative": relative + 1e-9,
                     "strength": relative / 10,
                     "emotion": emotion,
@@ -33,10 +34,13 @@ def regime_table() -> pd.DataFrame:
 
 
 def test_shares_of_the_regimes_at_common_strengths():
-    counts = across_regimes.regime_counts(regime_table(), list(FACTS))
+    table = regime_table()
+    both = pd.concat([table, table.assign(arm="published", relative=1.0, surgical=0.0)])
+    counts = across_regimes.regime_counts(both, list(FACTS))
     assert set(counts["relative"]) == {1, 4}  # 2 was given to one model only
-    assert set(counts["emotion"]) == {*EMOTIONS[:3], "random"}
+    assert set(counts["emotion"]) == {*EMOTIONS[:3], "permuted", "random"}
     shares = across_regimes.regime_shares(counts, 50, 0)
+    assert set(shares["direction"]) == {"emotions", "permuted", "random"}
     row = select(shares, model="b", relative=4, direction="emotions").set_index("regime")
     assert row["value"].to_dict() == {
         SURGICAL: 0,

@@ -1,6 +1,7 @@
 """Deltas of several models: rescaled streams, closed forms, exact orders."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted_streams import EMOTIONS, dose, scale
 
@@ -12,7 +13,9 @@ from emotrace.study.folder import select
 def test_a_rescaled_stream_changes_the_raw_delta_alone():
     readings = [0.3, 0.2, 0.6]
     scales = {"a": scale(1), "b": scale(1000)}
-    values = across_steering.emotion_deltas(dose(a=readings, b=readings), scales)
+    readings_of = dose(a=readings, b=readings)
+    published = readings_of.assign(arm="published", value=99.0)  # another arm's readings are no part of it
+    values = across_steering.emotion_deltas(pd.concat([readings_of, published]), scales)
     table = across_steering.steering_deltas(values, scales)
     at = select(table, relative=1).set_index(["model", "metric"])
     # An edit at layer 2 of 4 is read at layer 3, whose norm is 4, mean cosine 0.75, gaps 1, 2 and 3.
@@ -23,6 +26,7 @@ def test_a_rescaled_stream_changes_the_raw_delta_alone():
         assert at.loc[(model, "delta"), "value"] == pytest.approx(np.mean(readings))
         assert at.loc[(model, "delta_in_gaps"), "value"] == pytest.approx(4 * np.mean([0.3 / 1, 0.2 / 2, 0.6 / 3]))
         assert at.loc[(model, "delta"), "random"] == pytest.approx(0.01)
+        assert at.loc[(model, "delta"), "permuted"] == pytest.approx(0.02)
     assert (at["n"] == 3).all()
     assert (at["anisotropy"] == 0.75).all()
     contrasts = across_steering.steering_contrasts(values, scales, 100, 0).set_index(["measure", "metric"])

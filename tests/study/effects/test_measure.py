@@ -13,11 +13,11 @@ from emotrace import activations, steered_texts, steering
 from emotrace.errors import EmotraceError
 from emotrace.extraction import Reading
 from emotrace.instrument import corpus
-from emotrace.judges import calibration, classifiers, regimes
+from emotrace.judges import calibration, classifiers, confirmation, regimes
 from emotrace.measures import statistics
 from emotrace.models import Model
 from emotrace.study import experiments
-from emotrace.study.effects import measure, sweep
+from emotrace.study.effects import arms, measure, prompting, sweep, verification
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.steered import FALLBACK_STRENGTH
@@ -34,12 +34,17 @@ SETTINGS = replace(
     calibration_texts=8,
     doses=DOSES,
     dose_prompts=2,
-    dose_random=8,
+    dose_seeds=2,
+    dose_permuted=4,
+    dose_random=3,
     tokens=20,
     scenarios=SCENARIOS,
     scenario_seeds=2,
+    published_doses=(-0.02, 0.02, 0.15),
+    published_permuted=2,
+    published_scenarios=2,
 )
-HOUSE = ["model", "method", "pooling", "layer", "depth"]
+HOUSE = ["model", "instrument", "method", "pooling", "layer", "depth"]
 EXPERIMENTS = ["dose_response", "regimes", "verification"]
 
 
@@ -132,7 +137,7 @@ def test_planted_vectors_come_back_from_the_reading(planted):
 
 def test_every_table_has_the_columns_of_the_house(tables, texts, planted, strength):
     assert set(tables) == {name for experiment in EFFECTS for name in experiment.tables}
-    assert set(texts) == {"steered", "scenarios"}
+    assert set(texts) == {"steered", "scenarios", "prompted"}
     for name, table in {**tables, **texts}.items():
         assert len(table) > 0
         assert table.columns.is_unique
@@ -140,14 +145,17 @@ def test_every_table_has_the_columns_of_the_house(tables, texts, planted, streng
         assert "tokens" not in table
         if name == "residual_norms":
             continue
-        assert list(table.columns[:5]) == HOUSE, name
+        assert list(table.columns[: len(HOUSE)]) == HOUSE, name
         assert set(table["pooling"]) == {"mean"}
         assert set(table["layer"].dropna()) == {BEST}
         assert set(table["depth"].dropna()) == {BEST / N_LAYERS}
-        if name not in ("regime_sensitivity", "calibration"):
-            assert "emotion" in table
-        if name not in ("monotonicity", "calibration"):
-            np.testing.assert_allclose(table["relative"], table["strength"] / strength)
+        if name == "calibration":
+            continue
+        assert set(table["arm"]) == ({"calibrated"} if name in ("prompting", "prompted") else set(arms.ARMS)), name
+        assert table["layer"].isna().eq(table["arm"] == "published").all()  # every layer, so none
+        if "strength" in table:
+            units = table["arm"].map({"calibrated": strength, "published": arms.PUBLISHED_STRENGTH})
+            np.testing.assert_allclose(table["relative"], table["strength"] / units)
 
 
 def test_the_unit_of_a_strength_is_given_for_every_layer(tables, planted):
@@ -183,71 +191,101 @@ def test_the_calibrated_strength_is_where_joy_turns_the_text(tables, whole, plan
 def test_calibrating_by_itself_gives_the_same(tables, planted, whole):
     model, _ = planted
     vectors = replace(whole[1][2], provenance={**whole[1][2].provenance, "calibration": "{}"})
-    writing = Writing(max_new_tokens=20, temperature=0.7, seeds=(1,))
+    writing = Writing(max_new_tokens=20, temperature=0.7, seeds=(1, 2))
     found, tried = calibration.calibrate(model, vectors, layers=[BEST], texts=8, writing=writing)
     table = select(tables["calibration"], setting=f"layer {BEST}").reset_index(drop=True)
     pd.testing.assert_frame_equal(table[tried.columns.to_list()], tried)
     assert found.onto(vectors).provenance == whole[1][2].provenance
 
 
-def test_the_dose_response_has_every_emotion_strength_and_metric_beside_random_directions(tables, strength):
-    table = tables["dose_response"]
+def own_arm(table: pd.DataFrame, **values) -> pd.DataFrame:
+    return select(table, arm="calibrated", **values)
+
+
+def test_the_dose_response_has_every_emotion_strength_and_metric_beside_controls(tables, strength):
+    table = own_arm(tables["dose_response"])
     names = [*corpus.emotion_names(), "all"]
-    projections = select(table, metric="projection")
+    projections = select(table, metric="beyond_skip")
     assert len(projections) == len(names) * (len(DOSES) + 1)
     assert set(projections["emotion"]) == set(names)
     assert sorted(set(projections["relative"])) == pytest.approx(sorted([*DOSES, 0.0]))
-    assert projections[["value", "random", "random_low", "random_high", "others"]].notna().all(axis=None)
+    columns = [f"{name}{end}" for name in ("permuted", "random") for end in ("", "_low", "_high")]
+    assert projections[["value", "others", *columns]].notna().all(axis=None)
     glad = select(table, emotion="happy", metric="classifier").set_index("relative").sort_index()
     assert glad.loc[4.0, "value"] > 0.8
     assert glad.loc[1.0, "value"] > 0
     assert (glad.loc[[-1.0, 0.0], "value"] == 0).all()
     assert (glad["random_high"] < 0.1).all()
     assert (glad["n"] == 2).all()
+    assert "projection" not in set(select(tables["dose_response"], arm="published")["metric"])
 
 
 def test_the_projection_is_read_at_the_later_layer_along_its_own_vector(tables, whole):
-    """Nothing moves the stream in between: strength × the cosine of the two layers' vectors."""
+    """Nothing moves the stream in between: strength × the cosine of the two layers' vectors, and nothing beyond it."""
     vectors = whole[1][2].unit()
     for name in ("happy", "sad", "grateful"):
         cosine = float(vectors[name, BEST] @ vectors[name, READ])
         assert cosine < 0.9
-        rows = select(tables["dose_response"], emotion=name, metric="projection")
-        np.testing.assert_allclose(rows["value"], rows["strength"] * cosine, atol=0.01 * rows["strength"].abs().max())
+        rows = own_arm(tables["dose_response"], emotion=name, metric="projection")
+        slack = 0.01 * rows["strength"].abs().max()
+        np.testing.assert_allclose(rows["value"], rows["strength"] * cosine, atol=slack)
+        beyond = own_arm(tables["dose_response"], emotion=name, metric="beyond_skip")
+        np.testing.assert_allclose(beyond["value"], 0, atol=slack)
 
 
-def test_monotonicity_stays_inside_the_window(tables):
-    table = tables["monotonicity"].set_index(["emotion", "metric"])
-    assert len(table) == 3 * 20
+def test_trends_and_effects_are_those_of_the_window(tables):
+    table = own_arm(tables["monotonicity"]).set_index(["emotion", "metric"])
+    assert len(table) == 3 * 20 + 1  # one emotion alone has kin words of one token
     glad = table.loc[("happy", "classifier")]
-    assert glad["m"] == 99
     assert glad["up"] > 0
-    assert table.loc[("happy", "projection"), "rho"] == pytest.approx(1)
+    assert glad["p"] < 0.06
     # Four times the calibrated strength, where the text is one word of joy, is no part of it.
-    at = select(tables["dose_response"], emotion="happy", metric="classifier").set_index("relative")["value"]
+    at = own_arm(tables["dose_response"], emotion="happy", metric="classifier").set_index("relative")["value"]
     assert glad["up"] == pytest.approx(at.loc[1.0] - at.loc[0.0])
     assert glad["up"] < at.loc[4.0]
+    effects = own_arm(tables["steering_effects"], metric="classifier", contrast="towards", match="norm")
+    rows = own_arm(tables["dose_response"], metric="classifier")
+    one = rows[(rows["emotion"] == "all") & np.isclose(rows["relative"], 1)].iloc[0]
+    for control, column in (("permuted", "permuted"), ("gaussian", "random"), ("others", "others")):
+        row = select(effects, control=control).iloc[0]
+        assert row["value"] == pytest.approx(one["value"] - one[column])
+        assert (row["n"], row["prompts"]) == (20, 2)
+    matched = own_arm(tables["steering_effects"], metric="classifier", contrast="towards", control="permuted")
+    assert set(matched["match"]) == {"norm", "perplexity", "coherence"}
+
+
+def test_single_samples_are_counted_in_the_direction_they_move(tables):
+    table = own_arm(tables["steerability"]).set_index(["emotion", "metric"])
+    glad = table.loc[("happy", "classifier")]
+    assert glad["n"] == 2 * 2
+    assert glad["right_way"] > glad["wrong_way"]
+    assert table.loc[("all", "classifier"), "n"] == 20 * 2 * 2
+    assert table.loc[("sad", "classifier"), ["right_way", "wrong_way"]].to_list() == [0, 0]  # nothing reads it
 
 
 def test_the_shares_of_regimes_are_those_of_the_texts(tables, texts, strength):
-    table, steered = tables["regimes"], texts["steered"]
-    randoms = [f"random-{number}" for number in range(1, 9)]
-    names = [*corpus.emotion_names(), *randoms, "all", "random"]
+    table, steered = own_arm(tables["regimes"]), own_arm(texts["steered"])
+    permuted, gaussian = [f"permuted-{n}" for n in range(1, 5)], [f"random-{n}" for n in range(1, 4)]
+    names = [*corpus.emotion_names(), *permuted, *gaussian, "all", "permuted", "random"]
     assert len(table) == len(names) * len(DOSES) + 1
     for row in table.itertuples():
         if row.emotion == "unsteered":
             members = steered[steered["strength"] == 0]
             assert row.n == 8
         else:
-            wanted = {"all": corpus.emotion_names(), "random": randoms}.get(row.emotion, [row.emotion])
+            groups = {"all": corpus.emotion_names(), "permuted": permuted, "random": gaussian}
+            wanted = groups.get(row.emotion, [row.emotion])
             members = steered[steered["emotion"].isin(wanted) & (steered["strength"] == row.strength)]
         counts = members["regime"].value_counts()
         assert row.n == len(members)
         for name in regimes.REGIMES:
             assert getattr(row, name.replace(" ", "_")) == pytest.approx(counts.get(name, 0) / row.n)
-        assert (row.value, row.low, row.high) == pytest.approx(
-            statistics.wilson(counts.get(regimes.SURGICAL, 0), row.n)
-        )
+        assert row.value == pytest.approx(counts.get(regimes.SURGICAL, 0) / row.n)
+        assert row.low <= row.value <= row.high
+        if row.emotion not in ("all", "permuted", "random"):
+            assert (row.low, row.high) == pytest.approx(statistics.wilson(counts.get(regimes.SURGICAL, 0), row.n)[1:])
+        strict = (members["regime"] == regimes.SURGICAL) & (members["perplexity_ratio"] <= 2)
+        assert row.within_2 == pytest.approx(strict.mean())
         assert counts[row.regime] == counts.max()
         for name in ("perplexity_ratio", "distinct_2", "longest_loop", "real_words"):
             assert getattr(row, name) == pytest.approx(members[name].median())
@@ -258,14 +296,13 @@ def test_the_shares_of_regimes_are_those_of_the_texts(tables, texts, strength):
 
 
 def test_the_sensitivity_table_holds_the_regimes_themselves_and_moves_with_one_threshold(tables, texts):
-    table = tables["regime_sensitivity"]
+    table = own_arm(tables["regime_sensitivity"])
     shares = [name.replace(" ", "_") for name in regimes.REGIMES]
     assert len(table) == 9 * len(DOSES)
     default = select(table, variant="default").set_index("strength")
-    every = select(tables["regimes"], emotion="all").set_index("strength")
+    every = own_arm(tables["regimes"], emotion="all").set_index("strength")
     pd.testing.assert_frame_equal(default[[*shares, "n"]], every.loc[default.index, [*shares, "n"]])
-    steered = texts["steered"]
-    steered = steered[(steered["strength"] != 0) & ~steered["control"].astype(bool)]
+    steered = own_arm(texts["steered"], source="emotion")
     moved = 0
     for variant, thresholds in regimes.DEFAULT.variants().items():
         labels = regimes.label(steered, thresholds)
@@ -280,7 +317,7 @@ def test_the_sensitivity_table_holds_the_regimes_themselves_and_moves_with_one_t
 
 def test_verification_has_one_row_a_scenario_and_finds_joy_alone(tables, texts, whole, planted, strength):
     model, _ = planted
-    table = tables["verification"]
+    table = own_arm(tables["verification"])
     assert len(table) == SCENARIOS
     assert set(table["tone"].value_counts()) == {SCENARIOS // 2}
     assert (table["n"] == 2).all()
@@ -293,14 +330,47 @@ def test_verification_has_one_row_a_scenario_and_finds_joy_alone(tables, texts, 
     assert (table["p"] >= 1 / 20).all()
     assert (table["held_out_successes"] == 0).all()
     assert (table["wrong_successes"] == 0).all()
-    assert table["coherent"].between(0, 1).all()
+    assert table[["coherent", "control_coherent"]].stack().between(0, 1).all()
     assert table["coherent"].mean() > 0.8
     norm = activations.residual_norms(model)[BEST]
     for row in table.itertuples():
         assert row.gaps == pytest.approx(strength * norm / np.linalg.norm(whole[1][2][row.emotion, BEST]))
-    shown = texts["scenarios"].groupby("scenario")["kind"].apply(sorted)
+    shown = own_arm(texts["scenarios"]).groupby("scenario")["kind"].apply(sorted)
     assert len(shown) == SCENARIOS
-    assert all(kinds == ["plain", "plain", "target", "target"] for kinds in shown)
+    assert all(kinds == sorted(2 * list(verification.SHOWN)) for kinds in shown)
+    published = select(tables["verification"], arm="published")
+    assert (len(published), set(published["n"])) == (2, {1})
+
+
+def test_asking_is_beside_steering_on_scenarios_and_on_the_prompts_of_the_dose_response(tables, texts):
+    table = tables["prompting"]
+    assert set(zip(table["where"], table["metric"], strict=True)) == {
+        *(("scenarios", "success"), ("scenarios", "classifier"), ("dose", "classifier"), ("dose", "kin_share"))
+    }
+    together = select(table, emotion="all", where="scenarios", metric="success").iloc[0]
+    verified = own_arm(tables["verification"])
+    assert together["steering"] == pytest.approx(verified["success"].mean())
+    assert together["prompting"] == pytest.approx(verified["prompted_success"].astype(float).mean())
+    asked = texts["prompted"]
+    assert len(asked) == 2 * (20 + 1)
+    glad = select(table, emotion="happy", where="dose", metric="classifier").iloc[0]
+    response = own_arm(tables["dose_response"], emotion="happy", metric="classifier").set_index("relative")["value"]
+    assert glad["steering"] == pytest.approx(response.loc[1.0] - response.loc[0.0])
+
+
+def test_the_judges_ceiling_is_that_of_the_passages_whole_and_cut(tables):
+    for arm, texts_a_score in (("calibrated", 2), ("published", 1)):
+        table = select(tables["judge_ceiling"], arm=arm)
+        assert set(table["texts"]) == {"whole", "cut"}
+        assert set(table["emotion"]) == {*corpus.emotion_names(), "all"}
+        # The word counter reads kin words alone, and our passages have none.
+        assert (table["value"] == 0).all()
+        rule = confirmation.Rule(texts=texts_a_score)
+        passages = corpus.passages()
+        neutral = passages["text"][passages["emotion"] == corpus.NEUTRAL]
+        happy = list(passages["text"][passages["emotion"] == "happy"])
+        direct = confirmation.ceiling(WordCounter(), {"happy": happy}, list(neutral), rule)
+        assert select(table, texts="whole", emotion="happy")["value"].item() == direct.rate.value
 
 
 @pytest.mark.parametrize(("count", "expected"), [(40, 40), (100, 40), (20, 20), (6, 6)])
@@ -316,9 +386,10 @@ def test_only_what_is_asked_for_is_run(planted, tmp_path):
     model, joy = planted
     settings = replace(SETTINGS, tokens=6, calibration_texts=4, scenarios=2)
     tables, texts, _ = run(study_in(tmp_path / "one", model, joy, settings=settings), ["verification"])
-    assert set(tables) == {"calibration", "residual_norms", "verification"}
-    assert set(texts) == {"scenarios"}
-    settings = replace(settings, doses=(0.5,), dose_prompts=1)
+    assert set(tables) == {"calibration", "residual_norms", "verification", "judge_ceiling", "prompting"}
+    assert set(texts) == {"scenarios", "prompted"}
+    assert set(tables["prompting"]["where"]) == {"scenarios"}
+    settings = replace(settings, doses=(0.5, 1.0), dose_prompts=1, published_doses=())
     for name in ("regimes", "dose_response"):  # the one comes with the other
         tables, texts, _ = run(study_in(tmp_path / name, model, joy, settings=settings), [name])
         assert set(tables) == {table for one in EFFECTS if one.name != "verification" for table in one.tables}
@@ -335,6 +406,7 @@ def test_a_finished_run_gives_identical_tables_and_writes_nothing_again(whole, p
         raise AssertionError("a text was written again")
 
     monkeypatch.setattr(steered_texts, "generate", no_more)
+    monkeypatch.setattr(prompting, "generate", no_more)
     monkeypatch.setattr(sweep, "score", no_more)
     monkeypatch.setattr(regimes, "log_likelihoods", no_more)
     same_tables(first, run(study_in(folder, *planted, resume=True)), check_exact=True)
@@ -358,12 +430,13 @@ def test_a_run_cut_short_three_times_goes_on_to_identical_tables(whole, planted,
         return generate(model, prompts, edit, writing, seeds)
 
     monkeypatch.setattr(steered_texts, "generate", counting)
-    monkeypatch.setitem(steered_texts.write.__kwdefaults__, "batch_rows", 40)
+    monkeypatch.setitem(steered_texts.write.__wrapped__.__kwdefaults__, "batch_rows", 40)
     stops = set()
     study = study_in(tmp_path / "uncut", *planted)
     study.progress = lambda what, done, of: stages.append(what)
     uncut = run(study)
-    total, dosing, last = len(wrote), stages.count("dose response: texts"), stages.count("scenarios: texts")
+    total, dosing = len(wrote), sum(stage.startswith("dose response") for stage in stages)
+    last = sum(stage.startswith("scenarios") for stage in stages)
     assert min(total - dosing - last, dosing, last) >= 6
     stops = {5, total - last - dosing // 2, total - last // 2}
     wrote.clear()
@@ -383,7 +456,7 @@ def test_a_model_that_nothing_calibrates_is_steered_at_the_stated_fallback(tiny,
     tables, _, vectors = run(study_in(tmp_path / "run", model, planted[1], settings=settings), ["verification"])
     assert tables["calibration"][["window_low", "window_high"]].isna().all(axis=None)
     assert tables["calibration"]["strength"].abs().max() <= 0.3
-    assert set(tables["verification"]["strength"]) == {FALLBACK_STRENGTH}
+    assert set(own_arm(tables["verification"])["strength"]) == {FALLBACK_STRENGTH}
     assert vectors.check(model)
     with pytest.raises(EmotraceError, match="not calibrated"):
         steered_texts.steer(model, "The door", vectors)

@@ -11,8 +11,9 @@ import emotrace
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import emotion_scores
-from emotrace.study.effects import verification
-from emotrace.study.effects.verification import HELD_OUT, PLAIN, RANDOM, TARGET, WRONG
+from emotrace.study.effects import arms, prompting, verification
+from emotrace.study.effects.arms import GAUSSIAN, PERMUTED
+from emotrace.study.effects.verification import ASKED, HELD_OUT, PLAIN, PROMPTED, TARGET, WRONG
 from emotrace.study.steered import Steering
 from emotrace.study.study import Settings
 
@@ -29,14 +30,15 @@ def table(rises: dict[tuple[str, str], list[float]], plain: list[float], target:
     return pd.DataFrame(rows), pd.DataFrame(scores)
 
 
-def randoms(values, kind: str = RANDOM) -> dict[tuple[str, str], list[float]]:
+def randoms(values, kind: str = PERMUTED) -> dict[tuple[str, str], list[float]]:
     return {(kind, f"{kind} {number}"): [value] for number, value in enumerate(values)}
 
 
 def verdict(own: float, null, plain: float = 0.1, **more) -> pd.Series:
     rises = {(TARGET, "happy"): [own], **randoms(null)}
     for kind, values in more.items():
-        rises |= randoms(values, {"held_out": HELD_OUT, "wrong": WRONG}[kind])
+        of = {"held_out": HELD_OUT, "wrong": WRONG, "gaussian": GAUSSIAN, "prompted": PROMPTED, "asked": ASKED}
+        rises |= randoms(values, of[kind])
     return verification.verdicts(*table(rises, [plain])).iloc[0]
 
 
@@ -52,16 +54,16 @@ def test_a_rise_above_all_19_random_directions_is_a_success_at_one_in_twenty():
     assert row["p"] == pytest.approx(1 / 20)
     assert row["m"] == 19
     assert (row["plain"], row["steered"], row["rise"]) == pytest.approx((0.1, 0.3, 0.2))
-    assert row["random_mean"] == pytest.approx(0.09)
-    assert row["random_positive"] == pytest.approx(18 / 19)
-    assert row["random_95"] == pytest.approx(np.percentile(NULL, 95))
+    assert row["permuted_mean"] == pytest.approx(0.09)
+    assert row["permuted_positive"] == pytest.approx(18 / 19)
+    assert row["permuted_95"] == pytest.approx(np.percentile(NULL, 95))
 
 
 def test_a_rise_above_18_of_19_is_none():
     row = verdict(0.175, NULL)
     assert not row["success"]
     assert row["p"] == pytest.approx(2 / 20)
-    assert row["rise"] > row["random_95"]  # a percentile of 19 draws by interpolation would have let it pass
+    assert row["rise"] > row["permuted_95"]  # a percentile of 19 draws by interpolation would have let it pass
 
 
 def test_a_tie_with_the_largest_counts_against():
@@ -91,15 +93,31 @@ def test_held_out_directions_and_wrong_emotions_stand_the_same_test():
     assert (row["held_out"], row["wrong"], row["held_out_successes"], row["wrong_successes"]) == (0, 0, 0, 0)
 
 
+def test_other_controls_have_their_mean_rises():
+    row = verdict(0.5, NULL, wrong=[0.3, 0.1], gaussian=[-0.2, 0.0, 0.05])
+    assert row["wrong_mean"] == pytest.approx(0.2)
+    assert row["random_mean"] == pytest.approx(-0.05)
+    assert np.isnan(verdict(0.5, NULL)["random_mean"])
+
+
+def test_asking_stands_the_same_test_against_the_same_request_without_a_feeling():
+    """What a request does to a text anyway is no success of the feeling's name."""
+    row = verdict(0.5, NULL, prompted=[0.45], asked=[0.2])
+    assert row["prompted_rise"] == pytest.approx(0.25)
+    assert row["prompted_success"]
+    assert not verdict(0.5, NULL, prompted=[0.45], asked=[0.3])["prompted_success"]
+    assert "prompted_rise" not in verdict(0.5, NULL)
+
+
 def test_seeds_are_averaged_before_anything_is_compared():
     """One lucky seed among two is not enough: the means decide, of the target and of each random direction."""
-    rises = {(TARGET, "happy"): [0.5, -0.1], **{(RANDOM, f"r{number}"): [0.0, 0.3] for number in range(19)}}
+    rises = {(TARGET, "happy"): [0.5, -0.1], **{(PERMUTED, f"r{number}"): [0.0, 0.3] for number in range(19)}}
     row = verification.verdicts(*table(rises, [0.1, 0.3])).iloc[0]
     assert row["n"] == 2
     assert (row["plain"], row["rise"], row["steered"]) == pytest.approx((0.2, 0.2, 0.4))
-    assert row["random_95"] == pytest.approx(0.15)
+    assert row["permuted_95"] == pytest.approx(0.15)
     assert row["success"]
-    rises[RANDOM, "r7"] = [0.0, 0.41]
+    rises[PERMUTED, "r7"] = [0.0, 0.41]
     assert not verification.verdicts(*table(rises, [0.1, 0.3])).iloc[0]["success"]
 
 
@@ -190,6 +208,11 @@ def steered(planted, relative: float) -> Steering:
     return bare_steering(model, vectors, 2, relative * flip, settings=Settings(scenario_seeds=2, tokens=12))
 
 
+def written(planted, relative: float, scenarios: pd.DataFrame) -> pd.DataFrame:
+    steering = steered(planted, relative)
+    return verification.write_scenarios(steering, arms.calibrated(steering, 20), scenarios, 2)
+
+
 @pytest.fixture(scope="module")
 def scenarios():
     table = corpus.scenarios()
@@ -198,37 +221,41 @@ def scenarios():
 
 @pytest.fixture(scope="module")
 def texts(planted, scenarios):
-    return verification.write_scenarios(steered(planted, 0.9), scenarios)
+    return written(planted, 0.9, scenarios)
 
 
 def test_every_direction_is_written_on_the_same_prompt_seeds_and_strength(texts, scenarios, planted):
-    assert len(texts) == 8 * 2 * (1 + 1 + 19 + 1 + 2)
+    assert len(texts) == 8 * 2 * (1 + 1 + 19 + 1 + 3 + 2 + 2)
     for scenario in scenarios.itertuples():
         rows = texts[texts["scenario"] == scenario.id]
         assert set(rows["prompt"]) == {scenario.prompt}
         assert set(rows["target"]) == {scenario.target}
         directions = rows.groupby("kind")["emotion"].nunique()
-        assert dict(directions) == {PLAIN: 1, TARGET: 1, RANDOM: 19, HELD_OUT: 1, WRONG: 2}
+        assert dict(directions) == {
+            **{PLAIN: 1, TARGET: 1, PERMUTED: 19, HELD_OUT: 1, GAUSSIAN: 3, WRONG: 2, PROMPTED: 1, ASKED: 1}
+        }
         assert set(rows[rows["kind"] == TARGET]["emotion"]) == {scenario.target}
-        assert set(rows[rows["kind"] == PLAIN]["strength"]) == {0.0}
-        assert set(rows[rows["kind"] != PLAIN]["strength"]) == {0.9 * planted[2]}
+        unsteered = rows["kind"].isin([PLAIN, PROMPTED, ASKED])
+        assert set(rows[unsteered]["strength"]) == {0.0}
+        assert set(rows[~unsteered]["strength"]) == {0.9 * planted[2]}
         assert (rows.groupby(["kind", "emotion"])["seed"].apply(set) == {0, 1}).all()
         wrong = set(rows[rows["kind"] == WRONG]["emotion"])
         assert wrong == set(verification._wrong(scenario.target, planted[1].emotions, 2, 0, scenario.id))
     held_out = set(texts[texts["kind"] == HELD_OUT]["emotion"])
-    assert held_out.isdisjoint(texts[texts["kind"] == RANDOM]["emotion"])
+    assert held_out.isdisjoint(texts[texts["kind"] == PERMUTED]["emotion"])
 
 
 def test_a_scenario_is_written_alike_whatever_others_are_beside_it(planted, scenarios, texts):
     some = scenarios.iloc[[5, 2]].reset_index(drop=True)
-    alone = verification.write_scenarios(steered(planted, 0.9), some)
+    alone = written(planted, 0.9, some)
     for name in some["id"]:
         again = alone[alone["scenario"] == name].reset_index(drop=True)
         assert again.equals(texts[texts["scenario"] == name].reset_index(drop=True))
 
 
 def test_the_planted_emotion_succeeds_and_no_other_does(texts):
-    found = verification.verdicts(texts, emotion_scores(WordCounter(), list(texts["text"])))
+    texts = texts[~texts["kind"].isin([PROMPTED, ASKED])]
+    found = verification.verdicts(texts, emotion_scores(WordCounter(), list(texts["text"])).set_index(texts.index))
     glad = found[found["target"] == "happy"]
     assert glad["success"].all()
     assert (glad["p"] == 1 / 20).all()
@@ -244,7 +271,7 @@ def test_the_planted_emotion_succeeds_and_no_other_does(texts):
 
 def test_coherence_is_the_surgical_share_of_a_scenarios_target_texts(planted, texts, scenarios):
     model, plain = planted[0], texts[texts["kind"] == PLAIN]
-    found = verification.coherence(model, texts)
+    found = verification.coherence(model, texts)["coherent"]
     measured = regimes.measure(model, texts[texts["kind"] == TARGET], regimes.references(model, plain))
     for scenario in scenarios["id"]:
         labels = measured[measured["scenario"] == scenario]["regime"]
@@ -252,7 +279,53 @@ def test_coherence_is_the_surgical_share_of_a_scenarios_target_texts(planted, te
     assert len(found) == len(scenarios)
     # Far beyond the turning point, joy repeats one word; a direction that nothing reads is as coherent as ever.
     glad = scenarios[scenarios["target"].isin(["happy", "sad"])]
-    far = verification.write_scenarios(steered(planted, 2), glad)
-    collapsed = verification.coherence(model, far)
+    far = written(planted, 2, glad)
+    collapsed = verification.coherence(model, far)["coherent"]
     assert [collapsed[row.id] for row in glad.itertuples() if row.target == "happy"] == [0, 0]
     assert all(found[row.id] == 1 for row in glad.itertuples() if row.target == "sad")
+
+
+# -- prompting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instruct", [False, True])
+def test_a_base_model_reads_a_sentence_before_the_text_and_an_instruct_model_a_request(planted, monkeypatch, instruct):
+    model, prompt = planted[0], "The door opened, and she"
+    monkeypatch.setattr(model, "instruct", instruct)
+
+    def text(emotion: str) -> str:
+        return model.tokenizer.decode(prompting.request(model, prompt, emotion), skip_special_tokens=True)
+
+    asked, without = text("afraid"), text("")
+    assert "feels afraid" in " ".join(asked.split())
+    assert "afraid" not in without
+    assert asked.rstrip().endswith("she")
+    assert without.rstrip().endswith("she")
+    # In a chat the text stands in the request and, once more, where the answer begins.
+    assert asked.count("door opened") == without.count("door opened") == 1 + instruct
+
+
+def test_what_is_asked_for_is_written_row_by_row(planted):
+    """Whatever stands beside it in its batch, and with the seed that it was given."""
+    model = planted[0]
+    cases = [
+        ("The shop was", "happy", 3),
+        ("People walk", "", 4),
+        ("The shop was", "happy", 5),
+        ("The shop was", "", 3),
+    ]
+    table = prompting.write(model, cases, 8)
+    assert list(table.columns) == ["text", "tokens", "n_tokens"]
+    for row, case in enumerate(cases):
+        assert prompting.write(model, [case], 8)["text"][0] == table["text"][row]
+    assert table["text"][0] != table["text"][2]
+
+
+def test_steering_and_asking_are_compared_emotion_by_emotion():
+    steering = np.array([[0.5, 0.7], [0.1, 0.1], [0.3, 0.4]])
+    asked = np.array([[0.1, 0.3], [0.2, 0.2], [0.0, 0.0]])
+    table = prompting.compared("dose", "classifier", ["happy", "sad", "calm"], steering, asked).set_index("emotion")
+    assert table["value"].to_list() == pytest.approx([0.4, -0.1, 0.35, 0.65 / 3])
+    assert table.loc["all", "n"] == 3
+    assert table.loc["all", "low"] < 0.65 / 3 < table.loc["all", "high"]
+    assert table.loc[["happy", "sad", "calm"], ["low", "high"]].isna().all(axis=None)

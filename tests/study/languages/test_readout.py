@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from bare_steering import bare_steering
-from planted_chinese import NAMES, PROMPTS, SMALL
+from planted_chinese import NAMES, PROMPTS, SMALL, permuted_labels
 
 from emotrace import scoring, steering
 from emotrace.activations import read_tokens, residual_norms
@@ -34,24 +34,27 @@ def test_the_direct_readout_is_the_logit_difference_of_the_models_own_head(plant
 
 def test_planted_words_are_the_top_tokens_and_no_others(planted):
     model, vectors = planted
-    table = readout_table(bare_steering(model, vectors, 2), PROMPTS, SMALL, top=14)
+    table = readout_table(bare_steering(model, vectors, 2), permuted_labels(vectors), PROMPTS, SMALL, top=14)
     emotions = lexicon.lexicon().set_index("word")["emotion"]
     for among in ("all", HAN):
         rows = table[(table["among"] == among) & table["emotion"].isin(NAMES)]
         assert (rows["token"].map(emotions) == rows["emotion"]).all()
         assert list(select(rows, emotion="sad")["rank"]) == list(range(1, 15))
     assert (table[table["among"] == HAN]["script"] == HAN).all()
-    assert set(table["emotion"]) - set(NAMES) == {f"random-{i}" for i in range(1, 9)}
+    assert set(table["emotion"]) - set(NAMES) == {
+        *(f"permuted-{i}" for i in range(1, 9)),
+        *(f"random-{i}" for i in range(1, 5)),
+    }
     assert (table.groupby(["emotion", "among"])["logit_change"].diff().dropna() <= 0).all()
 
 
 def test_the_steered_readout_is_the_change_under_a_hook(planted):
     model, vectors = planted
     groups = writing_systems.vocabulary(model).groups()
-    both = Directions(model, readout.with_controls(vectors, SMALL), 2)
+    both = Directions(model, readout.with_controls(vectors, permuted_labels(vectors), SMALL), 2)
     change, masses = readout.steered_readout(both, PROMPTS, 0.4, "all", groups)
-    assert change.shape == (28, len(groups))
-    assert masses.shape == (29, 3, 3)
+    assert change.shape == (20 + 8 + 4, len(groups))
+    assert masses.shape == (20 + 8 + 4 + 1, 3, 3)
     edit = steering.directions(vectors, [("angry", 0.4)], [2], residual_norms(model))[2]
     expected = []
     for index, prompt in enumerate(PROMPTS):

@@ -11,7 +11,7 @@ from scipy import stats
 from emotrace import EmotraceError
 from emotrace.measures import geometry
 from emotrace.measures.statistics import cohens_d, contrast, hedges_correction
-from emotrace.study.methods import comparison, figures
+from emotrace.study.methods import comparison, figures, intraclass
 from emotrace.study.methods.comparison import METHODS
 from emotrace.study.methods.design import Design
 
@@ -113,8 +113,8 @@ def plant(gain, seed=0, shared=False, **more):
     )
 
 
-def compare(design, **settings):
-    table = comparison.compare_methods(design, family="llama", instruct=True, **{"permutations": 199, **settings})
+def compare(design):
+    table = comparison.compare_methods(design, family="llama", instruct=True)
     return table.set_index(["sample", "pooling", "metric"]).sort_index()
 
 
@@ -165,7 +165,8 @@ def test_a_planted_advantage_is_found_with_its_sign():
         table = compare(plant(gain))
         for sample in comparison.SAMPLES:
             rows = table.loc[sample, "last"]
-            assert rows.loc["difference", "p"] == 1 / 200
+            # Exchanging the methods on any topic takes from the difference: both signs of all topics alone reach it.
+            assert rows.loc["difference", "p"] == 2 / 2 ** rows.loc["difference", "n"]
             for metric in ("difference", "cohens_d", "hedges_g", "rank_biserial"):
                 assert sign * rows.loc[metric, "value"] > 0
                 assert rows.loc[metric, "low"] <= rows.loc[metric, "value"] <= rows.loc[metric, "high"]
@@ -173,14 +174,77 @@ def test_a_planted_advantage_is_found_with_its_sign():
 
 
 def test_methods_that_do_not_differ_are_not_told_apart():
-    ps = [
-        compare(plant(1.0, seed), permutations=99).loc[("pairs_half_depth", "mean", "difference"), "p"]
-        for seed in range(20)
-    ]
-    assert np.mean(np.array(ps) <= 0.05) <= 0.2
-    assert 0.25 < np.mean(ps) < 0.75
-    same = compare(plant(1.0, shared=True)).loc[("pairs_half_depth", "mean")]
-    assert same.loc["difference", ["value", "low", "high", "p"]].tolist() == pytest.approx([0, 0, 0, 1], abs=1e-12)
+    tables = [compare(plant(1.0, seed)) for seed in range(20)]
+    for sample, metric in (("pairs_half_depth", "difference"), ("intraclass_half_depth", "intraclass_difference")):
+        ps = np.array([table.loc[(sample, "mean", metric), "p"] for table in tables])
+        assert np.mean(ps <= 0.05) <= 0.2
+        assert 0.25 < np.mean(ps) < 0.75
+    same = compare(plant(1.0, shared=True))
+    for sample, metric in (("pairs_half_depth", "difference"), ("intraclass_chosen", "intraclass_difference")):
+        row = same.loc[(sample, "mean", metric), ["value", "low", "high", "p"]]
+        assert row.tolist() == pytest.approx([0, 0, 0, 1], abs=1e-9)
+
+
+def test_a_cloud_elsewhere_in_other_units_is_no_better_separated():
+    """What the exchange of texts between displaced clouds got wrong, and the raw cosine gets wrong."""
+    design, moved = plant(1.0), plant(1.0)
+    place = 40 * np.random.default_rng(9).normal(size=(LAYERS, WIDTH))
+    for key in moved.pooled:
+        if key[:2] == METHODS["generation"]:
+            moved.pooled[key] = (8 * (moved.pooled[key] + place)).astype(np.float32)
+    before, after = compare(design), compare(moved)
+    for sample in intraclass.SAMPLES:
+        first, second = (table.loc[sample, "mean"][["value", "low", "high"]].to_numpy() for table in (before, after))
+        np.testing.assert_allclose(first, second, atol=1e-3)
+    assert after.loc[("pairs_half_depth", "mean", "difference"), "low"] > 0  # the raw cosine is a matter of the cone
+    assert before.loc[("pairs_half_depth", "mean", "difference"), "low"] < 0
+
+
+@pytest.mark.parametrize("sample", intraclass.SAMPLES)
+def test_the_intraclass_correlation_is_the_planted_share(sample):
+    # Emotions and texts have variance 1 in every dimension: half is the emotions' in comprehension.
+    tables = [compare(plant(1.6, seed)).loc[sample, "mean"]["value"] for seed in range(12)]
+    found = pd.concat(tables, axis=1).mean(axis=1)
+    assert found["intraclass_comprehension"] == pytest.approx(0.5, abs=0.05)
+    assert found["intraclass_generation"] == pytest.approx(1.6**2 / (1.6**2 + 1), abs=0.05)
+    texts = TOPICS / 2 if sample == "intraclass_chosen" else TOPICS
+    assert found["ratio_comprehension"] == pytest.approx(1 + (texts - 1) * found["intraclass_comprehension"], rel=0.02)
+
+
+def test_an_advantage_by_the_intraclass_correlation_is_found_with_its_sign_at_the_layer_of_the_other_half():
+    for gain, sign in ((2.5, 1), (0.2, -1)):
+        for sample in intraclass.SAMPLES:
+            row = compare(plant(gain)).loc[(sample, "mean", "intraclass_difference")]
+            assert sign * row["low"] > 0
+            assert sign * row["high"] > 0
+            assert row["p"] == (1 / 2**TOPICS if sign > 0 else 1)
+            assert row["m"] == 2**TOPICS
+    design = plant(1.0)
+    first, second = design.halves(TOPICS)
+    spread = 20 * np.random.default_rng(5).normal(size=(EMOTIONS, WIDTH)).astype(np.float32)
+    for values in design.pooled.values():  # either half alone is told apart at a layer of its own
+        values[first, :, 0] += spread
+        values[second, :, 3] += spread
+    row = compare(design).loc[("intraclass_chosen", "mean", "intraclass_comprehension")]
+    assert row["layer_comprehension"] == 1
+    assert row["value"] < 0.7  # and read where the other half chose
+
+
+def test_two_topics_a_half_have_no_interval():
+    design = plant(2.0)
+    few = Design(
+        **{
+            **{name: getattr(design, name) for name in design.__dataclass_fields__},
+            "topics": design.topics[:4],
+            "present": design.present[:4],
+            "pooled": {key: values[:4] for key, values in design.pooled.items()},
+        }
+    )
+    table = compare(few)
+    row = table.loc[("intraclass_chosen", "mean", "intraclass_difference")]
+    assert np.isfinite(row["value"])
+    assert row[["low", "high", "p"]].isna().all()
+    assert table.loc[("intraclass_half_depth", "mean", "intraclass_difference"), "p"] == 1 / 16
 
 
 def test_texts_that_are_missing_are_left_out_of_every_sum():
@@ -196,6 +260,20 @@ def test_texts_that_are_missing_are_left_out_of_every_sum():
     value = table.loc[("pairs_half_depth", "mean", "mean_generation"), "value"]
     assert value == pytest.approx(float(geometry.mean_pairwise_cosine(means)))
     assert np.isfinite(table.loc[("pairs_half_depth", "mean", "difference"), "p"])
+
+
+def test_an_emotion_without_a_text_on_the_reporting_topics_is_left_out_there():
+    design = plant(1.6)
+    _, second = design.halves(TOPICS)
+    design.present[second, 3] = False
+    for values in design.pooled.values():
+        values[second, 3] = 0
+    table = compare(design)
+    rows = table.loc["pairs_chosen", "mean"]
+    assert set(rows["n_generation"]) == {(EMOTIONS - 1) * (EMOTIONS - 2) / 2}
+    assert np.isfinite(rows.loc["difference", ["value", "low", "high", "p"]].astype(float)).all()
+    assert set(table.loc["pairs_half_depth", "mean"]["n_generation"]) == {EMOTIONS * (EMOTIONS - 1) / 2}
+    assert np.isfinite(table.loc[("intraclass_chosen", "mean", "intraclass_difference"), "value"])
 
 
 def test_a_model_that_wrote_nothing_has_no_rows():
@@ -261,6 +339,14 @@ def test_over_models_each_counts_once():
         "family: qwen": 4,
     }
     assert table.query("group == 'kind: base' and metric == 'cohens_d'")["low"].isna().all()
+
+
+def test_a_model_whose_intraclass_correlation_is_higher_in_generation_is_a_win():
+    table = several([(0.1, 0.3), (0.2, 0.1)]).assign(sample="intraclass_chosen")
+    table["metric"] = table["metric"].str.replace("mean_", "intraclass_")
+    over = comparison.compare_over_models(table).query("group == 'all'").set_index("metric")
+    assert over.loc["wins", "value"] == 0.5
+    assert over.loc["difference", "value"] == pytest.approx(0.05)
 
 
 def test_one_model_has_a_win_and_a_difference_and_no_effect_size():

@@ -1,0 +1,46 @@
+"""``attach(model, tokenizer)``: the handle of a model that is in memory already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emotrace.errors import EmotraceError
+from emotrace.hosts import checkpoints, threads
+from emotrace.models import Model, describe, handle_of, quantisation
+
+
+@threads.one_at_a_time
+def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bool | None = None) -> Model:
+    """The handle of a transformers model that is in memory already, whatever made it; nothing is copied or changed.
+
+    Args:
+        module: a causal language model of transformers, or nnsight's wrapper around one.
+        tokenizer: its tokenizer.
+        name: what it is called in tables and messages; default: its configuration's ``_name_or_path``, or its class.
+        instruct: as in :func:`load`.
+
+    Its identity is a digest of configuration, tokenizer and weights, sampled where they are large
+    (:func:`~emotrace.hosts.checkpoints.memory_digest`).
+
+    Raises:
+        EmotraceError: no model of transformers, one on no device, or one without a residual stream to read.
+    """
+    import transformers
+    from nnsight.modeling.transformers import TransformersModel
+
+    inner = getattr(module, "_module", module)
+    if not isinstance(inner, transformers.PreTrainedModel):
+        raise EmotraceError(f"a model of transformers is attached, not a {type(module).__name__}")
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
+        raise EmotraceError(f"a tokenizer of transformers goes with it, not a {type(tokenizer).__name__}")
+    if inner.get_output_embeddings() is None:
+        raise EmotraceError(f"{type(inner).__name__} has no unembedding: the model with its head is attached")
+    if next(inner.parameters()).is_meta:
+        raise EmotraceError("its weights are on the meta device: load them before it is attached")
+    label = name or Path(inner.config._name_or_path).name or type(inner).__name__
+    checkpoints.check_finite(inner)
+    known = {"source": label, "weights_id": f"memory:{checkpoints.memory_digest(inner, tokenizer)}"}
+    known["quantisation"] = quantisation(inner)
+    nn = TransformersModel(inner, task="text-generation", tokenizer=tokenizer) if inner is module else module
+    return handle_of(label, nn, inner.config, {**known, **describe(nn, label, None, known)}, instruct)

@@ -1,0 +1,186 @@
+"""How often does each rule of the study err? Runs all simulations of ``scripts/verdict_rates``, writes the table.
+
+    python scripts/verdicts.py                        # all of them → docs/verdicts.md
+    python scripts/verdicts.py separation effects     # of these folders alone; the others as they were simulated before
+    python scripts/verdicts.py separation --quick --out /tmp/verdicts.md   # a tenth of the data sets, another file
+
+What was simulated is kept in ``runs/verdicts/`` and not done again until the rule, or code that it rests on, changes. A
+run killed at any moment goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+from verdict_rates import FOLDERS, Simulation
+
+from emotrace.files import write_file
+from emotrace.measures.randomness import generator
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CHUNK = 40
+"""Data sets of one unit of work."""
+PROCESSES = 2
+SIDES = ("null", "effect")
+
+Key = tuple[str, str, str, int]
+"""Folder, simulation, side, chunk."""
+
+INTRODUCTION = """# How often each rule errs
+
+Every verdict of `claims.csv` comes from a rule that names a smallest effect of interest beforehand
+([`emotrace/study/verdicts.py`](../emotrace/study/verdicts.py)). Here each rule is fed data of which the truth is known,
+through the code that a run calls, and its verdicts are counted. Made by `python scripts/verdicts.py`; the simulations
+are in [`scripts/verdict_rates/`](../scripts/verdict_rates/).
+
+- **False positives**: share of data sets *without* the effect that are called *reproduced*. At most 5%; with 400 data
+  sets a true 5% comes out as 3–7%.
+- **True positives**: share of data sets *with the paper's effect* that are called *reproduced*. A low figure means that
+  the study is too small to confirm the claim, and then *inconclusive* is the usual answer, not *not reproduced*.
+- **Wrongly refuted**: share of data sets with the paper's effect that are called *not reproduced*.
+- **Inconclusive**: the share on data without and with the effect.
+
+Holm's correction within a claim's number comes on top and makes *reproduced* rarer; it is not in these figures.
+"""
+
+
+def simulations(folder: str) -> tuple[Simulation, ...]:
+    """The simulations of one question folder; none where its module does not exist."""
+    if importlib.util.find_spec(f"verdict_rates.{folder}") is None:
+        return ()
+    return tuple(importlib.import_module(f"verdict_rates.{folder}").SIMULATIONS)
+
+
+def fingerprint(folder: str) -> str:
+    """Changes with every file that the verdicts of this folder's simulations rest on."""
+    files = [ROOT / "scripts/verdict_rates/__init__.py", ROOT / f"scripts/verdict_rates/{folder}.py"]
+    files += [ROOT / "emotrace/study/verdicts.py", *sorted((ROOT / "emotrace/measures").glob("*.py"))]
+    files += sorted((ROOT / "emotrace/study" / folder).glob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def draw(key: Key, number: int) -> dict[str, int]:
+    """The verdicts of one chunk of data sets, counted."""
+    folder, name, side, chunk = key
+    simulation = next(one for one in simulations(folder) if one.name == name)
+    judge = simulation.draw_null if side == "null" else simulation.draw_effect
+    if judge is None:
+        raise ValueError(f"{folder} {name} has no {side}")
+    rng = generator(0, "verdict rates", folder, name, side, chunk)
+    return dict(Counter(judge(rng) for _ in range(number)))
+
+
+def planned(folders: list[str], quick: bool) -> Iterator[tuple[Key, int]]:
+    """The units of work, each with its number of data sets."""
+    for folder in folders:
+        names = [simulation.name for simulation in simulations(folder)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two simulations of {folder} have one name: {', '.join(sorted(names))}")
+        for simulation in simulations(folder):
+            draws = max(1, simulation.draws // 10) if quick else simulation.draws
+            for side in SIDES:
+                if getattr(simulation, f"draw_{side}") is not None:
+                    for chunk, start in enumerate(range(0, draws, CHUNK)):
+                        yield (folder, simulation.name, side, chunk), min(CHUNK, draws - start)
+
+
+class Kept:
+    """The counts that were simulated before, one file a folder and state of the code."""
+
+    def __init__(self, folders: list[str]) -> None:
+        self.files = {folder: ROOT / "runs/verdicts" / f"{folder}-{fingerprint(folder)}.jsonl" for folder in folders}
+        self.counts: dict[tuple[Key, int], dict[str, int]] = {}
+        for file in self.files.values():
+            for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+                if line.endswith("}"):  # a line may be cut short where a run was killed
+                    record = json.loads(line)
+                    self.counts[tuple(record["key"]), record["number"]] = record["counts"]
+
+    def add(self, key: Key, number: int, counts: dict[str, int]) -> None:
+        self.counts[key, number] = counts
+        self.files[key[0]].parent.mkdir(parents=True, exist_ok=True)
+        with self.files[key[0]].open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({"key": key, "number": number, "counts": counts}))
+
+
+def simulate(folders: list[str], quick: bool, kept: Kept) -> None:
+    """Does what is not kept yet, in two processes."""
+    missing = [unit for unit in planned(folders, quick) if unit not in kept.counts]
+    start = time.time()
+    with ProcessPoolExecutor(PROCESSES, initializer=threadpool_limits, initargs=(1,)) as pool:
+        futures = [(unit, pool.submit(draw, *unit)) for unit in missing]
+        for done, (unit, future) in enumerate(futures, 1):
+            kept.add(*unit, future.result())
+            print(f"\r{done} of {len(missing)}, {time.time() - start:.0f} s: {' '.join(unit[0][:3])}   ", end="")
+    print()
+
+
+def share(counts: Counter[str], verdict: str) -> str:
+    total = counts.total()
+    return f"{counts[verdict] / total:.1%}" if total else ""
+
+
+def table(folder: str, quick: bool, kept: Kept) -> str:
+    """The rows of one folder."""
+    totals: dict[tuple[str, str], Counter[str]] = {}
+    for key, number in planned([folder], quick):
+        totals.setdefault((key[1], key[2]), Counter()).update(kept.counts[key, number])
+    lines = [
+        "| claims | rule | smallest effect of interest | without the effect | false positives "
+        "| with the paper's effect | true positives | wrongly refuted | inconclusive, without / with |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in simulations(folder):
+        null, effect = (totals.get((one.name, side), Counter()) for side in SIDES)
+        cells = [", ".join(f"`{name}`" for name in one.claims), one.rule, one.smallest]
+        cells += [one.null, share(null, REPRODUCED), one.effect, share(effect, REPRODUCED)]
+        cells += [share(effect, NOT_REPRODUCED), f"{share(null, INCONCLUSIVE)} / {share(effect, INCONCLUSIVE)}"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def notes(folder: str) -> str:
+    """What the module's ``NOTES`` says beneath its table, if it has any."""
+    return str(getattr(importlib.import_module(f"verdict_rates.{folder}"), "NOTES", "")).strip()
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help=f"of {', '.join(FOLDERS)}; all, by default")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the data sets")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/verdicts.md")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.folders) - set(FOLDERS)):
+        parser.error(f"no folder {', '.join(unknown)}; there are {', '.join(FOLDERS)}")
+    known = [folder for folder in FOLDERS if simulations(folder)]
+    asked = [folder for folder in known if folder in options.folders] or known
+    kept = Kept(known)
+    simulate(asked, options.quick, kept)
+    complete = [folder for folder in known if all(unit in kept.counts for unit in planned([folder], options.quick))]
+    parts = [INTRODUCTION]
+    for folder in complete:
+        parts += [f"## `{folder}`\n", table(folder, options.quick, kept) + "\n"]
+        parts += [notes(folder) + "\n"] if notes(folder) else []
+    write_file(options.out, "\n".join(parts).encode())
+    if left := [folder for folder in known if folder not in complete]:
+        print(f"not simulated in the code's present state, hence left out: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,51 @@
+"""The rules on the U, the best depth and valence at and around their limits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emotrace.study.separation import claims
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Estimate
+
+
+@pytest.mark.parametrize(
+    ("net", "low", "high", "p", "opposed", "verdict"),
+    [
+        (0.6, 0.5, 0.7, 0.001, 1.0, REPRODUCED),
+        (0.6, 0.5, 0.7, 0.02, 1.0, INCONCLUSIVE),  # a walk might do it
+        (0.6, 0.5, 0.7, 0.001, 0.9, INCONCLUSIVE),  # two lines do not
+        (0.6, -0.1, 0.9, 0.001, 1.0, INCONCLUSIVE),
+        (0.26, 0.2, 0.3, 0.001, 1.0, INCONCLUSIVE),  # within a tenth of the smallest of interest
+        (0.1, 0.0, 0.2, 0.001, 1.0, NOT_REPRODUCED),
+        (-0.4, -0.5, -0.3, 1.0, 0.0, NOT_REPRODUCED),
+        (np.nan, np.nan, np.nan, np.nan, np.nan, INCONCLUSIVE),
+    ],
+)
+def test_the_rule_of_the_u_and_its_exchange(net, low, high, p, opposed, verdict):
+    estimate = Estimate(net, low, high, 12, p)
+    assert claims.u_rule(opposed).verdict(estimate) == verdict
+    exchanged = {REPRODUCED: NOT_REPRODUCED, NOT_REPRODUCED: REPRODUCED}.get(verdict, verdict)
+    assert claims.no_u_rule(opposed, p).verdict(replace(estimate, p=np.nan)) == exchanged
+
+
+def test_smollm2_at_0_6_is_no_knife_edge():
+    """0.6 to 0.6 was reproduced against a limit of 0.6 with a slack of 1e-9."""
+    assert claims.DEPTH.verdict(Estimate(0.6, 0.6, 0.6)) == REPRODUCED
+    assert claims.DEPTH.verdict(Estimate(0.65, 0.64, 0.66)) == INCONCLUSIVE
+    assert claims.DEPTH.verdict(Estimate(0.75, 0.7, 0.8)) == NOT_REPRODUCED
+
+
+def test_stronger_correlations_than_the_neighbours_are_not_refused():
+    """r = 0.95 (0.87 to 0.98) failed the rule of before, since its interval does not hold 0.81."""
+    assert claims.VALENCE.verdict(Estimate(0.95, 0.87, 0.98)) == REPRODUCED
+    assert claims.VALENCE.verdict(Estimate(0.17, -0.3, 0.4)) == NOT_REPRODUCED
+    assert claims.VALENCE.verdict(Estimate(0.5, 0.1, 0.8)) == INCONCLUSIVE
+
+
+def test_the_rule_of_the_spread_asks_for_the_same_share_of_variance_on_any_number_of_topics():
+    for topics in (3, 6, 12):
+        rule, expected = claims.baseline_rule(topics), 1 + 0.04 * (topics - 1)
+        assert rule.verdict(Estimate(1.2 * expected, 1.05, 1.5 * expected, topics, 0.01)) == REPRODUCED
+        assert rule.verdict(Estimate(1.2 * expected, 1.05, 1.5 * expected, topics, 0.2)) == INCONCLUSIVE
+        assert rule.verdict(Estimate(1.0, 0.9, 1 + 0.03 * (topics - 1), topics, 0.5)) == NOT_REPRODUCED

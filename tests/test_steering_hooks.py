@@ -1,0 +1,220 @@
+"""Steering around the user's own code: the tokens of ``steer``, whatever runs the model, and nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import emotrace
+from emotrace import EmotraceError, Writing
+from emotrace.activations import residual_norms
+from emotrace.extraction import read_texts
+from emotrace.instrument import corpus
+from emotrace.steering import Edit, ablation, directions, generate
+from emotrace.tokens import end_tokens
+
+PROMPT, NEW = "The kettle had begun to sing, and", 8
+
+
+@pytest.fixture
+def steerable(model):
+    """A model of each tiny family, and vectors of it."""
+    return model, read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+
+
+def hooks(model) -> int:
+    module = model.nn._module
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+def plain(model, prompts, **settings) -> list[list[int]]:
+    """The user's own ``generate`` of transformers."""
+    batch = model.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    ends = end_tokens(model)
+    given = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0], **settings}
+    with torch.no_grad():
+        written = model.nn._module.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **given
+        )
+    rows = [row[batch["input_ids"].shape[1] :].tolist() for row in written]
+    return [row[: next((at for at, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+
+def ours(model, vectors, emotion, strength, **settings) -> list[int]:
+    table = emotrace.steer(model, PROMPT, vectors, strength, emotions=emotion, writing=Writing(NEW), **settings)
+    return table["tokens"].iloc[0]
+
+
+def test_generate_of_transformers_writes_the_tokens_of_steer(steerable):
+    model, vectors = steerable
+    before = plain(model, [PROMPT])
+    for strength in (0.6, -0.6):
+        expected = ours(model, vectors, "afraid", strength)
+        assert expected != before[0]  # the edit is felt at all
+        with emotrace.steered(model, vectors, "afraid", strength):
+            assert plain(model, [PROMPT]) == [expected]
+            assert plain(model, [PROMPT], use_cache=False) == [expected]
+    mixture, every = {"happy": 1, "sad": -1}, list(range(1, model.n_layers + 1))
+    expected = ours(model, vectors, mixture, 0.1, layers=every)
+    with emotrace.steered(model, vectors, mixture, 0.1, layers=every):
+        assert plain(model, [PROMPT]) == [expected]
+    writing = Writing(NEW, positions="all")
+    table = emotrace.steer(model, PROMPT, vectors, 0.6, emotions="afraid", writing=writing)
+    with emotrace.steered(model, vectors, "afraid", 0.6, tokens="all"):
+        assert plain(model, [PROMPT]) == [table["tokens"].iloc[0]]
+    assert plain(model, [PROMPT]) == before
+
+
+def test_each_row_has_its_own_feeling_and_copies_of_a_row_the_same(steerable):
+    model, vectors = steerable
+    prompts = ["Nobody came.", PROMPT, PROMPT]
+    with emotrace.steered(model, vectors, ["afraid", "happy", "angry"], 0.6):
+        rows = plain(model, prompts)
+        twice = plain(model, prompts, num_beams=2, num_return_sequences=2)
+    norms, layer = residual_norms(model), model.n_layers // 2
+    edit = Edit(directions(vectors, [("afraid", 0.6), ("happy", 0.6), ("angry", 0.6)], [layer], norms))
+    ids = [model.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    assert rows == generate(model, ids, edit, Writing(NEW))
+    assert len(twice) == 6
+    with (
+        emotrace.steered(model, vectors, ["afraid", "happy"], 0.6),
+        pytest.raises(EmotraceError, match="2 rows are to be steered, and the batch has 3"),
+    ):
+        plain(model, prompts)
+
+
+def test_an_ablation_is_that_of_the_edit(steerable):
+    model, vectors = steerable
+    layer = model.n_layers // 2
+    with emotrace.steered(model, vectors, "afraid", ablate=True, tokens="all", layers=layer):
+        rows = plain(model, [PROMPT])
+    ids = [model.tokenizer(PROMPT)["input_ids"]]
+    assert rows == generate(model, ids, ablation(vectors, ["afraid"], [layer]), Writing(NEW))
+
+
+def streams(model, layer, ids) -> np.ndarray:
+    """What enters the layer after this one, as a bare nnsight trace sees it."""
+    with torch.no_grad(), model.trace({"input_ids": torch.tensor([ids])}):
+        hidden = model.layers[layer].input.save()
+    return hidden[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "edited"),
+    [
+        ("generated", [-1]),
+        ("all", slice(None)),
+        ("prompt", slice(-1)),
+        ((-2, None), [-3, -2, -1]),
+        ((-3, -1), [-4, -3]),
+    ],
+)
+def test_the_places_of_an_edit_in_a_trace_of_ones_own(steerable, tokens, edited):
+    model, vectors = steerable
+    ids, layer = model.tokenizer(PROMPT)["input_ids"], model.n_layers // 2
+    before, after = streams(model, layer + 1, ids), streams(model, layer, ids)
+    with emotrace.steered(model, vectors, "afraid", 0.5, tokens=tokens):
+        change = streams(model, layer, ids) - after
+        felt = streams(model, layer + 1, ids) - before
+    expected = np.zeros_like(change)
+    expected[edited] = vectors.direction("afraid", layer) * 0.5 * residual_norms(model)[layer]
+    np.testing.assert_allclose(change, expected, atol=1e-5)
+    first = int(np.flatnonzero(np.abs(expected).any(axis=1))[0])
+    assert np.abs(felt[first:]).max() > 1e-3
+    np.testing.assert_allclose(felt[:first], 0, atol=1e-6)  # causal
+
+
+def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_model):
+    model = tiny_model
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    seen = []
+    with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: seen.append(token) or 1.0):
+        length = len(plain(model, [PROMPT], min_new_tokens=NEW)[0])
+    assert seen == list(range(length)) or seen == list(range(NEW))
+    off, on = [], []
+    with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: 0.0):
+        off = plain(model, [PROMPT])
+    with emotrace.steered(model, vectors, "afraid", 0.5, tokens=(3, None)):
+        on = plain(model, [PROMPT])
+    untouched = plain(model, [PROMPT])
+    assert off == untouched
+    assert on[0][:3] == untouched[0][:3]  # token 3 is the first whose stream differs, and writes token 4
+
+
+def fail_within_another(model, vectors, before: int, number: int) -> None:
+    with emotrace.steered(model, vectors, ["happy"], 0.1, tokens="all"):
+        assert hooks(model) == before + 4
+        raise ZeroDivisionError(number)
+
+
+def test_nothing_is_left_behind_after_a_hundred_uses_and_exceptions(tiny_model):
+    model = tiny_model
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    before, texts = hooks(model), plain(model, [PROMPT])
+    for number in range(100):
+        with pytest.raises(ZeroDivisionError), emotrace.steered(model, vectors, "afraid", 0.5):
+            fail_within_another(model, vectors, before, number)
+    unknown = emotrace.steered(model, vectors, "afraid", 0.5, tokens="prompts")
+    with pytest.raises(EmotraceError, match="unknown place 'prompts'"):
+        unknown.__enter__()
+    assert hooks(model) == before
+    assert plain(model, [PROMPT]) == texts
+
+
+def test_nested_edits_add_up(tiny_model):
+    model = tiny_model
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    with emotrace.steered(model, vectors, "afraid", 0.2), emotrace.steered(model, vectors, "afraid", 0.4):
+        twice = plain(model, [PROMPT])
+    assert twice == [ours(model, vectors, "afraid", 0.6)]
+
+
+def test_a_pipeline_and_a_streamer_in_its_thread_are_steered(tiny_model):
+    model = tiny_model
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    expected = model.tokenizer.decode(ours(model, vectors, "afraid", 0.6))
+    module, settings = model.nn._module, {"max_new_tokens": NEW, "do_sample": False}
+    pipe = transformers.pipeline("text-generation", model=module, tokenizer=model.tokenizer)
+    streamer = transformers.TextIteratorStreamer(model.tokenizer, skip_prompt=True)
+    with emotrace.steered(model, vectors, "afraid", 0.6):
+        written = pipe(PROMPT, return_full_text=False, **settings)[0]["generated_text"]
+        batch = model.tokenizer(PROMPT, return_tensors="pt")
+        thread = threading.Thread(
+            target=module.generate, kwargs={"input_ids": batch["input_ids"], "streamer": streamer, **settings}
+        )
+        thread.start()
+        streamed = "".join(streamer)
+        thread.join()
+    assert len(written) > 3
+    assert written.startswith(expected[: len(written)])
+    assert streamed.startswith(expected)
+
+
+def test_two_threads_wait_for_each_other(tiny_model):
+    model = tiny_model
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    alone = {name: [ours(model, vectors, name, 0.6)] for name in ("afraid", "happy")}
+    seen: dict[str, list] = {"afraid": [], "happy": []}
+
+    def work(emotion: str) -> None:
+        for _ in range(5):
+            with emotrace.steered(model, vectors, emotion, 0.6):
+                seen[emotion].append(plain(model, [PROMPT]))
+
+    threads = [threading.Thread(target=work, args=(emotion,)) for emotion in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {emotion: [rows] * 5 for emotion, rows in alone.items()}
+
+
+def test_a_server_is_reached_by_no_hook(tiny_folder):
+    model = emotrace.load(str(tiny_folder("llama")), remote="local")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 1)).vectors("mean")
+    with pytest.raises(EmotraceError, match="hooks reach no server"), emotrace.steered(model, vectors, "afraid", 0.5):
+        pass
