@@ -263,8 +263,9 @@ def implicit_scenarios() -> pd.DataFrame:
 
 
 def graded_prompts() -> pd.DataFrame:
-    """Messages with two numbers, of which one varies: ``id, scale, kind, level, emotion, sign, control_emotion, prompt``.
+    """Messages with two numbers, one of which varies.
 
+    Columns: ``id, scale, kind, level, emotion, sign, control_emotion, prompt``.
     ``kind`` says which varies: the ``dose``, which makes what is told better or worse, or the ``control``, which means
     nothing for it; the other has one value in all rows of that kind. ``level`` is its value, an int, ascending;
     ``sign`` is 1 where the emotion should rise with the dose and −1 where it should fall.

@@ -212,12 +212,7 @@ class Lab:
         rows["success"] = rows["success"].map({True: "yes", False: "no"})
         return notebook.Table(
             rows.rename(
-                columns={
-                    "plain": "… plain",
-                    "target": "… steered",
-                    "prompted": "… asked",
-                    "rise": "rise of the score",
-                }
+                columns={"plain": "… plain", "target": "… steered", "prompted": "… asked", "rise": "rise of the score"}
             )
         )
 

@@ -103,9 +103,7 @@ def at_least(target: float, margin: float) -> Rule:
             return REPRODUCED
         return NOT_REPRODUCED if estimate.high < bound else INCONCLUSIVE
 
-    return Rule(
-        f"reproduced if the interval lies above {target:g} − {margin:g}, not reproduced if below that", decide
-    )
+    return Rule(f"reproduced if the interval lies above {target:g} − {margin:g}, not reproduced if below that", decide)
 
 
 def equals(target: float, margin: float) -> Rule:
@@ -240,35 +238,3 @@ def format_interval(low: float, high: float) -> str:
 def format_number(value: float) -> str:
     """A number for a reader: three significant digits, a dash where there is none."""
     return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
-
-
-# TEMPORARY: the rules of before, until every question folder uses those above; then they go.
-U_SHARE = 0.95
-
-
-def _two_valued(holds: Callable[[Estimate], bool]) -> Rule:
-    return Rule("", lambda estimate, move: REPRODUCED if holds(estimate) else NOT_REPRODUCED)
-
-
-def above(bound: float) -> Rule:
-    return _two_valued(lambda estimate: estimate.low > bound)
-
-
-def below(bound: float) -> Rule:
-    return _two_valued(lambda estimate: estimate.high < bound)
-
-
-def reaches(bound: float) -> Rule:
-    return _two_valued(lambda estimate: estimate.high >= bound)
-
-
-def within(low: float, high: float) -> Rule:
-    return _two_valued(lambda estimate: low - 1e-9 <= estimate.low and estimate.high <= high + 1e-9)
-
-
-def holds(value: float) -> Rule:
-    return _two_valued(lambda estimate: estimate.low <= value <= estimate.high)
-
-
-def given(condition: bool, rule: Rule | None = None) -> Rule:
-    return _two_valued(lambda e: bool(condition) and (rule is None or rule.decide(e, 1.0) == REPRODUCED))

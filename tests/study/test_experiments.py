@@ -1,6 +1,7 @@
 """The one list of experiments: complete, in order, free of circles; docs say of it what it is."""
 
 import re
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -84,7 +85,8 @@ def test_results_are_given_on_and_analysis_runs_on_one_thread():
 
     records = [Experiment("a", "?", (), run, stage=ANALYSE), Experiment("b", "?", (), run, stage=STAGES[0])]
     results = Results()
-    experiments.measure(records, None, results)
+    study = types.SimpleNamespace(instrument="scenes")
+    experiments.measure(records, study, results)
     assert list(results.tables) == ["0 before", "1 before"]
     assert threads[0] == {1}
 
