@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.hosts import checkpoints, threads
 from emotrace.models import Model, describe, handle_of, quantisation
 
 
+@arguments.checked
 @threads.one_at_a_time
 def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bool | None = None) -> Model:
     """The handle of a transformers model that is in memory already, whatever made it; nothing is copied or changed.
@@ -20,7 +22,7 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
         name: what it is called in tables and messages; default: its configuration's ``_name_or_path``, or its class.
         instruct: as in :func:`load`.
 
-    Its identity is a digest of configuration, tokenizer and weights, sampled where they are large
+    Its identity is a digest of configuration, tokenizer and weights
     (:func:`~emotrace.hosts.checkpoints.memory_digest`).
 
     Raises:
@@ -30,15 +32,17 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
     from nnsight.modeling.transformers import TransformersModel
 
     inner = getattr(module, "_module", module)
-    if not isinstance(inner, transformers.PreTrainedModel):
-        raise EmotraceError(f"a model of transformers is attached, not a {type(module).__name__}")
+    if not isinstance(inner, transformers.PreTrainedModel) or inner.config.is_encoder_decoder:
+        raise EmotraceError(f"a causal language model of transformers is attached, not a {type(module).__name__}")
     if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         raise EmotraceError(f"a tokenizer of transformers goes with it, not a {type(tokenizer).__name__}")
     if inner.get_output_embeddings() is None:
         raise EmotraceError(f"{type(inner).__name__} has no unembedding: the model with its head is attached")
-    if next(inner.parameters()).is_meta:
-        raise EmotraceError("its weights are on the meta device: load them before it is attached")
-    label = name or Path(inner.config._name_or_path).name or type(inner).__name__
+    if any(weights.is_meta for weights in inner.parameters()):
+        raise EmotraceError("some of its weights are on the meta device or on disk: load them before it is attached")
+    if inner.training:
+        raise EmotraceError(f"{type(inner).__name__} is in training mode, where dropout changes it: call eval() first")
+    label = name or Path(inner.config._name_or_path or "").name or type(inner).__name__
     checkpoints.check_finite(inner)
     known = {"source": label, "weights_id": f"memory:{checkpoints.memory_digest(inner, tokenizer)}"}
     known["quantisation"] = quantisation(inner)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -68,7 +67,7 @@ class Model:
     norms: np.ndarray | None = None
     remote: Remote | None = None
     parts: int = 1
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    lock: threads.Turn = field(default_factory=threads.Turn, repr=False)
 
     # nnsight reads the source of the frame that calls it: no function of ours may stand between. Hence properties.
 

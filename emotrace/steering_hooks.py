@@ -9,8 +9,10 @@ unit, the same positions, the same tokens as :func:`~emotrace.steered_texts.stee
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 Schedule = Callable[[int], float]
 """A factor on the strength for each token, counted from the last token of the prompt, which is 0."""
-PLACES = {"generated": (0, None), "all": (None, None), "prompt": (None, 0)}
+Window = tuple[int | None, int | None]
+PLACES: dict[str, Window] = {"generated": (0, None), "all": (None, None), "prompt": (None, 0)}
 """Windows of tokens by name, counted from the last token of the prompt, their end excluded; None: no bound."""
 
 
@@ -51,11 +54,15 @@ def steered(
     and all after it have it. Contexts nest, and their edits add up. Another thread that enters one on the same model
     waits for this one to end; a plain ``generate`` of another thread meanwhile is steered too, as a streamer's is.
 
+    Where a prompt ends is known within ``generate``, whatever its cache, beams, chunks or assistants. A forward pass of
+    one's own is a text whose last token (by its attention mask) is the prompt's last, and what is read on with the same
+    cache follows it.
+
     Args:
         model: a model of this machine (:func:`emotrace.load`, :func:`emotrace.attach`).
         vectors: its emotion vectors.
-        emotions: one name or mixture for all rows of a batch, or a list with one a row. Where a row is copied (several
-            sequences, beams), its copies are steered alike.
+        emotions: one name or mixture for all rows of a batch, or a list with one a row. Where ``generate`` makes copies
+            of a row (several sequences, beams), they are steered alike.
         strength: in mean residual norms, negative away; default as calibrated.
         layers: as in :func:`~emotrace.steered_texts.steer`.
         tokens: ``generated`` (from the last token of the prompt on), ``all``, ``prompt`` (all but its last), or a
@@ -65,82 +72,164 @@ def steered(
         ablate: project the emotions' directions out instead of adding them.
 
     Raises:
-        EmotraceError: a remote model; an unknown emotion, layer or place; a batch whose rows do not go with the list.
+        EmotraceError: a remote model; an unknown emotion, layer or place; a batch whose rows do not go with the list; a
+            factor that is no number; a generation with guidance, which reads two prompts at once.
     """
+    edit, window = _checked(model, vectors, emotions, strength, layers, tokens, ablate)
+    texts = _Texts(window, schedule)
+    module = model.nn._module
+    with model.lock, contextlib.ExitStack() as hooks:
+        hooks.enter_context(_prompts_known(module, texts))
+        hooks.callback(module.register_forward_pre_hook(texts.begin, with_kwargs=True).remove)
+        for layer, values in edit.items():
+            block = model.layers[layer - 1]._module
+            hooks.callback(block.register_forward_hook(_hook(values, texts, ablate)).remove)
+        yield
+
+
+@arguments.checked
+def _checked(
+    model: Model,
+    vectors: EmotionVectors,
+    emotions: Emotion | Sequence[Emotion],
+    strength: float | None,
+    layers: int | Sequence[int] | str | None,
+    tokens: str | tuple[int, int | None] | None,
+    ablate: bool,
+) -> tuple[dict[int, torch.Tensor], Window]:
+    """Layer → each row's edit ``[row, d_model]``, and the window of tokens."""
     vectors.check(model)
     if model.remote:
         raise EmotraceError("hooks reach no server: write with emotrace.steer, or edit within a trace of your own")
     several = isinstance(emotions, Sequence) and not isinstance(emotions, str)
     rows = arguments.emotions(emotions) if several else arguments.emotions([emotions])
-    layers, place = steered_layers(model, vectors, layers), tokens or steered_positions(vectors, DEFAULT_WRITING)
+    if not rows:
+        raise EmotraceError("no emotion is asked for")
+    place = steered_positions(vectors, DEFAULT_WRITING) if tokens is None else tokens
     if isinstance(place, str) and place not in PLACES:
         raise unknown("place", place, PLACES)
-    size = 1.0 if ablate else strengths_of(vectors, strength)[0]
+    window = PLACES[place] if isinstance(place, str) else _window(place)
+    size = 1.0
+    if not ablate:
+        strengths = strengths_of(vectors, strength)
+        if len(strengths) != 1:
+            raise EmotraceError(f"one strength is taken, not {len(strengths)}: nest contexts, or write with steer")
+        size = strengths[0]
     norms = np.ones(model.n_layers + 1) if ablate else residual_norms(model)
-    edit = directions(vectors, [(emotion, size) for emotion in rows], layers, norms)
-    window = PLACES[place] if isinstance(place, str) else place
-    passes = _Passes(window, schedule or (lambda token: 1.0))
-    module = model.nn._module
-    with model.lock, contextlib.ExitStack() as hooks:
-        hooks.callback(module.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
-        for layer, values in edit.items():
-            block = model.layers[layer - 1]._module
-            hooks.callback(block.register_forward_hook(_hook(values, passes, ablate)).remove)
+    edited_layers = steered_layers(model, vectors, layers)
+    return directions(vectors, [(emotion, size) for emotion in rows], edited_layers, norms), window
+
+
+def _window(given: Sequence[int | None]) -> Window:
+    ends = list(given)
+    if len(ends) != 2 or not all(end is None or type(end) is int for end in ends):
+        raise EmotraceError(f"a window of tokens is (from, to), whole numbers or None, not {given!r}")
+    if None not in ends and ends[0] >= ends[1]:  # type: ignore[operator]
+        raise EmotraceError(f"the window {given!r} holds no token")
+    return ends[0], ends[1]
+
+
+@contextlib.contextmanager
+def _prompts_known(module: Any, texts: _Texts) -> Iterator[None]:
+    """``module.generate`` says how long the prompts are that it goes on with, and how many."""
+    own, generate = "generate" in vars(module), module.generate
+
+    @functools.wraps(generate)
+    def within(*args: Any, **settings: Any) -> Any:
+        if settings.get("guidance_scale") not in (None, 1, 1.0):
+            raise EmotraceError("a generation with guidance reads two prompts at once: it is not steered")
+        named = (settings.get(name) for name in ("inputs", "input_ids", "inputs_embeds"))
+        prompt = next((given for given in (*args[:1], *named) if given is not None), None)
+        before = texts.prompt
+        texts.prompt = None if prompt is None else (prompt.shape[0], prompt.shape[1])
+        try:
+            return generate(*args, **settings)
+        finally:
+            texts.prompt = before
+
+    module.generate = within
+    try:
         yield
+    finally:
+        if own:
+            module.generate = generate
+        else:
+            del module.generate
 
 
-def _hook(values: torch.Tensor, passes: _Passes, ablate: bool) -> Callable[..., Any]:
+def _hook(values: torch.Tensor, texts: _Texts, ablate: bool) -> Callable[..., Any]:
     def change(_: torch.nn.Module, args: object, output: Any) -> Any:
         hidden = output[0] if isinstance(output, (tuple, list)) else output
-        factors = passes.factors(hidden.shape[1])
+        factors = texts.factors(*hidden.shape[:2])
         if not factors.any():
             return output
-        copies, left = divmod(len(hidden), len(values))
-        if left:
-            raise EmotraceError(f"{len(values)} rows are to be steered, and the batch has {len(hidden)}")
-        direction = values.repeat_interleave(copies, dim=0)
-        where = factors.to(hidden.device).expand(len(hidden), -1)
-        hidden = edited(hidden, direction, where, ablate=ablate)
+        rows = texts.prompt[0] if texts.prompt else len(hidden)
+        if len(values) not in (1, rows):
+            raise EmotraceError(f"{len(values)} rows are to be steered, and the batch has {rows}")
+        direction = values.repeat_interleave(len(hidden) // len(values), dim=0)
+        hidden = edited(hidden, direction, factors.to(hidden.device), ablate=ablate)
         return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
 
     return change
 
 
 @dataclass
-class _Passes:
-    """Which tokens of a text the forward passes of a generation read.
+class _Texts:
+    """Which tokens of their texts the forward passes read, counted from the last token of the prompt.
 
     Attributes:
-        window: the tokens that are edited, counted from the last token of the prompt.
+        window: the tokens that are edited.
         schedule: as :func:`steered` takes it.
-        first: the first token of this pass, counted from the last token of the prompt.
-        following: the first token of the next pass, if it reads what is written after this one's.
-        ids: what a pass without a cache read.
+        prompt: rows and tokens of the prompts of a ``generate`` under way.
+        first: of each row the first token of this pass, ``[row]`` (one for all, or one each).
+        ends: of each cache of one's own, where in its texts the prompts end.
     """
 
-    window: tuple[int | None, int | None]
-    schedule: Schedule
-    first: int = 0
-    following: int = 1
-    ids: torch.Tensor | None = None
+    window: Window
+    schedule: Schedule | None
+    prompt: tuple[int, int] | None = None
+    first: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+    ends: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
 
     def begin(self, _: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        """Called before each pass: does a text begin, or does it go on?"""
+        """Called before each pass of the whole model."""
         given = [inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
-        ids = (given or list(args))[0]
-        cache, width = inputs.get("past_key_values"), ids.shape[1]
-        if width == 1 and cache is not None and cache.get_seq_length() > 0:
-            self.first, self.following = self.following, self.following + 1
-        elif self.ids is None or ids.dim() != 2 or not torch.equal(ids[:, :-1], self.ids):
-            self.first, self.following = 1 - width, 1
-        # Else a text is read from its beginning once more, with one token more: it is written without a cache.
-        self.ids = ids if cache is None else None
+        width, cache = (given or list(args))[0].shape[1], inputs.get("past_key_values")
+        start = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
+        if self.prompt:
+            end = torch.tensor([self.prompt[1] - 1])
+        elif start and id(cache) in self.ends:
+            end = self.ends[id(cache)][1]
+        else:
+            end = start + _last_tokens(inputs.get("attention_mask"), width)
+            if cache is not None:
+                self.ends[id(cache)] = cache, end
+        self.first = start - end
 
-    def factors(self, width: int) -> torch.Tensor:
-        """What the strength is multiplied with at each token of the pass: float32 ``[token]``."""
-        return torch.tensor([self._factor(self.first + index) for index in range(width)], dtype=torch.float32)
+    def factors(self, rows: int, width: int) -> torch.Tensor:
+        """What the strength is multiplied with at each token of the pass: float32 ``[row, token]``."""
+        tokens = (self.first[:, None] + torch.arange(width)).expand(rows, -1)
+        (low, high), inside = self.window, torch.ones(rows, width, dtype=torch.bool)
+        if low is not None:
+            inside &= tokens >= low
+        if high is not None:
+            inside &= tokens < high
+        if self.schedule is None:
+            return inside.float()
+        factor = {int(token): self._factor(int(token)) for token in tokens[inside].unique()}
+        return torch.tensor([[factor.get(int(token), 0.0) for token in row] for row in tokens]) * inside
 
     def _factor(self, token: int) -> float:
-        low, high = self.window
-        inside = (low is None or token >= low) and (high is None or token < high)
-        return float(self.schedule(token)) if inside else 0.0
+        assert self.schedule is not None
+        factor = arguments.number(self.schedule(token), f"the factor of token {token}")
+        if not math.isfinite(factor):
+            raise EmotraceError(f"the factor of token {token} is {factor}")
+        return factor
+
+
+def _last_tokens(mask: torch.Tensor | None, width: int) -> torch.Tensor:
+    """Where each row of a batch has its last token that is no padding, ``[row]``; the last column without a mask."""
+    if mask is None or mask.dim() != 2 or mask.shape[1] < width or not mask.any():
+        return torch.tensor([width - 1])
+    columns = torch.arange(width) + 1
+    return (mask[:, -width:].cpu().bool() * columns).amax(dim=1) - 1

@@ -5,10 +5,12 @@ import pytest
 import torch
 import transformers as tf
 from nnsight.modeling.transformers import TransformersModel
+from tokenizers import normalizers
 
 import emotrace
 from emotrace import EmotraceError
 from emotrace.activations import read_activations
+from emotrace.hosts import checkpoints
 
 TEXTS = ["The kettle had begun to sing.", "Nobody came home that night."]
 
@@ -45,6 +47,31 @@ def test_its_identity_is_its_content(parts):
     assert emotrace.attach(module, tokenizer).provenance["weights_id"] not in (first, changed)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight[:, 17::50].zero_(),
+        lambda weight: weight[3].neg_(),
+        lambda weight: weight[-1, -1].add_(1e-3),
+        lambda weight: weight.copy_(weight.flip(0)),
+        lambda weight: weight[0].copy_(weight[0].roll(1)),
+    ],
+)
+def test_no_part_of_the_weights_can_change_unseen(parts, change):
+    _, module, tokenizer = parts
+    before = checkpoints.memory_digest(module, tokenizer)
+    with torch.no_grad():
+        change(module.model.layers[1].mlp.down_proj.weight)
+    assert checkpoints.memory_digest(module, tokenizer) != before
+
+
+def test_a_tokenizer_that_cuts_otherwise_is_another_model(parts):
+    _, module, tokenizer = parts
+    before = checkpoints.memory_digest(module, tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert checkpoints.memory_digest(module, tokenizer) != before
+
+
 def test_vectors_of_one_model_are_refused_on_the_other(parts, tiny):
     _, module, tokenizer = parts
     vectors = emotrace.extract(emotrace.attach(module, tokenizer))
@@ -55,10 +82,11 @@ def test_vectors_of_one_model_are_refused_on_the_other(parts, tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda module, words: ("a path", words), "a model of transformers is attached, not a str"),
+        (lambda module, words: ("a path", words), "a causal language model of transformers is attached, not a str"),
         (lambda module, words: (module, "words"), "a tokenizer of transformers goes with it, not a str"),
-        (lambda module, words: (module.to("meta"), words), "its weights are on the meta device"),
+        (lambda module, words: (module.to("meta"), words), "on the meta device or on disk"),
         (lambda module, words: (module.model, words), "has no unembedding"),
+        (lambda module, words: (module.train(), words), "is in training mode, where dropout changes it"),
     ],
 )
 def test_what_cannot_be_attached_is_refused_in_one_line(parts, change, message):

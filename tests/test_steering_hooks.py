@@ -165,6 +165,100 @@ def test_nothing_is_left_behind_after_a_hundred_uses_and_exceptions(tiny_model):
     assert plain(model, [PROMPT]) == texts
 
 
+@pytest.mark.parametrize("place", ["generated", "prompt", "all", (-4, 3), (2, None)])
+@pytest.mark.parametrize(
+    "way", [{"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 5}, {"cache_implementation": "static"}]
+)
+def test_a_generation_in_chunks_or_with_an_assistant_is_steered_at_the_same_tokens(tiny, way, place):
+    model = tiny("llama")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    with emotrace.steered(model, vectors, "afraid", 0.6, tokens=place):
+        expected = plain(model, [PROMPT])
+        assert plain(model, [PROMPT], **way) == expected
+        assert plain(model, [PROMPT], use_cache=False) == expected
+        beams = plain(model, [PROMPT], num_beams=3)
+        assert plain(model, [PROMPT], num_beams=3, use_cache=False) == beams
+
+
+def test_a_pass_of_ones_own_is_steered_at_each_rows_last_token(tiny):
+    model = tiny("llama")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    module, texts = model.nn._module, ["Nobody came.", PROMPT]
+    with torch.no_grad(), emotrace.steered(model, vectors, "afraid", 0.6):
+        alone = [module(**model.tokenizer(text, return_tensors="pt")).logits[0, -1] for text in texts]
+        for side in ("left", "right"):
+            batch = model.tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
+            logits = module(**batch).logits
+            last = batch["attention_mask"].shape[1] - 1 - batch["attention_mask"].flip(1).argmax(dim=1)
+            for row, column in enumerate(last):
+                torch.testing.assert_close(logits[row, column], alone[row], rtol=1e-4, atol=1e-4)
+        # A text and the same with one token more are two texts, whichever comes first.
+        ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+        both = [module(input_ids=ids[:, :-1]).logits[0, -1], module(input_ids=ids).logits[0, -1]]
+    torch.testing.assert_close(both[1], alone[1], rtol=1e-4, atol=1e-4)
+    # Read on with a cache of one's own: what follows the prompt is written.
+    with torch.no_grad(), emotrace.steered(model, vectors, "afraid", 0.6):
+        first = module(input_ids=ids, use_cache=True)
+        token = first.logits[:, -1:].argmax(dim=-1)
+        second = module(input_ids=token, past_key_values=first.past_key_values, use_cache=True).logits[0, -1].argmax()
+        assert [int(token), int(second)] == plain(model, [PROMPT])[0][:2]
+
+
+def test_a_generator_that_ends_in_another_thread_leaves_the_model_to_the_others(tiny):
+    model = tiny("llama")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+
+    def stream():
+        with emotrace.steered(model, vectors, "afraid", 0.6):
+            yield from range(3)
+
+    texts = stream()
+    starter = threading.Thread(target=lambda: next(texts))
+    starter.start()
+    starter.join()
+    texts.close()
+    done = []
+    other = threading.Thread(target=lambda: done.append(ours(model, vectors, "happy", 0.6)), daemon=True)
+    other.start()
+    other.join(30)
+    assert done
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": [0.0, 0.6]}, "one strength is taken, not 2"),
+        ({"strength": []}, "one strength is taken, not 0"),
+        ({"tokens": (5, 2)}, "holds no token"),
+        ({"tokens": (1, 2, 3)}, "a window of tokens is"),
+        ({"tokens": ("a", 2)}, "a window of tokens is"),
+        ({"emotions": []}, "no emotion"),
+        ({"vectors": None}, "vectors"),
+        ({"ablate": "no"}, "ablate"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(tiny, settings, message):
+    model = tiny("llama")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    given, before = {"vectors": vectors, "emotions": "afraid", "strength": 0.5, **settings}, hooks(model)
+    with pytest.raises(EmotraceError, match=message) as caught:
+        emotrace.steered(model, **given).__enter__()
+    assert "\n" not in str(caught.value)
+    assert hooks(model) == before
+
+
+def test_a_factor_that_is_no_number_and_guidance_are_refused(tiny):
+    model = tiny("llama")
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    for factor in (float("nan"), "x", None):
+        schedule = {0: factor}.get
+        with emotrace.steered(model, vectors, "afraid", 0.5, schedule=schedule), pytest.raises(EmotraceError):
+            plain(model, [PROMPT])
+    with emotrace.steered(model, vectors, "afraid", 0.5), pytest.raises(EmotraceError, match="guidance"):
+        plain(model, [PROMPT], guidance_scale=1.5)
+    assert plain(model, [PROMPT]) == plain(model, [PROMPT])
+
+
 def test_nested_edits_add_up(tiny_model):
     model = tiny_model
     vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")

@@ -135,8 +135,8 @@ def test_an_error_in_one_thread_leaves_the_model_to_the_others(tiny):
     assert errors == []
     assert all(np.array_equal(ours, alone) for rounds in results for ours in rounds)
     with ThreadPoolExecutor(1) as pool:  # from another thread, so that a lock still held would be seen
-        assert pool.submit(model.lock.acquire, timeout=5).result()
-        pool.submit(model.lock.release).result()
+        pool.submit(model.lock.__enter__).result(timeout=5)
+        pool.submit(model.lock.__exit__).result(timeout=5)
 
 
 def test_asyncio_to_thread(tiny, vectors):

@@ -23,8 +23,8 @@ _WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?(\.\w+)?\.(safetensors|bin
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
 _BLOCK = 1 << 22
-SAMPLED = 4096
-"""How many numbers of a tensor in memory its identity takes."""
+BLOCK, SUMMED = 1 << 16, 1 << 31
+"""Of a model in memory: numbers to a checksum, and how many numbers are read before blocks are left out."""
 _NAMED = 3
 """How many tensors a message names."""
 
@@ -181,19 +181,36 @@ def check_finite(module: Any) -> None:
 def memory_digest(module: Any, tokenizer: Any) -> str:
     """Identity of a model in memory: the sha256 of its configuration, its tokenizer and its weights.
 
-    Of a tensor of more than ``SAMPLED`` numbers, that many are taken at even steps: a change of all its numbers, or of
-    a row in that many, is seen; a change of a single number may not be.
+    A tensor stands in it by checksums of its bits, block by block, which any change of a number changes. Of models of
+    more than ``SUMMED`` numbers every k-th block of ``BLOCK`` numbers is taken: a change of a part may be missed there,
+    one of a whole tensor not.
     """
     digest = hashlib.sha256(module.config.to_json_string(use_diff=False).encode())
-    digest.update(json.dumps([tokenizer.get_vocab(), tokenizer.chat_template], sort_keys=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        numbers = tensor.detach().reshape(-1)
-        numbers = numbers[:: max(1, numbers.numel() // SAMPLED)].cpu()
-        if numbers.is_floating_point():
-            numbers = numbers.double()
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    words = core.to_str() if core is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    digest.update(f"{words} {tokenizer.special_tokens_map} {tokenizer.chat_template}".encode())
+    tensors = sorted(module.state_dict().items())
+    step = 1 + sum(tensor.numel() for _, tensor in tensors) // SUMMED
+    for name, tensor in tensors:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(numbers.numpy().tobytes())
+        digest.update(_checksums(tensor.detach(), step).tobytes())
     return digest.hexdigest()
+
+
+def _checksums(tensor: Any, step: int) -> Any:
+    """Of every ``step``-th block of a tensor's numbers a checksum of their bits: int64 ``[block]``.
+
+    Sums of integers, so that neither device nor number of threads can change them.
+    """
+    import torch
+
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.reshape(-1).contiguous().view(whole[tensor.element_size()])
+    # Odd factors: none but the same number gives the same product, modulo 2⁶⁴.
+    factors = torch.arange(BLOCK, device=bits.device) * 0x2545F4914F6CDD1D | 1
+    blocks = range(0, bits.numel(), BLOCK * step)
+    sums = [(bits[at : at + BLOCK].long() * factors[: bits[at : at + BLOCK].numel()]).sum() for at in blocks]
+    return torch.stack(sums).cpu().numpy() if sums else torch.zeros(0, dtype=torch.long).numpy()
 
 
 def _shapes(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:

@@ -92,3 +92,24 @@ def fit_to_quota() -> None:
     quota = cpu_quota()
     if quota is not None and torch.get_num_threads() > quota and not any(name in os.environ for name in USERS_COUNT):
         torch.set_num_threads(max(1, int(quota)))
+
+
+class Turn:
+    """A re-entrant lock that any thread may give back: a generator may end in another thread than it began in."""
+
+    def __init__(self) -> None:
+        self._changed, self._depth = threading.Condition(), 0
+        self._owner: int | None = None
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._owner in (None, me))
+            self._owner, self._depth = me, self._depth + 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = None
+                self._changed.notify()

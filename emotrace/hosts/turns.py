@@ -11,6 +11,7 @@ from nnsight.tracing.backend import Backend
 from nnsight.tracing.tracer import Tracer
 
 from emotrace.hosts.finite import Named, not_finite
+from emotrace.hosts.threads import Turn
 from emotrace.in_trace import NOT_FINITE
 
 
@@ -26,7 +27,7 @@ class InTurn(Backend):
         backend: what runs the block; None: nnsight's, in this process.
     """
 
-    def __init__(self, lock: threading.RLock, backend: Backend | None = None) -> None:
+    def __init__(self, lock: Turn, backend: Backend | None = None) -> None:
         self.lock, self.backend = lock, backend or Backend()
 
     def __call__(self, tracer: Tracer) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from emotrace.errors import EmotraceError
 from emotrace.study import experiments, notebook, pipeline
+from emotrace.study.experiment import of_main_instrument
 from emotrace.study.folder import read_tables
 from emotrace.study.lab import Lab
 from emotrace.study.study import Settings
@@ -77,8 +78,10 @@ def test_nothing_is_loaded_or_measured_until_it_is_asked_for(lab):
 def test_a_table_runs_its_experiment_alone_and_once(lab, monkeypatch):
     measured = counting(monkeypatch, experiments, "measure")
     table = lab.table("separation")
-    assert lab.table("separation") is table
-    assert set(table["metric"]) == {"cosine", "shuffle_excess", "silhouette", "nearest_centroid", "logistic_regression"}
+    pd.testing.assert_frame_equal(lab.table("separation"), table)
+    assert {"cosine", "ratio", "silhouette", "nearest_centroid", "logistic_regression"} <= set(table["metric"])
+    assert set(table["instrument"]) == {"scenes"}
+    assert set(lab.table("separation", "accounts")["instrument"]) == {"accounts"}
     assert [experiment.name for (plan, *_) in measured for experiment in plan] == ["separation"]
     assert repr(lab).endswith("measured here: separation")
     assert sorted(read_tables(lab.folder)) == ["separation"]
@@ -97,7 +100,7 @@ def test_a_second_lab_on_the_folder_computes_nothing_anew(lab, tiny_folder, monk
 
 
 def test_claims_run_what_they_rest_on_alone(lab):
-    assert len(lab.claims("C6").frame) == 6
+    assert len(lab.claims("C6").frame) == 20  # five claims, two poolings, two instruments
     assert repr(lab).endswith("measured here: anisotropy, separation, localisation")
 
 
@@ -116,7 +119,7 @@ def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_f
     pipeline.run([str(tiny_folder("llama"))], used.folder, quick=True, resume=True)
     theirs = read_tables(used.folder)
     for name, table in mine.items():
-        there = theirs[name][list(table.columns)]
+        there = of_main_instrument({name: theirs[name]})[name][list(table.columns)]
         pd.testing.assert_frame_equal(there, table.reset_index(drop=True), rtol=1e-5, check_dtype=False)
     for column in ("id", "claim", "verdict"):
         assert list(theirs["claims"][column]) == list(stated[column])
@@ -124,24 +127,27 @@ def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_f
 
 
 def test_claims_are_found_by_their_ids_and_by_how_these_begin(used):
-    tables = {name: used.table(name) for name in ("separation", "anisotropy", "localisation")}
-    whole = [claim for claim in experiments.claims(tables, "llama") if claim.id.startswith("C6.")]
     frame = used.claims("C6").frame
+    tables = {name: table for name, table in used._results.tables.items() if name != "claims"}
+    whole = [claim for claim in experiments.claims(tables, "llama") if claim.id.startswith("C6.")]
     assert list(frame["claim"]) == [claim.claim for claim in whole]
     assert list(frame["the paper"]) == [claim.paper for claim in whole]
-    assert list(used._claims("C6.u")["id"]) == ["C6.u.last", "C6.u.mean"]  # C6.u_corrected is another claim
-    assert list(used._claims("C6.depth", "C7.gemma")["id"]) == ["C6.depth.last", "C6.depth.mean", "C7.gemma"]
+    assert list(used._claims("C6.u")["id"]) == ["C6.u.last", "C6.u.mean"] * 2  # C6.u_null is another claim
+    several = used._claims("C6.depth", "C7.gemma")
+    assert list(several["id"]) == ["C6.depth.last", "C6.depth.mean"] * 2 + ["C7.gemma"]
+    assert list(several["instrument"])[:4] == ["scenes", "scenes", "accounts", "accounts"]
     located = used.row("localisation", pooling="mean", criterion="cosine")
     assert used.claim("C6.depth.mean")["measured"] == located["depth"]
-    probe = used.row("localisation", pooling="mean", criterion="logistic_regression")
-    assert used.claim("neighbour.probe.mean")["measured"] == probe["held_out"]
+    curve = used.table("learning_curve")
+    curve = curve[(curve["pooling"] == "mean") & (curve["metric"] == "logistic_regression")]
+    assert used.claim("neighbour.probe.mean")["measured"] == curve.sort_values("topics").iloc[-1]["value"]
     with pytest.raises(EmotraceError, match="0 claims have the id 'C6', not one"):
         used.claim("C6")
 
 
 def test_experiments_state_the_claims_that_their_records_list(used):
     stated = used._claims()
-    assert stated["id"].is_unique
+    assert not stated.duplicated(["id", "instrument"]).any()
     # The tiny model's vocabulary has no English kin word as one token.
     missing = set(experiments.CLAIMS) - set(stated["id"])
     assert missing == {
@@ -158,7 +164,7 @@ def test_experiments_state_the_claims_that_their_records_list(used):
         assert row.id.split(".")[0] == number
     tables = used._results.tables
     for experiment in experiments.EXPERIMENTS:
-        own = {name: table for name, table in tables.items() if name != "claims"}
+        own = of_main_instrument({name: table for name, table in tables.items() if name != "claims"})
         assert {claim.id for claim in experiment.claims(own, "llama")} == set(experiment.claim_ids) - missing
 
 
@@ -290,7 +296,7 @@ def test_a_table_escapes_markup_and_shows_whole_texts():
 
 
 def test_claims_tables_mark_their_verdicts():
-    shared = {"claim": "C6 x", "paper": "0.5", "n": 6, "how": "by looking"}
+    shared = {"claim": "C6 x", "instrument": "scenes", "paper": "0.5", "n": 6, "how": "by looking"}
     rows = pd.DataFrame(
         [
             {**shared, "model": "a", "measured": 0.61, "low": 0.6, "high": 0.7, "verdict": "reproduced"},

@@ -144,8 +144,8 @@ def test_hostile_text_is_shown_and_not_obeyed(chromium, pages, kind):
 
 def test_a_reports_table_sorts_by_keyboard(chromium, pages):
     chromium.open(pages["report"], browser.DESKTOP)
-    column = """[...document.querySelector("table.sortable").tBodies[0].rows].map(row => row.cells[2].textContent)"""
-    heading = "document.querySelectorAll('table.sortable th')[2]"
+    column = """[...document.querySelector("table.sortable").tBodies[0].rows].map(row => row.cells[3].textContent)"""
+    heading = "document.querySelectorAll('table.sortable th')[3]"
     before = chromium.run(column)
     numbers = sorted(float(text) for text in before if text != "–")
     assert len(numbers) > 3
