@@ -17,7 +17,7 @@ from emotrace.study import experiments
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARTS = ("**Question.**", "**The paper's answer.**", "## What was found", "## Limits", "## Exercise")
-MAX_BYTES, MAX_LINES = 400_000, 12
+MAX_BYTES, MAX_LINES = 400_000, 26
 LIBRARIES = {"emotrace", "pandas", "IPython"}
 # A path, a user's folder, an object's address, a date with a time, an escape code of a terminal.
 NOISE = re.compile(

@@ -60,7 +60,7 @@ def run(
     names = list(experiments.NAMES) if chosen.strip() == "all" else arguments.split(chosen) or [chosen]
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
-    run_names(models)  # a model given twice is refused before the folder is made
+    _check_models(models, out)  # before the folder is made
     sets, settings = corpus.instruments(passages), Settings.quick(seed) if quick else Settings(seed)
     notes = [note for table in sets.values() for note in corpus.imbalances(table, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
@@ -102,6 +102,14 @@ def run(
         return path
     finally:
         folder.close()
+
+
+def _check_models(models: list[str], out: Path) -> None:
+    """Refuses a model that is given twice, and an output folder within a model's own."""
+    run_names(models)
+    for source in models:
+        if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
+            raise EmotraceError(f"{out} lies in the model's own folder {source}: name another --out")
 
 
 def report(path: Path) -> Path:

@@ -39,6 +39,15 @@ def test_a_seed_that_is_none_is_refused_before_a_model_is_loaded(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_not_written_into_a_models_own_folder(tiny_folder):
+    source = tiny_folder("llama")
+    before = sorted(source.rglob("*"))
+    for out in (source, source / "runs" / "mine"):
+        with pytest.raises(EmotraceError, match="lies in the model's own folder"):
+            pipeline.run([str(source)], out, quick=True)
+    assert sorted(source.rglob("*")) == before
+
+
 def test_models_that_fail_do_not_lose_the_others(broken, tmp_path, capsys):
     names = [str(broken[name]) for name in ("cut", "good", "nan")]
     out = tmp_path / "run"

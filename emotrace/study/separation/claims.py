@@ -23,6 +23,8 @@ from emotrace.study.verdicts import (
     at_least,
     equals,
     exceeds,
+    format_interval,
+    format_number,
     significant,
 )
 
@@ -171,8 +173,8 @@ def _u_ratio(row: pd.Series, share: pd.Series, pooling: str) -> Claim:
         rule=None if np.isnan(row["u"]) else u_rule(row["u_opposed"]),
         how="net depth as for C6.u of R = (1 − cosine) / (1 − cosine with shuffled labels), turned upside down: a U if "
         f"emotions stand out most in the middle; null recomputed in each resample; {_u_words(row)}; the "
-        f"cross-validated share of variance: {share['u']:.2f} ({share['u_low']:.2f} to {share['u_high']:.2f}), highest "
-        f"at depth {share['turn']:.2f}",
+        f"cross-validated share of variance: {format_number(share['u'])} "
+        f"({format_interval(share['u_low'], share['u_high'])}), highest at depth {format_number(share['turn'])}",
     )
 
 
