@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from emotrace.errors import EmotraceError
+from emotrace.study import experiments
 from emotrace.study.folder import RunFolder, read_tables, select
 
 SETTINGS = {"models": ["tiny"], "seed": 0}
@@ -137,7 +138,7 @@ def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_pat
     assert total / 2 < len(finished) < total
     subprocess.run(command(folder, killed, "--resume"), check=True, capture_output=True)
     assert tables(killed) == tables(whole)
-    assert set(tables(whole)) == {f"{name}.csv" for name in TABLES}
+    assert set(tables(whole)) == {f"{name}.csv" for name in {*experiments.TABLES, "claims"}}
     assert all(file.stat().st_mtime_ns == written for file, written in finished.items())  # none was computed again
     assert json.loads((killed / "manifest.json").read_text())["complete"]
 
@@ -164,36 +165,6 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
     assert process.returncode == 130
     assert "--resume goes on with it" in error
     assert "Traceback" not in error
-
-
-TABLES = (
-    "anisotropy",
-    "calibration",
-    "claims",
-    "crosslingual",
-    "crosslingual_tokens",
-    "dose_response",
-    "factorial",
-    "factorial_decoding",
-    "factorial_effects",
-    "factorial_rdm",
-    "geometry",
-    "judge_ceiling",
-    "localisation",
-    "method_by_layer",
-    "method_comparison",
-    "method_comparison_models",
-    "monotonicity",
-    "prompting",
-    "regime_sensitivity",
-    "regimes",
-    "residual_norms",
-    "separation",
-    "steerability",
-    "steering_effects",
-    "story_rates",
-    "verification",
-)
 
 
 @pytest.mark.slow

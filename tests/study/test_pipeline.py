@@ -140,7 +140,7 @@ def test_killed_in_the_second_model_and_resumed_nothing_of_the_first_is_lost(tin
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         manifest = killed / "manifest.json"
-        if manifest.exists() and f"{folders[1]}: load" in json.loads(manifest.read_text())["seconds"]:
+        if manifest.exists() and f"{Path(folders[1]).name}: load" in json.loads(manifest.read_text())["seconds"]:
             break
         time.sleep(0.01)
     assert process.poll() is None
