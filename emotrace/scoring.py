@@ -90,7 +90,7 @@ def _score_batch(
     ids, mask = pad_left([text.ids for text in texts])
     where, averaged = edit.tokens(mask)
     prefix, owner = shared_prefix(model, ids, mask, edit)
-    batch = {"input_ids": ids, "attention_mask": mask}
+    batch, last = {"input_ids": ids, "attention_mask": mask}, model.last_logits(1)
     if prefix is not None:  # its own position has to be said: after a cache, transformers counts padding in
         where = where[:, -1:]
         batch |= {"input_ids": ids[:, -1:], "position_ids": mask.sum(dim=1, keepdim=True) - 1}
@@ -103,7 +103,7 @@ def _score_batch(
                 _ = model.layers[-1].output
                 reader.stop()
             one_copy_a_row(cache, owner)
-        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, **model.last_logits(1)):
+        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, **last):
             read = []
             for index in range(len(model.layers) + 1):
                 hidden = residual(model.layers, index)

@@ -102,6 +102,8 @@ def compare(kind: str) -> dict[str, float]:
     found["remote"] = deviation(
         read_activations(model, TEXTS, poolings=("last",))["last"], [stream[:, -1] for stream, _ in plain]
     )
+    again = score(model, prompts, Edit(at))
+    found["remote_edit"] = deviation(again["stream"], scored["stream"])
     return found
 
 
