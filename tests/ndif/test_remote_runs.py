@@ -337,7 +337,7 @@ def test_a_remote_run_has_the_tables_of_a_local_one_even_if_the_server_is_killed
     mine, theirs = tables(tmp_path / "local"), tables(tmp_path / "remote")
     assert set(mine) == set(theirs)
     assert {"separation", "dose_response", "verification", "crosslingual", "claims"} <= set(mine)
-    # Other kernels there round otherwise, so that a sampled text can part from ours at a tie; then what rests on it does.
+    # Other kernels there round otherwise, so that a sampled text can part from ours at a tie, and what rests on it.
     written = [pd.read_csv(tmp_path / side / "texts" / "steered.csv")["text"] for side in ("local", "remote")]
     parted = int((written[0].fillna("") != written[1].fillna("")).sum())
     assert parted <= 0.005 * len(written[0])
