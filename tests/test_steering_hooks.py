@@ -21,9 +21,9 @@ PROMPT, NEW = "The kettle had begun to sing, and", 8
 
 
 @pytest.fixture
-def steerable(model):
+def steerable(tiny_model):
     """A model of each tiny family, and vectors of it."""
-    return model, read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+    return tiny_model, read_texts(tiny_model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
 
 
 def hooks(model) -> int:
@@ -49,8 +49,8 @@ def ours(model, vectors, emotion, strength, **settings) -> list[int]:
     return table["tokens"].iloc[0]
 
 
-def test_generate_of_transformers_writes_the_tokens_of_steer(steerable):
-    model, vectors = steerable
+def test_generate_of_transformers_writes_the_tokens_of_steer(model):
+    vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
     before = plain(model, [PROMPT])
     for strength in (0.6, -0.6):
         expected = ours(model, vectors, "afraid", strength)
