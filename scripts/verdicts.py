@@ -2,7 +2,7 @@
 
     python scripts/verdicts.py                        # all of them → docs/verdicts.md
     python scripts/verdicts.py separation effects     # of these folders alone; the others as they were simulated before
-    python scripts/verdicts.py separation --quick --out /tmp/verdicts.md   # a tenth of the data sets, another file
+    python scripts/verdicts.py separation --quick --out trial.md   # a tenth of the data sets, another file
 
 What was simulated is kept in ``runs/verdicts/`` and not done again until the rule, or code that it rests on, changes. A
 run killed at any moment goes on where it stopped.

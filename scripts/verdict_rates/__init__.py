@@ -26,7 +26,7 @@ run calls.
     )
     NOTES = "A limit that the reader of the table must know, in Markdown; may be left out."
 
-``python scripts/verdicts.py effects --quick --out /tmp/verdicts.md`` tries one module.
+``python scripts/verdicts.py effects --quick --out trial.md`` tries one module.
 """
 
 from __future__ import annotations
