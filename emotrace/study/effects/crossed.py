@@ -34,7 +34,8 @@ def crossed(statistic: Statistic, emotions: int, prompts: int, directions: int =
     """The interval of a statistic over emotions × prompts and control directions.
 
     A factor with one member alone (one direction: the control has no sampling of its own) adds nothing to the variance;
-    with fewer than two emotions and fewer than two prompts there is no interval.
+    with fewer than two emotions and fewer than two prompts there is no interval. Nor is there one where nothing varies,
+    as in a count of events that never happened: a width of 0 would claim what no data can show.
     """
     whole, all_directions = np.ones((emotions, prompts)), np.ones(directions)
     value = statistic(whole, all_directions)
@@ -54,10 +55,9 @@ def crossed(statistic: Statistic, emotions: int, prompts: int, directions: int =
     # Never less than either factor alone: the difference can fall below by chance.
     texts = max(both, of_emotions, of_prompts)
     variance = texts + of_directions
-    if max(emotions, prompts) < 2 or not np.isfinite([value, variance]).all():
+    varies = variance > (1e-12 * abs(value)) ** 2  # beyond rounding; false of NaN
+    if max(emotions, prompts) < 2 or not varies or not np.isfinite(value):
         return Crossed(value, np.nan, np.nan, np.nan)
-    if variance <= (1e-12 * abs(value)) ** 2:
-        return Crossed(value, value, value, 1.0 if value == 0 else 0.0)
     parts = ((of_emotions, emotions - 1), (of_prompts, prompts - 1), (of_directions, directions - 1))
     total = of_emotions + of_prompts + of_directions
     freedom = total**2 / sum(part**2 / freedom for part, freedom in parts if freedom)

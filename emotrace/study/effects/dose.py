@@ -144,6 +144,8 @@ def _response(found: Curves, metric: str) -> list[dict[str, Any]]:
         known = np.isfinite(own[:, place]).all(axis=-1)
         if known.any():
             value, low, high, _ = crossed_mean(own[known, place])
+            if strength == 0 and metric in CHANGES:
+                low = high = value  # a change from itself is 0 by definition
             beside = _range({name: _mean(block[:, known, place], (-1,)) for name, block in columns.items()})
             row = {"emotion": "all", **key, "value": value, "low": low, "high": high, **beside}
             rows.append({**row, "others": others[known, place].mean(), "n": int(known.sum())})

@@ -78,7 +78,8 @@ def _learn(study: Study, pooling: str, decoder: str) -> list[dict[str, Any]]:
             predicted = geometry.DECODERS[decoder](activations[train], study.emotions[train], activations[held_out])
             accuracies.append(np.mean(predicted == study.emotions[held_out]))
             trained.append(train.sum())
-        interval = statistics.mean_interval(np.array(accuracies))
-        values = {"metric": decoder, "topics": number, **interval._asdict(), "chance": 1 / len(study.names)}
+        value, low, high = statistics.mean_interval(np.array(accuracies))
+        interval = {"value": value, "low": max(low, 0.0), "high": min(high, 1.0)}  # Student's knows no ends
+        values = {"metric": decoder, "topics": number, **interval, "chance": 1 / len(study.names)}
         rows.append(study.row(pooling, layer, **values, n=len(tested), texts=float(np.mean(trained))))
     return rows
