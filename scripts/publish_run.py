@@ -50,7 +50,10 @@ TABLES = (
     "story_rates",
     *across_models.TABLES,
 )
+TEXTS = ("steered", "scenarios", "prompted")
+"""What was written under steering and on request, so that anyone can judge it."""
 FIGURES = (
+    "u_question",
     "separation_over_depth",
     "decoding_over_depth",
     "dose_response",
@@ -111,17 +114,21 @@ def claims_table(claims: pd.DataFrame) -> str:
 
 
 def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
-    """One row a claim, one column a model: measured value, interval, and a mark for the verdict."""
+    """One row a claim and set of passages, one column a model: measured value, interval, a mark for the verdict."""
     claims = claims[claims["model"] != ALL_MODELS]
     marks = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not testable on this model": "–"}
     models = list(dict.fromkeys(claims["model"]))
     rows = [
-        "| claim | paper | " + " | ".join(name + (" (quick)" if name in quick else "") for name in models) + " |",
-        "|---|---|" + "---|" * len(models),
+        "| id | claim | paper | passages | "
+        + " | ".join(name + (" (quick)" if name in quick else "") for name in models)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(models),
     ]
-    for claim in dict.fromkeys(claims["claim"]):
-        row_of = select(claims, claim=claim).set_index("model").to_dict("index")
-        cells = [claim, str(next(iter(row_of.values()))["paper"])]
+    claims = claims.assign(instrument=claims["instrument"].fillna(""))
+    for (name, instrument), own in claims.groupby(["id", "instrument"], sort=False):
+        row_of = own.set_index("model").to_dict("index")
+        first = next(iter(row_of.values()))
+        cells = [f"`{name}`", first["claim"], str(first["paper"]), instrument]
         for row in map(row_of.get, models):
             interval = row and format_interval(row["low"], row["high"])
             cells.append(f"{marks[row['verdict']]} {format_number(row['measured'])} ({interval})" if row else "")
@@ -209,6 +216,19 @@ def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def publish_texts(runs: list[Path], folder: Path) -> None:
+    """The runs' written texts, one file a kind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in TEXTS:
+        pieces = [
+            pd.read_csv(run / "texts" / f"{name}.csv", keep_default_na=False, dtype=str)
+            for run in runs
+            if (run / "texts" / f"{name}.csv").exists()
+        ]
+        pd.concat(pieces, ignore_index=True).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
@@ -234,6 +254,7 @@ def main() -> None:
     for name, run in itertools.product([picture.name for picture in OVER_MODELS], runs):
         if (run / "figures" / f"{name}.png").exists():
             shutil.copy(run / "figures" / f"{name}.png", results / "figures")
+    publish_texts(runs, results / "texts")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     replace_between(results / "README.md", "weights", models_table(manifest))
     replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))

@@ -46,12 +46,13 @@ Every verdict of `claims.csv` comes from a rule that names a smallest effect of 
 through the code that a run calls, and its verdicts are counted. Made by `python scripts/verdicts.py`; the simulations
 are in [`scripts/verdict_rates/`](../scripts/verdict_rates/).
 
-- **False positives**: share of data sets *without* the effect that are called *reproduced*. At most 5%; with 400 data
-  sets a true 5% comes out as 3–7%.
-- **True positives**: share of data sets *with the paper's effect* that are called *reproduced*. A low figure means that
-  the study is too small to confirm the claim, and then *inconclusive* is the usual answer, not *not reproduced*.
-- **Wrongly refuted**: share of data sets with the paper's effect that are called *not reproduced*.
-- **Inconclusive**: the share on data without and with the effect.
+Under each rule stand the data sets that it was asked about: without the effect, and with the effect that the paper
+claims. **In bold** is what would be an error.
+
+- *Reproduced* where there is no such effect is a false positive: at most 5%; with 400 data sets a true 5% comes out as
+  3–7%. Of a rule that asks whether a value is reached, *no such effect* is a value at the margin's outer end.
+- *Reproduced* where the effect is there is the rule's power. Where it is low, the study is too small to confirm the
+  claim, and then *inconclusive* is the usual answer, not *not reproduced*.
 
 Holm's correction within a claim's number comes on top and makes *reproduced* rarer; it is not in these figures.
 """
@@ -137,22 +138,42 @@ def share(counts: Counter[str], verdict: str) -> str:
 
 
 def table(folder: str, quick: bool, kept: Kept) -> str:
-    """The rows of one folder."""
+    """The rules of one folder: each with its claims and its smallest effect, and a row for each simulation of it."""
     totals: dict[tuple[str, str], Counter[str]] = {}
     for key, number in planned([folder], quick):
         totals.setdefault((key[1], key[2]), Counter()).update(kept.counts[key, number])
-    lines = [
-        "| claims | rule | smallest effect of interest | without the effect | false positives "
-        "| with the paper's effect | true positives | wrongly refuted | inconclusive, without / with |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rules: dict[tuple[tuple[str, ...], str], list[Simulation]] = {}
     for one in simulations(folder):
-        null, effect = (totals.get((one.name, side), Counter()) for side in SIDES)
-        cells = [", ".join(f"`{name}`" for name in one.claims), one.rule, one.smallest]
-        cells += [one.null, share(null, REPRODUCED), one.effect, share(effect, REPRODUCED)]
-        cells += [share(effect, NOT_REPRODUCED), f"{share(null, INCONCLUSIVE)} / {share(effect, INCONCLUSIVE)}"]
+        rules.setdefault((one.claims, one.rule), []).append(one)
+    lines: list[str] = []
+    for (claims, rule), members in rules.items():
+        lines += ["### " + ", ".join(f"`{name}`" for name in claims), "", f"{rule[0].upper()}{rule[1:]}."]
+        lines += [f"Smallest effect of interest: {members[0].smallest}.", "", *HEADER]
+        lines += [line for one in members for line in rows(one, totals)]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+HEADER = ("| data | the truth | reproduced | not reproduced | inconclusive | data sets |", "|---|---|---|---|---|---|")
+TRUTHS = {"null": "no such effect", "effect": "the effect is there"}
+
+
+def rows(one: Simulation, totals: dict[tuple[str, str], Counter[str]]) -> list[str]:
+    """The rows of one simulation: the side without the effect, the side with it; what is an error is in bold."""
+    lines = []
+    for side, words in (("null", one.null), ("effect", one.effect)):
+        counts = totals.get((one.name, side), Counter())
+        if not counts:
+            continue
+        wrong = REPRODUCED if side == "null" else NOT_REPRODUCED
+        shares = [share(counts, verdict) for verdict in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)]
+        marked = [
+            f"**{text}**" if verdict == wrong else text
+            for verdict, text in zip((REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE), shares, strict=True)
+        ]
+        cells = [words, TRUTHS[side], *marked, str(counts.total())]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return lines
 
 
 def notes(folder: str) -> str:

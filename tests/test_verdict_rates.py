@@ -104,14 +104,21 @@ def test_the_table_counts_what_was_drawn(toy, tmp_path, monkeypatch):
         kept.add(key, number, verdicts.draw(key, number))
     again = verdicts.Kept(["separation"])  # what was kept is read back, and a line cut short is not
     assert again.counts == kept.counts
-    row = verdicts.table("separation", False, again).splitlines()[-1]
-    assert "heads \\| tails" in row
-    cells = [cell.strip() for cell in row.replace("\\|", "/").split("|")[1:-1]]
-    false, true, wrong = (float(cells[index].rstrip("%")) for index in (4, 6, 7))
-    assert 3 <= false <= 20
-    assert 65 <= true <= 92
-    assert true + wrong == pytest.approx(100)
-    assert cells[8] == f"{100 - false:.1f}% / 0.0%"
+    page = verdicts.table("separation", False, again).splitlines()
+    assert page[0] == "### `C6.u.*`"
+    assert page[2] == "Heads | tails."
+    cells = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in page[-2:]]
+    without, with_it = ([float(cell.rstrip("%")) for cell in row[2:5]] for row in cells)
+    assert [row[:2] for row in cells] == [["a coin of 0.1", "no such effect"], ["a coin of 0.8", "the effect is there"]]
+    assert 3 <= without[0] <= 20
+    assert without[1] == 0
+    assert without[0] + without[2] == pytest.approx(100)
+    assert 65 <= with_it[0] <= 92
+    assert with_it[2] == 0
+    assert with_it[0] + with_it[1] == pytest.approx(100)
+    assert page[-2].count("**") == 2
+    assert f"**{without[0]:.1f}%**" in page[-2]
+    assert f"**{with_it[1]:.1f}%**" in page[-1]
     assert verdicts.notes("separation") == "A note."
 
 

@@ -275,6 +275,20 @@ def _judge(tables: Tables) -> Finding | None:
     )
 
 
+@states("Ask the model for the feeling before you steer it there: a request may do more.", "prompting")
+def _asking(tables: Tables) -> Finding | None:
+    rows = select(tables["prompting"], where="scenarios", metric="success", emotion="all")
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    verdict = YES if row["high"] < 0 else NO if row["low"] > 0 else INCONCLUSIVE
+    return Finding(
+        f"scenarios that the judge confirms: asked {row['prompting']:.0%}, steered {row['steering']:.0%}; steered "
+        f"minus asked {_estimate(row)}; n = {row['n']:.0f} emotions; supported if the interval lies below 0",
+        verdict,
+    )
+
+
 @states("In a model with a multilingual vocabulary, look at other scripts too.", "crosslingual")
 def _scripts(tables: Tables) -> Finding | None:
     rows = select(tables["crosslingual"], metric="alignment", readout="steered", language="zh", emotion="all")

@@ -74,6 +74,23 @@ def test_loops_that_perplexity_calls_coherent_decide_whether_to_measure_repetiti
     assert verdicts("Measure repetition", regimes=table) == [verdict] * 2
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.6, -0.1, YES), (0.1, 0.4, NO), (-0.2, 0.1, INCONCLUSIVE), (np.nan,) * 2 + (INCONCLUSIVE,)],
+)
+def test_asking_comes_first_where_it_is_confirmed_more_often(low, high, verdict):
+    row = {
+        "where": "scenarios",
+        "metric": "success",
+        "emotion": "all",
+        "steering": 0.2,
+        "prompting": 0.5,
+        "value": -0.3,
+    }
+    table = pd.DataFrame([{**row, "low": low, "high": high, "n": 20, "model": "m"}])
+    assert verdicts("Ask the model", prompting=table) == [verdict] * 2
+
+
 def test_a_score_that_rises_without_a_feeling_in_the_vector_says_little():
     def table(positive: float) -> pd.DataFrame:
         shares = positive + 0.05 * np.random.default_rng(0).normal(size=40)
