@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ def first_line(error: BaseException) -> str:
 def writing(path: Path) -> Iterator[None]:
     """Turns the system's errors (a full disk, no permission) into a :class:`WriteError` that names ``path``."""
     try:
+        if b"\0" in os.fsencode(path):
+            raise OSError("no path has a zero character")
         yield
     except OSError as error:
         raise WriteError(f"{path} cannot be written: {error.strerror or error}") from None
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise WriteError(f"{shown(str(path))} cannot be written: it cannot be encoded") from None
