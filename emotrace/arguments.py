@@ -22,6 +22,7 @@ _WANTED = {
     "EmotionVectors": "emotion vectors, of emotrace.extract or EmotionVectors.load",
     "Writing": "an emotrace.Writing",
     "Edit": "an edit (emotrace.steering.Edit)",
+    "Thresholds": "an emotrace.judges.regimes.Thresholds",
     "DataFrame": "a table (pandas.DataFrame)",
     "bool": "True or False",
     "Path": "a path",
@@ -184,7 +185,9 @@ def array(value: Any, what: str, *shape: int | None) -> Any:
         plain = numbers.astype(np.result_type(numbers, np.float32)) if numbers.dtype.kind in "fiu" else np.zeros(())
     except Exception:  # whatever is no array: ragged lists, tensors without values
         plain = np.zeros(())
-    fits = plain.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, plain.shape))
+    fits = plain.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, plain.shape, strict=False)
+    )
     if not fits or not np.isfinite(plain).all():
         wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
         raise EmotraceError(f"{what}: finite numbers of the shape [{wanted_shape}] are wanted, not {shown(value)}")

@@ -152,7 +152,8 @@ def random_like(vectors: EmotionVectors, count: int, seed: int) -> EmotionVector
 @arguments.checked
 def ablation(vectors: EmotionVectors, emotions: Sequence[str], layers: Sequence[int]) -> Edit:
     """The edit that projects each row's emotion direction out of the residual stream at the given layers."""
-    rows = [(emotion, 1.0) for emotion in arguments.emotions(emotions)]
+    if not (rows := [(emotion, 1.0) for emotion in arguments.emotions(emotions)]):
+        raise EmotraceError("no emotion is asked for")
     layers = [layer for layer in arguments.integers(layers, "layer") if vectors.index(layer) is not None]
     ones = np.ones(max(layers, default=0) + 1)
     return Edit(directions(vectors, rows, layers, ones), ablate=True, positions="all")

@@ -110,7 +110,8 @@ def encode(model: Model, texts: Sequence[str | Tokens], *, prompts: bool = False
 def _checked(model: Model, number: int, text: Tokens) -> Tokens:
     (ids,) = token_rows(model, [text.ids], "text", first=number)
     start, stop = (
-        arguments.integer(end, f"{name} of text {number}") for name, end in zip(Tokens._fields[1:], text[1:])
+        arguments.integer(end, f"{name} of text {number}")
+        for name, end in zip(Tokens._fields[1:], text[1:], strict=True)
     )
     if not 0 <= start < stop <= len(ids):
         raise EmotraceError(f"text {number} has {len(ids)} tokens: {start} to {stop} is no span of them")
@@ -134,7 +135,7 @@ def token_rows(
         EmotraceError: no list of ids, a token that the model does not have, or more of them than its context.
     """
     ids = arguments.token_rows(rows, what, model.vocabulary, first)
-    for number, (row, follow) in enumerate(zip(ids, after or itertools.repeat(room)), first):
+    for number, (row, follow) in enumerate(zip(ids, after or itertools.repeat(room), strict=False), first):
         if len(row) + follow > model.context:
             size = f"{len(row)} tokens" + (f" and {follow} {'new ones' if room else 'after them'}" if follow else "")
             raise _too_long(model, f"{what} {number}", size)
@@ -198,6 +199,8 @@ def chat_ids(model: Model, message: str) -> tuple[int, ...]:
     Raises:
         EmotraceError: the model has no chat template.
     """
+    if not arguments.text(message, "the message").strip():
+        raise EmotraceError("the message is empty")
     if model.tokenizer.chat_template is None:
         raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
     with model.lock:

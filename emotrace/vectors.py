@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, WriteError, first_line, shown, unknown
+from emotrace.errors import EmotraceError, WriteError, first_line, named, shown, unknown
 from emotrace.files import safetensors_content, write_file
 from emotrace.hosts import checkpoints, control_vectors
 from emotrace.measures.geometry import project_out
@@ -37,7 +37,7 @@ Emotion = str | Mapping[str, float]
 
 def mixture_name(emotion: Emotion) -> str:
     """``happy``, or ``happy×0.5 + calm×0.5`` for a mixture."""
-    if isinstance(emotion, str):
+    if isinstance(emotion := arguments.emotion(emotion), str):
         return emotion
     return " + ".join(f"{name}×{weight:g}" for name, weight in emotion.items())
 
@@ -229,7 +229,7 @@ class EmotionVectors:
         Raises:
             EmotraceError: as many arrays as layers are needed, each of the vectors' width.
         """
-        given = list(components) if isinstance(components, Iterable) else []
+        given = list(arguments.ordered(components, "array a layer"))
         if len(given) != len(self.layers):
             raise EmotraceError(f"components to remove: one array a layer is wanted ({len(self.layers)})")
         components = [arguments.array(basis, "components of a layer", None, self.d_model) for basis in given]
@@ -284,8 +284,12 @@ class EmotionVectors:
         from safetensors import safe_open
 
         path = Path(path)
-        if not path.is_file():
-            raise EmotraceError(f"no file {path}")
+        try:
+            here = path.is_file()
+        except OSError:  # a name that is too long for a file
+            here = False
+        if not here:
+            raise EmotraceError(f"no file {named(path)}")
         with path.open("rb") as head:
             if head.read(4) == b"GGUF":
                 raise EmotraceError(
