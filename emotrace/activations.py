@@ -31,7 +31,18 @@ from emotrace.hosts.finite import finite
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import gathered, make_input_contiguous, pooled, residual
 from emotrace.instrument import corpus
-from emotrace.tokens import Tokens, Writing, batches, encode, end_tokens, in_parts, pad_left, pad_right, until_end
+from emotrace.tokens import (
+    Tokens,
+    Writing,
+    batches,
+    encode,
+    end_tokens,
+    in_parts,
+    pad_left,
+    pad_right,
+    token_rows,
+    until_end,
+)
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -150,7 +161,7 @@ def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: 
 
 def pooling_weights(batch: Sequence[Tokens], pooling: str) -> torch.Tensor:
     """What each token of a right-padded batch counts in a pooling: ``[row, token]``, 0 on padding, rows sum to 1."""
-    weights = torch.zeros(len(batch), max(len(text.ids) for text in batch))
+    weights = torch.zeros(len(batch), max(len(text.ids) for text in batch), dtype=torch.float32, device="cpu")
     for row, text in enumerate(batch):
         if pooling == "last":
             weights[row, text.stop - 1] = 1
@@ -219,7 +230,7 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
 def _norms_batch(model: Model, texts: Sequence[Tokens]) -> np.ndarray:
     """The norms at each layer, summed over the tokens that count: float64 ``[layer]``."""
     ids, counts = pad_right([text.ids for text in texts]), [[text.stop - text.start - 1] for text in texts]
-    counted = pooling_weights(texts, "mean") * torch.tensor(counts)  # 1 at every token that counts
+    counted = pooling_weights(texts, "mean") * torch.tensor(counts, device="cpu")  # 1 at every token that counts
     with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
         sums = []
         for index in range(model.n_layers + 1):
@@ -264,14 +275,17 @@ def read_while_writing(
         writing: how the texts are written.
         seeds: one a row.
         layers: layer indices (0 = embeddings … L); default all.
+
+    Raises:
+        EmotraceError: a prompt that is no list of the model's tokens, or leaves no room in its context.
     """
-    chosen = model.check_layers(layers)
+    chosen, prompts = model.check_layers(layers), token_rows(model, prompts, room=writing.max_new_tokens)
+    seeds = writing.check_seeds(seeds, len(prompts))
 
     def part(rows: Sequence[int]) -> list[Written]:
-        own = [seeds[row] for row in rows] if writing.temperature > 0 else []
+        own = [seeds[row] for row in rows] if seeds else []
         return _read_while_writing(model, [prompts[row] for row in rows], writing, own, chosen)
 
-    writing.check_seeds(seeds, len(prompts))
     return list(itertools.chain.from_iterable(in_parts(model, range(len(prompts)), part)))
 
 

@@ -21,24 +21,41 @@ _WANTED = {
     "Model": "a model that emotrace.load returns",
     "EmotionVectors": "emotion vectors, of emotrace.extract or EmotionVectors.load",
     "Writing": "an emotrace.Writing",
+    "Edit": "an edit (emotrace.steering.Edit)",
+    "Thresholds": "an emotrace.judges.regimes.Thresholds",
+    "DataFrame": "a table (pandas.DataFrame)",
     "bool": "True or False",
+    "Path": "a path",
+    "Callable": "a function",
+    "Cache": "a cache (emotrace.files.Cache)",
+    "Classifier": "a classifier",
 }
+# What is told by what it can do, not by its type.
+_ALIKE: dict[str, Callable[[Any], bool]] = {
+    "Path": lambda value: hasattr(value, "__fspath__"),
+    "Callable": callable,
+    "Cache": lambda value: hasattr(value, "arrays") and hasattr(value, "rows"),
+    "Classifier": lambda value: hasattr(value, "scores") and hasattr(value, "labels"),
+}
+_KIND = {"Progress": "Callable", "Schedule": "Callable"}
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Has a function refuse a model, vectors, a writing or a flag of another type than its annotation says.
+    """Has a function refuse a model, vectors, a path, a function, a flag … of another type than its annotation says.
 
     By the names of types, so that none needs to be imported; ``"no"`` for a flag would count as True.
     """
     parameters = inspect.signature(function).parameters
-    kinds = {name: set(str(parameter.annotation).split(" | ")) for name, parameter in parameters.items()}
+    kinds = {name: _kinds(str(parameter.annotation)) for name, parameter in parameters.items()}
     wanted = {name: kind for name, kind in kinds.items() if kind & _WANTED.keys() and kind <= {*_WANTED, "None", "str"}}
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
         for name, value in {**dict(zip(parameters, args, strict=False)), **options}.items():
+            if name not in wanted:
+                continue
             own = {kind.__name__ for kind in type(value).__mro__} | ({"None"} if value is None else set())
-            if name in wanted and not wanted[name] & own:
+            if not wanted[name] & own and not any(_ALIKE[kind](value) for kind in wanted[name] & _ALIKE.keys()):
                 raise EmotraceError(
                     f"{name}: {' or '.join(_WANTED[kind] for kind in wanted[name] & _WANTED.keys())} is wanted, not "
                     f"{shown(value)}"
@@ -46,6 +63,12 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **options)
 
     return call
+
+
+def _kinds(annotation: str) -> set[str]:
+    """The names of an annotation's types: ``{"Callable", "None"}`` of ``Callable[[int], None] | None``."""
+    names = {kind.partition("[")[0].rpartition(".")[2] for kind in annotation.split(" | ")}
+    return {_KIND.get(name, name) for name in names}
 
 
 def flag(value: Any, what: str) -> bool:
@@ -129,6 +152,46 @@ def names(value: Any, what: str) -> list[str]:
         if not isinstance(item, str):
             raise EmotraceError(f"the name of {_one(what)} is text, not {shown(item)}")
     return [str(item) for item in items]
+
+
+def token_rows(value: Any, what: str, vocabulary: int, first: int = 1) -> list[list[int]]:
+    """Rows of token ids, as plain numbers below the size of the ``vocabulary``; ``what`` names one, numbered from
+    ``first`` on."""
+    rows = []
+    for number, row in enumerate(ordered(value, what), first):
+        none = isinstance(row, (str, bytes, bytearray, Mapping, set, frozenset)) or getattr(row, "shape", None) == ()
+        if none or not isinstance(row, Iterable):
+            raise EmotraceError(f"{what} {number} is a list of token ids, not {shown(row)}")
+        name = f"a token of {what} {number}"
+        ids = [token if type(token) is int else integer(token, name) for token in row]
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            wrong = next(token for token in ids if not 0 <= token < vocabulary)
+            raise EmotraceError(f"{name} is {shown(wrong)}: those of the model are 0 to {vocabulary - 1}")
+        rows.append(ids)
+    return rows
+
+
+def array(value: Any, what: str, *shape: int | None) -> Any:
+    """Finite numbers of a shape (None: any size along that axis) as an array in float32 at least; tensors are as good.
+
+    Raises:
+        EmotraceError: anything else.
+    """
+    import numpy as np
+
+    try:
+        tensor = hasattr(value, "detach")
+        numbers = np.asarray(value.detach().cpu().double() if tensor else value)
+        plain = numbers.astype(np.result_type(numbers, np.float32)) if numbers.dtype.kind in "fiu" else np.zeros(())
+    except Exception:  # whatever is no array: ragged lists, tensors without values
+        plain = np.zeros(())
+    fits = plain.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, plain.shape, strict=False)
+    )
+    if not fits or not np.isfinite(plain).all():
+        wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
+        raise EmotraceError(f"{what}: finite numbers of the shape [{wanted_shape}] are wanted, not {shown(value)}")
+    return plain
 
 
 def split(text: str) -> list[str]:

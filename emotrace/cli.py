@@ -68,7 +68,7 @@ def run(
         str, Option(help="The judge of steered texts: a hub id or folder of a text-classification model.")
     ] = "minilm-goemotions",
     quick: Annotated[bool, Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
-    resume: Annotated[bool, Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
     instruct: Instruct = None,
     remote: Remote = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def shown(value: Any) -> str:
     return line if len(line) <= 60 else f"{line[:60]}…"
 
 
+def named(path: Path) -> str:
+    """A path in a message: on one line, and no longer than file systems take."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))
+    return line if len(line) <= 256 else f"{line[:256]}…"
+
+
 def first_line(error: BaseException) -> str:
     """The first line with words in what an exception says, without keys and tokens, or its type's name."""
     return next((line.strip() for line in redacted(str(error)).splitlines() if line.strip()), type(error).__name__)
@@ -41,6 +48,10 @@ def first_line(error: BaseException) -> str:
 def writing(path: Path) -> Iterator[None]:
     """Turns the system's errors (a full disk, no permission) into a :class:`WriteError` that names ``path``."""
     try:
+        if b"\0" in os.fsencode(path):
+            raise OSError("no path has a zero character")
         yield
     except OSError as error:
-        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise WriteError(f"{named(path)} cannot be written: {error.strerror or error}") from None
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise WriteError(f"{named(path)} cannot be written: it cannot be encoded") from None

@@ -122,13 +122,15 @@ def read_texts(
         EmotraceError: a table that lacks a column or has a label or text that is no string, or empty; what
             :func:`frame_tokens` refuses.
     """
-    layers = model.check_layers(layers)
+    layers, frame = model.check_layers(layers), arguments.choice(frame, "frame", FRAMES)
+    author = author if author is None else arguments.text(author, "an author")
     texts = corpus.check_texts(texts, topics=frame != "plain" or author is not None, emotions_known=False)
     tokens = frame_tokens(model, texts, frame, continuation=continuation)
     activations = read_activations(model, tokens, layers=layers, poolings=poolings, cache=cache, progress=progress)
     return Reading(texts.reset_index(drop=True), activations, layers, _provenance(model, texts, author, frame))
 
 
+@arguments.checked
 def frame_tokens(model: Model, texts: pd.DataFrame, frame: str, *, continuation: bool = False) -> list[Tokens]:
     """Texts in a frame, as tokens to be read: the span to be pooled is the text's own tokens in every frame.
 
@@ -141,8 +143,8 @@ def frame_tokens(model: Model, texts: pd.DataFrame, frame: str, *, continuation:
     Raises:
         EmotraceError: an unknown frame, a base model in a chat's frame, a text that is empty or too long.
     """
-    if frame not in FRAMES:
-        raise unknown("frame", frame, FRAMES)
+    arguments.choice(frame, "frame", FRAMES)
+    corpus.check_texts(texts, topics=frame != "plain", emotions_known=False)
     alone = encode(model, list(texts["text"]))
     if frame == "plain":
         return alone

@@ -41,8 +41,10 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    scratch = _scratch(path)
     with writing(path):
+        if not path.name:
+            raise OSError("it names no file")
+        scratch = _scratch(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             writer(scratch)

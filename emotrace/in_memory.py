@@ -42,7 +42,8 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
         raise EmotraceError("some of its weights are on the meta device or on disk: load them before it is attached")
     if inner.training:
         raise EmotraceError(f"{type(inner).__name__} is in training mode, where dropout changes it: call eval() first")
-    label = name or Path(inner.config._name_or_path or "").name or type(inner).__name__
+    given = "" if name is None else arguments.text(name, "a model's name")
+    label = given or Path(inner.config._name_or_path or "").name or type(inner).__name__
     checkpoints.check_finite(inner)
     known = {"source": label, "weights_id": f"memory:{checkpoints.memory_digest(inner, tokenizer)}"}
     known["quantisation"] = quantisation(inner)

@@ -177,8 +177,10 @@ class SeededSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.generators is None:
-            self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        uniform = torch.cat([torch.rand(1, generator=row) for row in self.generators])[:, None].to(scores.device)
+            self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
+        uniform = torch.cat(
+            [torch.rand(1, generator=row, dtype=torch.float32, device="cpu") for row in self.generators]
+        )[:, None].to(scores.device)
         # In place, a vocabulary of 262,144 being most of a step's work; dividing by the sum is left out, as the last
         # entry of the cumulated weights holds it.
         weights = scores.float()

@@ -127,6 +127,12 @@ class Model:
         weights = next(self.nn._module.parameters())
         return "cpu" if self.remote or weights.is_meta else weights.device
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows; a tokenizer may have more, or fewer."""
+        size: int = self.nn._module.config.get_text_config().vocab_size
+        return size
+
     def last_logits(self, count: int) -> dict[str, int]:
         """What a forward pass is given so that it makes the logits of the last tokens alone, if it can."""
         return {"logits_to_keep": count} if self.architecture.keeps_logits else {}

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, shown
+from emotrace.errors import EmotraceError
 from emotrace.hosts.finite import finite, finite_logits
 from emotrace.in_trace import (
     chosen_log_probabilities,
@@ -26,7 +26,7 @@ from emotrace.in_trace import (
     residual,
 )
 from emotrace.steering import Edit, shared_prefix
-from emotrace.tokens import Tokens, batches, encode, in_parts, pad_left
+from emotrace.tokens import Tokens, batches, encode, in_parts, pad_left, token_rows
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -42,11 +42,11 @@ SCORED_TOKENS = 1 << 15
 @arguments.checked
 def score(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Tokens],
     edit: Edit | None,
     *,
     read_layers: Sequence[int] | None = None,
-    groups: list[list[int]] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """One forward pass under an edit: what it does to later layers and to the next token.
 
@@ -66,20 +66,20 @@ def score(
         EmotraceError: no prompts, no groups or a token that is none; an edit of other rows or layers; activations or
             logits that are no numbers.
     """
-    layers, vocabulary = model.check_layers(read_layers), model.nn._module.config.get_text_config().vocab_size
+    layers = model.check_layers(read_layers)
     if not (texts := encode(model, prompts, prompts=True)):
         raise EmotraceError("no prompts to read")
-    if groups is not None and not (groups and all(0 <= token < vocabulary for group in groups for token in group)):
-        raise EmotraceError(f"a group or more is wanted, of tokens 0 to {vocabulary - 1}, not {shown(groups)}")
-
+    members = None if groups is None else arguments.token_rows(groups, "group", model.vocabulary)
+    if members == []:
+        raise EmotraceError("no group of tokens is asked for: leave groups out for each token by itself")
     whole = (edit or Edit({})).check(model, len(texts))
 
     def part(rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        return _score_batch(model, [texts[row] for row in rows], whole.rows(rows), layers, groups)
+        return _score_batch(model, [texts[row] for row in rows], whole.rows(rows), layers, members)
 
     stream, logs = map(np.concatenate, zip(*in_parts(model, range(len(texts)), part), strict=True))
     finite(model, stream, layers)
-    finite_logits(model, logs if groups is None else logs[:, [bool(group) for group in groups]])
+    finite_logits(model, logs if members is None else logs[:, [bool(group) for group in members]])
     return {"stream": stream, "log_probabilities": logs}
 
 
@@ -141,9 +141,15 @@ def reread(
     Returns:
         For each row float64 ``[step, group]``: step t is the distribution from which token t of the text was drawn (an
         empty text has one step, at which it ended).
+
+    Raises:
+        EmotraceError: prompts or texts that are no lists of the model's tokens, not one text a prompt, or together
+            longer than its context; groups of another shape; what :func:`score` refuses.
     """
+    prompts, texts = _pairs(model, prompts, texts, "text")
+    membership = torch.from_numpy(arguments.array(groups, "groups", model.vocabulary, None)).float()
     steps: list[np.ndarray] = []
-    membership, rows_at_once = torch.from_numpy(groups), max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
+    rows_at_once = max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
     whole = (edit or Edit({})).check(model, len(prompts))
 
     def part(rows: Sequence[int]) -> None:
@@ -153,6 +159,16 @@ def reread(
     for start in range(0, len(texts), rows_at_once):
         in_parts(model, range(start, min(start + rows_at_once, len(texts))), part)
     return steps
+
+
+def _pairs(
+    model: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], what: str
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and what follows each of them, as plain token ids."""
+    before, after = token_rows(model, prompts), token_rows(model, texts, what)
+    if len(before) != len(after):
+        raise EmotraceError(f"each prompt goes with one {what}: {len(before)} and {len(after)} are given")
+    return token_rows(model, before, after=[len(row) for row in after]), after
 
 
 def _reread_batch(
@@ -186,10 +202,17 @@ def log_likelihoods(
 
     Returns:
         For each continuation float64 ``[token]``.
+
+    Raises:
+        EmotraceError: prompts or continuations that are no lists of the model's tokens, not one continuation a prompt,
+            nothing before one, or together longer than the model's context; logits that are no numbers.
     """
+    prompts, continuations = _pairs(model, prompts, continuations, "continuation")
     results: list[np.ndarray] = [np.empty(0)] * len(prompts)
     filled = [row for row, tokens in enumerate(continuations) if len(tokens)]
-    vocabulary = model.nn._module.config.get_text_config().vocab_size
+    for row in filled:
+        if not prompts[row]:
+            raise EmotraceError(f"continuation {row + 1} has no token before it, which its first would follow")
     lengths = [len(continuations[row]) for row in filled]
 
     def part(rows: Sequence[int]) -> None:
@@ -198,7 +221,7 @@ def log_likelihoods(
         for row, values in zip(rows, _log_likelihoods_batch(model, texts, widths), strict=True):
             results[row] = finite_logits(model, values)
 
-    for group in batches(lengths, max(1, LOGITS // vocabulary)):
+    for group in batches(lengths, max(1, LOGITS // model.vocabulary)):
         rows = [filled[member] for member in group]
         # Prompts make no logits, but they are read: long ones part a batch of short continuations.
         size = max(1, SCORED_TOKENS // max(len(prompts[row]) + len(continuations[row]) for row in rows))
@@ -226,10 +249,14 @@ def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
 
     They take the place of the last layer's output, so that final norm, unembedding and whatever follows (the soft-cap
     of Gemma 2) are the model's own.
+
+    Raises:
+        EmotraceError: states of another shape; logits that are no numbers.
     """
-    nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
+    states = torch.from_numpy(arguments.array(stream, "last-layer states", None, model.d_model))
+    nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="cpu")}
     with torch.no_grad(), model.trace(nothing, use_cache=False):
         like = model.layers[-1].output
-        model.layers[-1].output = stream.to(like.device, like.dtype)[:, None]
+        model.layers[-1].output = states.to(like.device, like.dtype)[:, None]
         logits = model.nn.output.logits[:, 0].double().cpu().save()
     return finite_logits(model, logits.numpy())

@@ -13,7 +13,7 @@ import torch
 
 from emotrace import arguments
 from emotrace.activations import residual_norms
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, shown
 from emotrace.files import Cache
 from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
 from emotrace.tokens import Writing, in_parts, prompt_ids, text_after
@@ -110,6 +110,12 @@ def write(
     Returns:
         Columns ``text, tokens, n_tokens, ended``.
     """
+    for row in (rows := list(arguments.ordered(rows, "Row"))):
+        if not isinstance(row, Row) or not isinstance(row.vectors, EmotionVectors):
+            raise EmotraceError(f"rows are steered_texts.Row, with vectors of the model, not {shown(row)}")
+    if not rows:
+        raise EmotraceError("nothing is to be written: a row is needed at least")
+    layers, batch_rows = model.check_layers(layers), arguments.integer(batch_rows, "batch_rows", at_least=1)
     positions = {steered_positions(row.vectors, writing) for row in rows}
     if len(positions) > 1:
         raise EmotraceError("these vectors are calibrated at different positions: say which, Writing(positions=…)")

@@ -24,10 +24,10 @@ import torch
 from transformers import DynamicCache
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, unknown
+from emotrace.errors import EmotraceError, shown
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import edited, make_input_contiguous, one_copy_a_row, residual
-from emotrace.tokens import POSITIONS, Writing, end_tokens, pad_left, until_end
+from emotrace.tokens import POSITIONS, Writing, end_tokens, pad_left, token_rows, until_end
 from emotrace.vectors import Emotion, EmotionVectors
 
 if TYPE_CHECKING:
@@ -55,9 +55,14 @@ class Edit:
     positions: str = "generated"
 
     def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise unknown("positions", self.positions, POSITIONS)
-        if self.ablate and self.on_the_fly:
+        if not isinstance(self.directions, Mapping):
+            raise EmotraceError(f"an edit is {{layer: directions [row, d_model]}}, not {shown(self.directions)}")
+        tensors = {
+            layer: rows if isinstance(rows, torch.Tensor) else _tensor(rows) for layer, rows in self.directions.items()
+        }
+        object.__setattr__(self, "directions", tensors)
+        arguments.choice(self.positions, "positions", POSITIONS)
+        if arguments.flag(self.on_the_fly, "on_the_fly") and arguments.flag(self.ablate, "ablate"):
             raise EmotraceError("an ablation has no strength: it takes no on_the_fly norm")
 
     @property
@@ -92,12 +97,16 @@ class Edit:
         Returns:
             What ``in_trace.edited`` takes as ``where`` and ``averaged``, ``[row, token]`` each.
         """
-        columns = torch.arange(mask.shape[1])
-        new = torch.tensor([0] * len(mask) if written is None else list(written))[:, None]
+        columns = torch.arange(mask.shape[1], device="cpu")
+        new = torch.tensor([0] * len(mask) if written is None else list(written), device="cpu")[:, None]
         prompt = mask * (columns < mask.shape[1] - new)
         if self.positions == "generated":
             return mask * (columns >= mask.shape[1] - 1 - new), None
         return mask, prompt if self.on_the_fly else None
+
+
+def _tensor(rows: Any) -> torch.Tensor:
+    return torch.from_numpy(arguments.array(rows, "the directions of an edit", None, None)).float()
 
 
 # -- what to add ------------------------------------------------------------------------------------------------------
@@ -124,8 +133,14 @@ def directions(
     return edits
 
 
+@arguments.checked
 def random_like(vectors: EmotionVectors, count: int, seed: int) -> EmotionVectors:
-    """``count`` random directions, ``random-1`` …, of the emotions' mean norm at each layer: the control of a claim."""
+    """``count`` random directions, ``random-1`` …, of the emotions' mean norm at each layer: the control of a claim.
+
+    Raises:
+        EmotraceError: a count below 1, a negative seed.
+    """
+    count, seed = arguments.integer(count, "count", at_least=1), arguments.integer(seed, "a seed", at_least=0)
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(count, len(vectors.layers), vectors.d_model))
     norms = np.linalg.norm(vectors.values, axis=-1).mean(axis=0)
@@ -134,9 +149,12 @@ def random_like(vectors: EmotionVectors, count: int, seed: int) -> EmotionVector
     return replace(vectors, emotions=names, values=values.astype(np.float32))
 
 
+@arguments.checked
 def ablation(vectors: EmotionVectors, emotions: Sequence[str], layers: Sequence[int]) -> Edit:
     """The edit that projects each row's emotion direction out of the residual stream at the given layers."""
-    rows = [(emotion, 1.0) for emotion in emotions]
+    if not (rows := [(emotion, 1.0) for emotion in arguments.emotions(emotions)]):
+        raise EmotraceError("no emotion is asked for")
+    layers = [layer for layer in arguments.integers(layers, "layer") if vectors.index(layer) is not None]
     ones = np.ones(max(layers, default=0) + 1)
     return Edit(directions(vectors, rows, layers, ones), ablate=True, positions="all")
 
@@ -164,8 +182,13 @@ def generate(
     Returns:
         The new token ids of each row, up to and without the token that ends the text, or in a chat the turn. Nothing is
         forced past it.
+
+    Raises:
+        EmotraceError: a prompt that is empty, no list of the model's tokens, or leaves no room in its context; an edit
+            of other rows or layers; a row without a seed; logits that are no numbers.
     """
-    writing.check_seeds(seeds, len(prompts))
+    prompts = token_rows(model, prompts, room=writing.max_new_tokens)
+    seeds = writing.check_seeds(seeds, len(prompts))
     ids, mask = pad_left(prompts)
     batch, settings = {"input_ids": ids, "attention_mask": mask}, writing.settings(model, seeds)
     edit = (edit or Edit({})).check(model, len(prompts))

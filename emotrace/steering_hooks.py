@@ -20,7 +20,7 @@ import torch
 
 from emotrace import arguments
 from emotrace.activations import residual_norms
-from emotrace.errors import EmotraceError, unknown
+from emotrace.errors import EmotraceError, shown, unknown
 from emotrace.in_trace import edited
 from emotrace.steered_texts import steered_layers, steered_positions, strengths_of
 from emotrace.steering import DEFAULT_WRITING, directions
@@ -37,6 +37,7 @@ PLACES: dict[str, Window] = {"generated": (0, None), "all": (None, None), "promp
 
 
 @contextlib.contextmanager
+@arguments.checked
 def steered(
     model: Model,
     vectors: EmotionVectors,
@@ -87,7 +88,6 @@ def steered(
         yield
 
 
-@arguments.checked
 def _checked(
     model: Model,
     vectors: EmotionVectors,
@@ -121,9 +121,9 @@ def _checked(
 
 
 def _window(given: Sequence[int | None]) -> Window:
-    ends = list(given)
+    ends = list(given) if isinstance(given, Sequence) else []
     if len(ends) != 2 or not all(end is None or type(end) is int for end in ends):
-        raise EmotraceError(f"a window of tokens is (from, to), whole numbers or None, not {given!r}")
+        raise EmotraceError(f"a window of tokens is (from, to), whole numbers or None, not {shown(given)}")
     if None not in ends and ends[0] >= ends[1]:  # type: ignore[operator]
         raise EmotraceError(f"the window {given!r} holds no token")
     return ends[0], ends[1]

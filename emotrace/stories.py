@@ -41,6 +41,7 @@ class Cell(NamedTuple):
     story: int
 
 
+@arguments.checked
 def request_ids(
     model: Model, topic: str, emotion: str, *, named: bool = True, continuation: bool = False
 ) -> tuple[int, ...]:
@@ -206,6 +207,8 @@ def _tokens_of(model: Model, tokens: list[int], text: str) -> int:
     return low
 
 
+@arguments.checked
 def kept(stories: pd.DataFrame) -> pd.DataFrame:
     """The stories that passed, one row a story."""
+    corpus.check_columns(stories, "the table of stories", ("status",))
     return stories[stories["status"] == "kept"].reset_index(drop=True)

@@ -11,9 +11,9 @@ import torch
 from transformers import LogitsProcessorList
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, first_line
 from emotrace.hosts import templates
-from emotrace.hosts.faults import TooLarge
+from emotrace.hosts.faults import TooLarge, too_large
 from emotrace.in_trace import Greedy, RawGeneration, SeededSampling
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ class Writing:
         if not self.seeds:
             raise EmotraceError("no seed is given: a text is written for each")
 
-    def check_seeds(self, seeds: Sequence[int], rows: int) -> None:
-        """Refuses another number of seeds than of rows, where they are drawn with."""
-        if self.temperature > 0 and len(seeds) != rows:
-            raise EmotraceError(f"each of {rows} sampled rows needs a seed of its own: {len(seeds)} are given")
+    def check_seeds(self, seeds: Sequence[int], rows: int) -> list[int]:
+        """The seeds, one a row; none where nothing is drawn with them."""
+        if self.temperature > 0 and len(chosen := arguments.seeds(seeds)) != rows:
+            raise EmotraceError(f"each of {rows} sampled rows needs a seed of its own: {len(chosen)} are given")
+        return chosen if self.temperature > 0 else []
 
     def settings(self, model: Model, seeds: Sequence[int], one_more: bool = False) -> dict[str, Any]:
         """What ``generate`` of nnsight takes to write greedily, or sampled with one seed a row; ``one_more`` token."""
@@ -97,10 +98,48 @@ def encode(model: Model, texts: Sequence[str | Tokens], *, prompts: bool = False
         EmotraceError: a text that is empty, has no token beside special ones or one that the model does not have, or
             is longer than the model's context, or spells a special token that its tokenizer cannot read as text.
     """
+    numbered = enumerate([texts] if isinstance(texts, Tokens) else arguments.ordered(texts, "text"), 1)
     return [
-        text if isinstance(text, Tokens) else _encode(model, number, arguments.text(text, f"text {number}"), prompts)
-        for number, text in enumerate(arguments.ordered(texts, "text"), 1)
+        _checked(model, number, text)
+        if isinstance(text, Tokens)
+        else _encode(model, number, arguments.text(text, f"text {number}"), prompts)
+        for number, text in numbered
     ]
+
+
+def _checked(model: Model, number: int, text: Tokens) -> Tokens:
+    (ids,) = token_rows(model, [text.ids], "text", first=number)
+    start, stop = (
+        arguments.integer(end, f"{name} of text {number}")
+        for name, end in zip(Tokens._fields[1:], text[1:], strict=True)
+    )
+    if not 0 <= start < stop <= len(ids):
+        raise EmotraceError(f"text {number} has {len(ids)} tokens: {start} to {stop} is no span of them")
+    return Tokens(tuple(ids), start, stop)
+
+
+def token_rows(
+    model: Model, rows: Any, what: str = "prompt", *, after: Sequence[int] | None = None, room: int = 0, first: int = 1
+) -> list[list[int]]:
+    """Rows of token ids, if the model has them all and reads so many.
+
+    Args:
+        model: the model.
+        rows: token ids, row by row.
+        what: the name of one row.
+        after: how many tokens follow each row.
+        room: how many are to be written after it.
+        first: the number of the first row.
+
+    Raises:
+        EmotraceError: no list of ids, a token that the model does not have, or more of them than its context.
+    """
+    ids = arguments.token_rows(rows, what, model.vocabulary, first)
+    for number, (row, follow) in enumerate(zip(ids, after or itertools.repeat(room), strict=False), first):
+        if len(row) + follow > model.context:
+            size = f"{len(row)} tokens" + (f" and {follow} {'new ones' if room else 'after them'}" if follow else "")
+            raise _too_long(model, f"{what} {number}", size)
+    return ids
 
 
 def tokenised(model: Model, text: str, *, special: bool = False, **settings: bool) -> Any:
@@ -114,7 +153,7 @@ def _encode(model: Model, number: int, text: str, parsed: bool) -> Tokens:
         raise EmotraceError(f"text {number} is empty")
     # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
     if len(text) > 40 * model.context:
-        raise _too_long(model, number, f"{len(text)} characters")
+        raise _too_long(model, f"text {number}", f"{len(text)} characters")
     ids = tokenised(model, text, special=parsed)["input_ids"]
     bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
     if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
@@ -130,9 +169,8 @@ def _encode(model: Model, number: int, text: str, parsed: bool) -> Tokens:
         name = model.tokenizer.convert_ids_to_tokens(min(left))
         raise EmotraceError(f"text {number} spells {name!r}, which the tokenizer of {model.name} cannot read as text")
     if len(ids) > model.context:
-        raise _too_long(model, number, f"{len(ids)} tokens")
-    known = model.nn._module.config.get_text_config().vocab_size
-    if max(ids) >= known:
+        raise _too_long(model, f"text {number}", f"{len(ids)} tokens")
+    if max(ids) >= (known := model.vocabulary):
         raise EmotraceError(
             f"text {number} has token {max(ids)} ({model.tokenizer.convert_ids_to_tokens(max(ids))!r}): {model.name} "
             f"knows {known} tokens, its tokenizer more"
@@ -148,8 +186,8 @@ def _appended(model: Model, text: str, parsed: bool, ids: list[int]) -> int:
     return 0 if start is None else len(ids) - start - len(bare)
 
 
-def _too_long(model: Model, number: int, size: str) -> EmotraceError:
-    return EmotraceError(f"text {number} is too long ({size}): {model.name} takes up to {model.context} tokens")
+def _too_long(model: Model, name: str, size: str) -> EmotraceError:
+    return EmotraceError(f"{name} is too long ({size}): {model.name} takes up to {model.context} tokens")
 
 
 def chat_ids(model: Model, message: str) -> tuple[int, ...]:
@@ -161,6 +199,8 @@ def chat_ids(model: Model, message: str) -> tuple[int, ...]:
     Raises:
         EmotraceError: the model has no chat template.
     """
+    if not arguments.text(message, "the message").strip():
+        raise EmotraceError("the message is empty")
     if model.tokenizer.chat_template is None:
         raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
     with model.lock:
@@ -185,11 +225,7 @@ def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> d
         if chat and not prompt.strip():
             raise EmotraceError(f"prompt {number} is empty")
         ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt], prompts=True)[0].ids
-        if len(ids[prompt]) + room > model.context:
-            raise EmotraceError(
-                f"prompt {number} ({len(ids[prompt])} tokens) and {room} new ones exceed the {model.context} of "
-                f"{model.name}"
-            )
+        token_rows(model, [ids[prompt]], room=room, first=number)
     return ids
 
 
@@ -250,19 +286,19 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Ids ``[row, token]`` to be read: in a causal model no token attends to padding on its right."""
-    ids = torch.zeros(len(rows), _longest(rows), dtype=torch.long)
+    ids = torch.zeros(len(rows), _longest(rows), dtype=torch.long, device="cpu")
     for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
+        ids[row, : len(tokens)] = torch.tensor(tokens, device="cpu")
     return ids
 
 
 def pad_left(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids ``[row, token]`` to be continued, since text is written to the right; a mask that is 0 on padding."""
     longest = _longest(rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
     for row, tokens in enumerate(rows):
-        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
+        ids[row, longest - len(tokens) :] = torch.tensor(tokens, device="cpu")
         mask[row, longest - len(tokens) :] = 1
     return ids, mask
 
@@ -274,7 +310,7 @@ def _longest(rows: Sequence[Sequence[int]]) -> int:
 
 
 def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:
-    """``compute`` over the rows in as few parts as the server, or the GPU, takes.
+    """``compute`` over the rows in as few parts as the server, or the memory here, takes.
 
     A part that is refused for its size is halved, and all later batches of the model are split alike.
     """
@@ -284,9 +320,11 @@ def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:
         part = rows[start : start + max(1, -(-len(rows) // model.parts))]
         try:
             results.append(compute(part))  # type: ignore[arg-type]  # a slice of rows is rows
-        except (TooLarge, torch.cuda.OutOfMemoryError) as error:
+        except (TooLarge, MemoryError, RuntimeError) as error:
+            if not too_large(error):
+                raise
             if len(part) == 1:
-                raise EmotraceError(f"one row alone is too large: {error}") from error
+                raise EmotraceError(f"one row alone is too large: {first_line(error)}") from error
             model.parts *= 2
             continue
         start += len(part)

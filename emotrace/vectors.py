@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, WriteError, first_line, shown, unknown
+from emotrace.errors import EmotraceError, WriteError, first_line, named, shown, unknown
 from emotrace.files import safetensors_content, write_file
 from emotrace.hosts import checkpoints, control_vectors
 from emotrace.measures.geometry import project_out
@@ -37,7 +37,7 @@ Emotion = str | Mapping[str, float]
 
 def mixture_name(emotion: Emotion) -> str:
     """``happy``, or ``happy×0.5 + calm×0.5`` for a mixture."""
-    if isinstance(emotion, str):
+    if isinstance(emotion := arguments.emotion(emotion), str):
         return emotion
     return " + ".join(f"{name}×{weight:g}" for name, weight in emotion.items())
 
@@ -229,10 +229,10 @@ class EmotionVectors:
         Raises:
             EmotraceError: as many arrays as layers are needed, each of the vectors' width.
         """
-        if len(components) != len(self.layers) or any(basis.shape[1] != self.d_model for basis in components):
-            raise EmotraceError(
-                f"components to remove: one array a layer is needed ({len(self.layers)}), each of width {self.d_model}"
-            )
+        given = list(arguments.ordered(components, "array a layer"))
+        if len(given) != len(self.layers):
+            raise EmotraceError(f"components to remove: one array a layer is wanted ({len(self.layers)})")
+        components = [arguments.array(basis, "components of a layer", None, self.d_model) for basis in given]
         values = np.stack([project_out(self.values[:, index], basis) for index, basis in enumerate(components)], axis=1)
         counts = "|".join(str(len(basis)) for basis in components)
         return self._with(values, f"removed {what} (components a layer: {counts})")
@@ -249,6 +249,7 @@ class EmotionVectors:
 
     # -- files --------------------------------------------------------------------------------------------------
 
+    @arguments.checked
     def save(self, path: str | Path) -> None:
         """Writes the vectors to a safetensors file, whole or not at all; the same vectors give the same bytes.
 
@@ -273,6 +274,7 @@ class EmotionVectors:
         }
 
     @classmethod
+    @arguments.checked
     def load(cls, path: str | Path) -> EmotionVectors:
         """Reads what :meth:`save` wrote.
 
@@ -282,8 +284,12 @@ class EmotionVectors:
         from safetensors import safe_open
 
         path = Path(path)
-        if not path.is_file():
-            raise EmotraceError(f"no file {path}")
+        try:
+            here = path.is_file()
+        except OSError:  # a name that is too long for a file
+            here = False
+        if not here:
+            raise EmotraceError(f"no file {named(path)}")
         with path.open("rb") as head:
             if head.read(4) == b"GGUF":
                 raise EmotraceError(
@@ -309,6 +315,7 @@ class EmotionVectors:
         except Exception as error:  # SafetensorError, KeyError, JSONDecodeError …: all mean a damaged file
             raise EmotraceError(f"{path} is damaged or no vector file ({first_line(error)})") from None
 
+    @arguments.checked
     def export_gguf(self, path: str | Path, emotion: str, layers: Sequence[int] | None = None) -> None:
         """Writes one emotion as a llama.cpp control vector (``--control-vector FILE``).
 
@@ -322,7 +329,7 @@ class EmotionVectors:
         """
         if layers is None:
             layers = [layer for layer in self.layers if layer >= control_vectors.FIRST_LAYER]
-        directions = {layer: self[emotion, layer] for layer in sorted(set(layers))}
+        directions = {layer: self[emotion, layer] for layer in sorted(set(arguments.integers(layers, "layer")))}
         control_vectors.write(Path(path), directions, name=emotion, provenance=self.provenance)
 
 

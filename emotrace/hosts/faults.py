@@ -12,6 +12,17 @@ class TooLarge(EmotraceError):
     """The server refused a request for its size, its time or its memory: fewer rows may pass."""
 
 
+# What allocators say in a RuntimeError: torch's of the CPU (Linux, Windows), oneDNN's, Apple's, and nnsight's wrapping.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "could not create a memory", "out of memory", "bad_alloc")
+
+
+def too_large(error: BaseException) -> bool:
+    """Whether fewer rows at once may pass: the server refused them for their size, or memory ran out here."""
+    if isinstance(error, (TooLarge, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
 @dataclass(frozen=True)
 class Fault:
     """One failed attempt.

@@ -38,7 +38,9 @@ def one_at_a_time(load: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(load)
     def in_turn(*args: P.args, **options: P.kwargs) -> T:
-        with _loading:
+        from emotrace.hosts.torch_settings import as_shipped  # torch's own import waits until a model is loaded
+
+        with _loading, as_shipped():
             return load(*args, **options)
 
     return in_turn

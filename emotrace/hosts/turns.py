@@ -12,11 +12,12 @@ from nnsight.tracing.tracer import Tracer
 
 from emotrace.hosts.finite import Named, not_finite
 from emotrace.hosts.threads import Turn
+from emotrace.hosts.torch_settings import as_shipped
 from emotrace.in_trace import NOT_FINITE
 
 
 class InTurn(Backend):
-    """A backend that waits until no other thread is in the model.
+    """A backend that waits until no other thread is in the model, and runs it in torch as it is shipped.
 
     nnsight hooks one interleaver, of one thread, into a model: two at once end in greenlet errors. A context only notes
     its block until its ``with`` ends, and the backend then runs it: so this is where threads have to queue. The lock is
@@ -31,7 +32,7 @@ class InTurn(Backend):
         self.lock, self.backend = lock, backend or Backend()
 
     def __call__(self, tracer: Tracer) -> None:
-        with self.lock:
+        with self.lock, as_shipped():
             self.backend(tracer)
 
 

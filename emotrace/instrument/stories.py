@@ -10,7 +10,8 @@ import re
 
 import pandas as pd
 
-from emotrace.errors import unknown
+from emotrace import arguments
+from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
 from emotrace.instrument.tables import read_table
 
@@ -62,8 +63,9 @@ def request(topic: str, emotion: str, *, named: bool = True, continuation: bool 
     Raises:
         EmotraceError: an unknown class.
     """
-    if emotion not in corpus.emotions().index:
-        raise unknown("emotion", emotion, corpus.emotions().index)
+    arguments.choice(emotion, "emotion", list(corpus.emotions().index))
+    if not arguments.text(topic, "a topic").strip():
+        raise EmotraceError("a topic is a name or the scene itself, not nothing")
     description = str(corpus.topics()["description"].get(topic, topic))
     scene = description[0].lower() + description[1:]
     if not named:

@@ -27,6 +27,7 @@ from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
 from emotrace.hosts import gguf
 from emotrace.hosts.threads import one_at_a_time
+from emotrace.hosts.torch_settings import as_shipped
 from emotrace.judges import adapter
 from emotrace.models import quiet
 from emotrace.redaction import without_secret
@@ -219,9 +220,9 @@ def forward(
     # The encoder's tokenizer file asks for padding to 128 and cutting there: both are overruled here.
     ids = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
     for rows in batches([len(row) for row in ids], _BATCH_TOKENS):
-        padded = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding=True, return_tensors="pt")
-        padded = padded.to(module.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), as_shipped():
+            padded = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding=True, return_tensors="pt")
+            padded = padded.to(module.device)
             output = module(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
             result[rows] = reduce(output, padded["attention_mask"]).cpu().numpy()
     return result

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
@@ -59,9 +60,10 @@ class Lab:
         EmotraceError: a passages file that cannot be used; later, whatever loading or an experiment refuses.
     """
 
+    @arguments.checked
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        model: str | Path = DEFAULT_MODEL,
         *,
         quick: bool = True,
         remote: bool | str = False,
@@ -70,7 +72,9 @@ class Lab:
         passages: str | Path | None = None,
         classifier: str = DEFAULT_CLASSIFIER,
     ) -> None:
-        self._source, self._quick, self._remote, self._classifier = model, quick, remote, classifier
+        self._source = str(model) if isinstance(model, Path) else arguments.text(model, "a model's name")
+        self._quick, self._remote, self._classifier = quick, remote, arguments.text(classifier, "a classifier's name")
+        seed = arguments.integer(seed, "a seed", at_least=0)
         self._settings = Settings.quick(seed) if quick else Settings(seed)
         self._instruments = corpus.instruments(passages)
         for table in self._instruments.values():

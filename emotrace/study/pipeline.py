@@ -48,7 +48,7 @@ def run(
     """Runs the experiments on each model in turn, one in memory at a time, and writes the report.
 
     Of several models, one that fails is named with its reason on standard error and in the manifest (``failures``), and
-    the others go on; ``resume`` tries it again.
+    the others go on; ``resume`` tries it again. Where there is no run to resume it starts afresh, and says so.
 
     Returns:
         The path of ``report.html``.
@@ -64,6 +64,8 @@ def run(
     sets, settings = corpus.instruments(passages), Settings.quick(seed) if quick else Settings(seed)
     notes = [note for table in sets.values() for note in corpus.imbalances(table, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
+    if resume and not (Path(out) / "manifest.json").exists():
+        print(f"emotrace: there is no run in {out} to go on with: it starts afresh", file=sys.stderr)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
     if notes:

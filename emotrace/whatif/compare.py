@@ -15,7 +15,7 @@ from emotrace.errors import EmotraceError
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import Classifier, load_classifier
 from emotrace.steered_texts import nearest_half, steer, steered_layers
-from emotrace.tokens import Writing
+from emotrace.tokens import Writing, tokenised
 from emotrace.vectors import Emotion, mixture_name
 from emotrace.whatif.results import Side, TokenReading, WhatIf
 from emotrace.whatif.text_reading import Progress, cached_vectors, cosines
@@ -74,7 +74,8 @@ def what_if(
     # In a chat the answer does not go on in the middle of the user's last word.
     texts = [prompt + ("\n\n" if writing.chat else "") + text for text in written["text"]]
     try:
-        readings = [read_emotions(model, text, emotion, layer=layer, vectors=vectors) for text in texts]
+        shown = {"layer": layer, "vectors": vectors, "prompt": _spells_special(model, prompt) and not writing.chat}
+        readings = [read_emotions(model, text, emotion, **shown) for text in texts]
     except EmotraceError as error:
         raise EmotraceError(f"the texts cannot be read again: {error}") from None
     plain, steered = (cosines(vectors, reading.activation[0], layer) for reading in readings)
@@ -95,6 +96,12 @@ def what_if(
         judged=judged,
         judge=name,
     )
+
+
+def _spells_special(model: Model, prompt: str) -> bool:
+    """Whether the prompt, continued without a chat, holds special tokens of the model: then they are read as such."""
+    special = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
+    return not special.isdisjoint(tokenised(model, prompt, special=True, add_special_tokens=False)["input_ids"])
 
 
 def _sides(model: Model, written: pd.DataFrame, chat: bool, readings: list[TokenReading]) -> tuple[Side, Side]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emotrace.errors import EmotraceError, unknown
+from emotrace import arguments
+from emotrace.errors import EmotraceError
 from emotrace.whatif.compare import what_if
 from emotrace.whatif.text_reading import cached_vectors
 
@@ -31,6 +32,7 @@ def window(vectors: EmotionVectors, steps: int = STEPS) -> tuple[float, ...]:
     return tuple(round(float(strength), 4) + 0.0 for strength in strengths)
 
 
+@arguments.checked
 def what_if_slider(
     model: Model, prompt: str, emotion: str = "happy", *, vectors: EmotionVectors | None = None, **options: Any
 ) -> Any:
@@ -57,8 +59,7 @@ def what_if_slider(
     except ImportError:
         raise EmotraceError("the slider needs ipywidgets: pip install ipywidgets (what_if itself does not)") from None
     vectors = cached_vectors(model) if vectors is None else vectors
-    if emotion not in vectors.emotions:
-        raise unknown("emotion", emotion, vectors.emotions)
+    arguments.choice(emotion, "emotion", vectors.emotions)
     compare = functools.cache(functools.partial(what_if, model, prompt, vectors=vectors, **options))
     strengths = window(vectors)
     menu = ipywidgets.Dropdown(options=vectors.emotions, value=emotion, description="emotion")

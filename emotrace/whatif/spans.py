@@ -25,7 +25,7 @@ class Span(NamedTuple):
     tokens: tuple[int, ...]
 
 
-def offsets(model: Model, text: str, tokens: Tokens) -> list[tuple[int, int]]:
+def offsets(model: Model, text: str, tokens: Tokens, *, special: bool = False) -> list[tuple[int, int]]:
     """Each token's half-open range of characters in ``text``; an empty one for a token that the tokenizer added.
 
     Raises:
@@ -33,7 +33,7 @@ def offsets(model: Model, text: str, tokens: Tokens) -> list[tuple[int, int]]:
     """
     if not model.tokenizer.is_fast:
         raise EmotraceError(f"the tokenizer of {model.name} is a slow one and does not say where its tokens stand")
-    ranges = tokenised(model, text, return_offsets_mapping=True)["offset_mapping"]
+    ranges = tokenised(model, text, special=special, return_offsets_mapping=True)["offset_mapping"]
     # `encode` drops a second beginning-of-text token, so that the two lists agree from the end.
     return [(int(start), int(end)) for start, end in ranges[len(ranges) - len(tokens.ids) :]]
 

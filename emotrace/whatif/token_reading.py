@@ -41,6 +41,7 @@ def read_emotions(
     *,
     layer: int | str | None = None,
     vectors: EmotionVectors | None = None,
+    prompt: bool = False,
     progress: Progress | None = None,
 ) -> TokenReading:
     """Reads a text and says, for every token, how far the residual stream lies along each emotion's vector.
@@ -57,6 +58,8 @@ def read_emotions(
         layer: layer index; default: what the vectors are calibrated at, else half depth; ``all``: every layer of the
             vectors.
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
+        prompt: read the text as a prompt is that is continued: special tokens of the model that it spells are special
+            tokens, not their characters, and count no more than those that the tokenizer adds.
         progress: called with what is being done, how much of it, of how much.
 
     Raises:
@@ -68,14 +71,14 @@ def read_emotions(
     text = arguments.text(text, "the text")
     emotion = None if emotion is None else arguments.emotion(emotion)
     weights, layers = _weights(vectors, emotion), chosen_layers(model, vectors, layer)
-    tokens = encode(model, [text])[0]
+    tokens = encode(model, [text], prompts=prompt)[0]
     if tokens.stop - tokens.start < 2:
         raise EmotraceError("a text of one token cannot be read token by token: the first is always left out")
     # By itself, so that two equal texts get equal numbers.
     (stream,) = read_tokens(model, [tokens], layers=layers)
     own, norms = _dots(stream, vectors, layers)
     neutral, neutral_norms = _neutral_dots(model, vectors, layers, progress)
-    counted, limit = _counted(tokens), MASSIVE * np.median(neutral_norms, axis=0)
+    counted, limit = _counted(model, tokens), MASSIVE * np.median(neutral_norms, axis=0)
     squares = _squares(vectors, layers, weights, blank=isinstance(layer, str))
     projection, reference = own @ weights / squares, neutral @ weights / squares
     projection[~counted] = np.nan
@@ -86,7 +89,9 @@ def read_emotions(
         score, neutral_score = (projection - centre) / spread, (reference - centre) / spread
     score[norms > limit] = np.nan
     highest = highest_present(neutral_score[..., : len(vectors.emotions)])
-    ranges = offsets(model, text, tokens)
+    ranges = offsets(model, text, tokens, special=prompt)
+    last = pooling_weights([tokens], "last")[0].numpy()
+    pooled = last if vectors.provenance["pooling"] == "last" else counted / counted.sum()
     return TokenReading(
         text=text,
         model=model.name,
@@ -100,7 +105,7 @@ def read_emotions(
         score=score,
         ceiling=np.array([_ceiling(column) for column in highest.T]),
         n=len(reference),
-        activation=np.tensordot(pooling_weights([tokens], vectors.provenance["pooling"])[0].numpy(), stream, 1),
+        activation=np.tensordot(pooled.astype(np.float32), stream, 1),
     )
 
 
@@ -127,9 +132,10 @@ def _weights(vectors: EmotionVectors, emotion: Emotion | None) -> np.ndarray:
     return np.column_stack([own, [float(emotion.get(name, 0)) for name in vectors.emotions]])
 
 
-def _counted(tokens: Tokens) -> np.ndarray:
+def _counted(model: Model, tokens: Tokens) -> np.ndarray:
     """The tokens that pooling by mean counts: bool ``[token]``."""
-    return np.array([tokens.start < index < tokens.stop for index in range(len(tokens.ids))])
+    special = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
+    return np.array([tokens.start < at < tokens.stop and id not in special for at, id in enumerate(tokens.ids)])
 
 
 def _dots(stream: np.ndarray, vectors: EmotionVectors, layers: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +174,7 @@ def _neutral_dots(
             texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
             streams = read_tokens(model, texts, layers=layers, progress=report)
-            counted = [_counted(tokens) for tokens in texts]
+            counted = [_counted(model, tokens) for tokens in texts]
             parts = [_dots(stream[rows], vectors, layers) for stream, rows in zip(streams, counted, strict=True)]
             dots, norms = zip(*parts, strict=True)
             _remembered[key] = np.concatenate(dots), np.concatenate(norms)
