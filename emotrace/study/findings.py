@@ -60,7 +60,8 @@ def _reading(tables: Tables, claims: Claims) -> str | None:
     words = f"{format_number(rows['value'].iloc[0])}, chance {format_number(rows['null'].iloc[0])}"
     return (
         "When it reads, a linear probe names the right one of 20 emotions in "
-        f"{claims.value('neighbour.probe.mean')} of texts on topics it never saw; the words alone, their embeddings averaged without context, reach {words}."
+        f"{claims.value('neighbour.probe.mean')} of texts on topics it never saw; the words alone, their embeddings "
+        f"averaged without context, reach {words}."
     )
 
 
@@ -68,9 +69,9 @@ def _depth(tables: Tables, claims: Claims) -> str | None:
     if "C6.u.last" not in claims:
         return None
     return (
-        f"At the last token the emotions lie furthest apart at depth {claims.value('C6.depth.last')}, where the "
-        f"paper says half ({claims.verdict('C6.depth.last')}); its U over depth: {claims.verdict('C6.u.last')}; the space without the "
-        f"emotions leaves {claims.value('C6.space.last')} of that curve unexplained."
+        f"At the last token the emotions lie furthest apart at depth {claims.value('C6.depth.last')}, where the paper "
+        f"says half ({claims.verdict('C6.depth.last')}); its U over depth: {claims.verdict('C6.u.last')}; the space "
+        f"without the emotions leaves {claims.value('C6.space.last')} of that curve unexplained."
     )
 
 
