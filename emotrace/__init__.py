@@ -10,7 +10,7 @@ from emotrace.hosts.threads import wait_passively
 
 wait_passively()  # before anything loads torch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "load": "models",

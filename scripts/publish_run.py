@@ -1,4 +1,4 @@
-"""Carries a finished run into the repository: the tables of claims, docs/results, the guidelines, data/calibration.csv.
+"""Carries a finished run into the repository: findings, claims, docs/results, guidelines, data/calibration.csv.
 
     python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
@@ -20,10 +20,11 @@ from pathlib import Path
 import pandas as pd
 
 from emotrace.errors import EmotraceError
-from emotrace.study import experiments, guidelines
+from emotrace.study import experiments, findings, guidelines
 from emotrace.study.across import measure as across_models
 from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
+from emotrace.study.experiment import of_model
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
 from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
 
@@ -111,6 +112,12 @@ def claims_table(claims: pd.DataFrame) -> str:
         cells = (row.claim, row.paper, format_number(row.measured), format_interval(row.low, row.high), row.verdict)
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def findings_list(own: dict[str, pd.DataFrame]) -> str:
+    """The five findings of one model as Markdown; those whose tables are missing are left out."""
+    told = [finding for finding in findings.findings(own) if finding.sentence]
+    return "\n".join(f"{number}. **{one.title}.** {one.sentence}" for number, one in enumerate(told, 1))
 
 
 def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
@@ -236,8 +243,9 @@ def main() -> None:
     manifest, tables = merged(runs)
     claims = tables["claims"]
     replace_between(ROOT / "README.md", "model", f"**{EMBEDDED}**: {in_words(manifest)[EMBEDDED]}.")
-    replace_between(ROOT / "README.md", "claims", claims_table(select(claims, model=EMBEDDED)))
+    replace_between(ROOT / "README.md", "findings", findings_list(of_model(tables, EMBEDDED)))
     results = ROOT / "docs" / "results"
+    replace_between(results / "README.md", "claims", claims_table(select(claims, model=EMBEDDED)))
     for folder in ("tables", "figures"):
         shutil.rmtree(results / folder, ignore_errors=True)
         (results / folder).mkdir(parents=True)

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 import time
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 from threadpoolctl import threadpool_limits
 from verdict_rates import FOLDERS, Simulation
 
@@ -30,6 +32,8 @@ from emotrace.measures.randomness import generator
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
 
 ROOT = Path(__file__).resolve().parents[1]
+RATES = ROOT / "data/verdict_rates.csv"
+"""The same figures for the report of a run, one row a claim and kind of data."""
 
 CHUNK = 40
 """Data sets of one unit of work."""
@@ -176,6 +180,26 @@ def rows(one: Simulation, totals: dict[tuple[str, str], Counter[str]]) -> list[s
     return lines
 
 
+def rates(folder: str, quick: bool, kept: Kept) -> list[dict[str, object]]:
+    """The figures of one folder as rows of ``data/verdict_rates.csv``: one a claim, simulation and side."""
+    totals: dict[tuple[str, str], Counter[str]] = {}
+    for key, number in planned([folder], quick):
+        totals.setdefault((key[1], key[2]), Counter()).update(kept.counts[key, number])
+    made = []
+    for one, side in itertools.product(simulations(folder), SIDES):
+        counts = totals.get((one.name, side), Counter())
+        for claim in one.claims if counts else ():
+            row = {"claim": claim, "data": getattr(one, side), "effect": side == "effect", "n": counts.total()}
+            shares = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
+            made.append(row | {verdict.replace(" ", "_"): counts[verdict] / counts.total() for verdict in shares})
+    return made
+
+
+def write_rates(made: list[dict[str, object]]) -> None:
+    text = pd.DataFrame(made).to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    write_file(RATES, text.encode())
+
+
 def notes(folder: str) -> str:
     """What the module's ``NOTES`` says beneath its table, if it has any."""
     return str(getattr(importlib.import_module(f"verdict_rates.{folder}"), "NOTES", "")).strip()
@@ -199,6 +223,8 @@ def main(arguments: list[str]) -> None:
         parts += [f"## `{folder}`\n", table(folder, options.quick, kept) + "\n"]
         parts += [notes(folder) + "\n"] if notes(folder) else []
     write_file(options.out, "\n".join(parts).encode())
+    if options.out == parser.get_default("out"):
+        write_rates([row for folder in complete for row in rates(folder, options.quick, kept)])
     if left := [folder for folder in known if folder not in complete]:
         print(f"not simulated in the code's present state, hence left out: {', '.join(left)}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, of_extra
 from emotrace.files import write_with
 
 FIRST_LAYER = 2
@@ -37,9 +37,10 @@ def write(path: Path, directions: Mapping[int, np.ndarray], *, name: str, proven
     if not directions:
         raise EmotraceError("no layer to export: llama.cpp control vectors start at our layer 2")
 
-    def write_gguf(scratch: Path) -> None:
+    with of_extra():
         import gguf
 
+    def write_gguf(scratch: Path) -> None:
         writer = gguf.GGUFWriter(scratch, "controlvector")
         writer.add_string("controlvector.model_hint", provenance.get("class", "unknown"))
         writer.add_uint32("controlvector.layer_count", len(directions))

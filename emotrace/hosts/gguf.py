@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emotrace.errors import EmotraceError, first_line
+from emotrace.errors import EmotraceError, first_line, require
 from emotrace.files import write_file
 from emotrace.hosts import gguf_settings
 from emotrace.hosts.checkpoints import check_whole, sha256
@@ -74,6 +74,7 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
     folder = converted_folder(name if expected else f"{name}-{_CONVERSION}", actual)
     if (folder := _TEMPORARY.get(folder, folder)).exists():
         return checked(folder)
+    require("embedded")
     say(f"converting {name} from GGUF, once (about a minute)")
     _convert(parts, folder := _writable(folder, say), actual, name)
     return folder

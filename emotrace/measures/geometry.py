@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, of_extra
 
 Labels = Sequence[str] | np.ndarray
 
@@ -158,7 +158,8 @@ def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
 
     0 for the only text of an emotion; NaN for all where every emotion has one text, or there is one emotion.
     """
-    from sklearn.metrics import silhouette_samples
+    with of_extra():
+        from sklearn.metrics import silhouette_samples
 
     if not 1 < len(set(emotions)) < len(emotions):
         return np.full(len(emotions), np.nan)
@@ -168,7 +169,8 @@ def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
 
 def topic_folds(topics: Labels, folds: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test rows of each fold; a topic lies in one test fold only, so none is on both sides."""
-    from sklearn.model_selection import GroupKFold
+    with of_extra():
+        from sklearn.model_selection import GroupKFold
 
     folds = min(folds, len(set(topics)))
     if folds < 2:
@@ -191,8 +193,9 @@ def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray)
     Scaling is fitted on the training rows. With fewer rows than dimensions the regression is solved in the span of
     the training rows, where its optimum lies: the same predictions, faster. Of a single class all are predicted to be.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+    with of_extra():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
     if len(set(labels)) == 1:
         return np.repeat(labels[:1], len(test))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emotrace.errors import unknown
+from emotrace.errors import of_extra, unknown
 from emotrace.measures.geometry import Labels, logistic_regression, shuffle_within_topics, topic_folds
 
 Words = Sequence[Sequence[str]]
@@ -69,7 +69,8 @@ def random_forest(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np
 
     The nonlinear decoder beside logistic regression: it sees a count that is high *or* low in a class.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    with of_extra():
+        from sklearn.ensemble import RandomForestClassifier
 
     return RandomForestClassifier(300, min_samples_leaf=3, random_state=0).fit(train, labels).predict(test)
 
@@ -115,8 +116,9 @@ def decode_tfidf(words: Words, emotions: Labels, topics: Labels) -> np.ndarray:
     Raises:
         EmotraceError: one topic only.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    with of_extra():
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
 
     labels, texts = np.asarray(emotions), [list(tokens) for tokens in words]
     correct = np.zeros(len(labels), dtype=bool)
@@ -215,7 +217,8 @@ def owned_words(words: Words, emotions: Labels, families: Mapping[str, Set[str]]
 
 
 def _contents(tokens: Sequence[str], families: Mapping[str, Set[str]]) -> set[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+    with of_extra():
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     parts = (part.split("'")[0] for token in tokens for part in token.split("-"))
     stems = {stem(part) for part in parts if len(part) > 1 and part not in ENGLISH_STOP_WORDS}

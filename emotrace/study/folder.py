@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,14 +122,6 @@ class RunFolder:
             seconds[stage] = round(seconds.get(stage, 0) + time.perf_counter() - start, 1)
             with contextlib.suppress(EmotraceError):  # an error under way must not be hidden by a full disk
                 self.save_manifest()
-
-
-def ensure_writable(path: Path) -> None:
-    """Fails now rather than after minutes of work if a file cannot be written at ``path``."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -18,20 +18,20 @@ from markupsafe import Markup
 from emotrace.errors import EmotraceError
 from emotrace.files import write_file
 from emotrace.instrument.corpus import model_registry
-from emotrace.study import guidelines
+from emotrace.study import claim_groups, findings, guidelines
 from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.effects.figures import texts_shown
-from emotrace.study.experiment import Picture, Tables, instruments, of_instrument, of_model
-from emotrace.study.experiments import EXPERIMENTS
-from emotrace.study.figures import draw_across, draw_figures
+from emotrace.study.experiment import Experiment, Picture, Tables, instruments, of_instrument, of_model
+from emotrace.study.experiments import EXPERIMENTS, NAMES, by_name, planned
+from emotrace.study.figures import OVERVIEW, draw_across, draw_figures
 from emotrace.study.folder import RunFolder, file_name, read_manifest, read_tables, select
 from emotrace.study.separation.figures import CRITERION_TITLES
 from emotrace.study.style import POOLING_TITLES
 from emotrace.study.verdicts import ALL_MODELS, NOT_REPRODUCED, REPRODUCED, VERDICTS, format_interval, format_number
 from emotrace.whatif import html as rendering
 
-CLAIMS_TITLE = "The paper's claims against ours"
+FOUND_TITLE, CLAIMS_TITLE = "What was found", "The paper's claims against ours"
 
 
 def write_report(run: RunFolder) -> Path:
@@ -56,6 +56,7 @@ def render(path: Path, tables: Tables, models: list[str]) -> str:
     environment = rendering.environment().overlay()
     script = (files("emotrace") / "templates" / "report.js").read_text(encoding="utf-8")
     environment.filters["number"] = format_number
+    environment.filters["emphasised"] = _emphasised
     environment.globals["interval"] = format_interval
     manifest = read_manifest(path)
     return environment.get_template("report.html.j2").render(
@@ -68,6 +69,8 @@ def render(path: Path, tables: Tables, models: list[str]) -> str:
         tables={name: len(table) for name, table in tables.items()},
         criteria=CRITERION_TITLES,
         poolings=POOLING_TITLES,
+        found_title=FOUND_TITLE,
+        claims_title=CLAIMS_TITLE,
         script=Markup(script),
         script_hash=_source_hash(script),
         reproduced=REPRODUCED,
@@ -76,43 +79,53 @@ def render(path: Path, tables: Tables, models: list[str]) -> str:
 
 
 def _section(path: Path, tables: Tables, model: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """One model's part of the page: its facts, its claims, and a group for each question."""
+    """One model's part of the page: its facts, what was found, its claims, and a group for each question."""
     own = of_model(tables, model)
     registry, claims = model_registry(), _records(own, "claims")
+    waiting = [] if manifest["complete"] else _waiting(own, manifest["settings"]["experiments"])
     return {
         "id": slug(model),
         "name": model,
         "kind": registry.loc[model, "kind"] if model in registry.index else "",
         "facts": manifest["models"].get(model, {}),
         "described": in_words(manifest).get(model, ""),
-        "claims": claims,
+        "findings": findings.findings(own),
+        "overview": _figures(path, [OVERVIEW], model),
+        "claims": claim_groups.groups(claims, [id for one in waiting for id in one.claim_ids]),
         "verdicts": _verdicts(claims),
-        "groups": _groups(path, own, model, instruments(own)),
+        "waiting": {one.name: one.question for one in waiting},
+        "groups": _groups(path, own, model, instruments(own), [one.question for one in waiting]),
     }
 
 
-def _groups(path: Path, own: Tables, model: str, names: list[str]) -> list[dict[str, Any]]:
-    """What belongs together on the page: the claims first, then each question that has something to show.
+def _waiting(own: Tables, asked: list[str]) -> list[Experiment]:
+    """The experiments of a run that have no table of this model yet."""
+    plan = planned([by_name(name) for name in asked if name in NAMES])
+    return [experiment for experiment in plan if not any(len(own.get(name, ())) for name in experiment.tables)]
 
-    Each with ``id, title, figures``, and ``tables``: what the template shows of a table, by the table's name.
+
+def _groups(path: Path, own: Tables, model: str, names: list[str], waiting: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What belongs together on the page: each question that has something to show, or will have.
+
+    Each with ``id, title, figures``; ``tables``: what the template shows of a table, by the table's name; ``waiting``:
+    more of it is still to be measured.
     """
     tables = of_instrument(own, names[0]) if names else own
     contents: dict[str, Any] = {
-        "claims": _records(own, "claims"),
         "separation": _lexical(tables),
         "localisation": _records(tables, "localisation"),
         "calibration": _calibration(tables),
         "verification": _texts(path, tables, model),
     }
-    parts: list[tuple[str, tuple[str, ...], tuple[Picture, ...]]] = [(CLAIMS_TITLE, ("claims",), ())]
-    parts += [(experiment.question, experiment.tables, experiment.pictures) for experiment in EXPERIMENTS]
     groups: dict[str, dict[str, Any]] = {}
-    for title, made, pictures in parts:
+    for experiment in EXPERIMENTS:
+        title = experiment.question
         anchor = f"{slug(model)}-{slug(title).lower()}"
-        group = groups.setdefault(title, {"id": anchor, "title": title, "figures": [], "tables": {}})
-        group["figures"] += _figures(path, pictures, model, names)
-        group["tables"] |= {name: contents[name] for name in made if contents.get(name)}
-    return [group for group in groups.values() if group["figures"] or group["tables"]]
+        empty = {"id": anchor, "title": title, "figures": [], "tables": {}, "waiting": title in waiting}
+        group = groups.setdefault(title, empty)
+        group["figures"] += _figures(path, experiment.pictures, model, names)
+        group["tables"] |= {name: contents[name] for name in experiment.tables if contents.get(name)}
+    return [group for group in groups.values() if group["figures"] or group["tables"] or group["waiting"]]
 
 
 def _figures(
@@ -164,7 +177,8 @@ def _across(path: Path, tables: Tables) -> dict[str, Any]:
     """What only several models can show: their claims and figures."""
     over_models = [picture for picture in OVER_MODELS if picture.table in tables]
     claims = select(tables["claims"], model=ALL_MODELS).to_dict("records") if "claims" in tables else []
-    return {"claims": claims, "figures": _figures(path, over_models)}
+    groups = [group for group in claim_groups.groups(claims) if group["lines"]]
+    return {"claims": groups, "figures": _figures(path, over_models)}
 
 
 def _lexical(tables: Tables) -> dict[str, pd.Series] | None:
@@ -192,6 +206,14 @@ def _texts(path: Path, tables: Tables, model: str) -> list[dict[str, object]]:
         return []
     texts = select(pd.read_csv(file, keep_default_na=False), model=model)
     return texts_shown(texts, tables["verification"])
+
+
+def _emphasised(sentence: str) -> Markup:
+    """A sentence of :mod:`~emotrace.study.findings`, its verdicts as the page marks them; all else is escaped."""
+    classes = {REPRODUCED: "yes", NOT_REPRODUCED: "no"}
+    parts = re.split(rf"\*({'|'.join(VERDICTS)})\*", sentence)
+    marked = [Markup('<em class="{}">{}</em>').format(classes.get(part, "soft"), part) for part in parts[1::2]]
+    return Markup("").join(part for pair in itertools.zip_longest(parts[::2], marked, fillvalue="") for part in pair)
 
 
 def _source_hash(script: str) -> str:

@@ -228,6 +228,16 @@ def steering_effects(tables: Tables) -> Figure:
 
 def confirmed(tables: Tables) -> Figure:
     """How often the judge confirms the feeling: steered, asked for, controls, and texts that do carry it."""
+    shares = confirmed_shares(tables)
+    figure, ax = plt.subplots(figsize=(7.4, 0.42 * len(shares) + 1.2))
+    draw_confirmed(ax, shares)
+    table = select(tables["verification"], arm=CALIBRATED)
+    note(ax, f"n = {len(table)} scenarios, {table['emotion'].nunique()} emotions")
+    return figure
+
+
+def confirmed_shares(tables: Tables) -> dict[str, Interval]:
+    """What was judged, in words → the share that the judge confirms, with its interval over emotions."""
     table = select(tables["verification"], arm=CALIBRATED)
     ceiling = select(tables["judge_ceiling"], arm=CALIBRATED, emotion="all").set_index("texts")
     shares = {"steered": rate(table, "success")}
@@ -241,7 +251,11 @@ def confirmed(tables: Tables) -> Figure:
     shares["other emotions' vectors"] = rate(table.assign(share=table["wrong_successes"] / table["wrong"]), "share")
     for kind, words in ((CUT, "our passages, cut to the same length"), (WHOLE, "our passages, whole")):
         shares[words] = Interval(*(float(number) for number in ceiling.loc[kind, ["value", "low", "high"]]))
-    figure, ax = plt.subplots(figsize=(7.4, 0.42 * len(shares) + 1.2))
+    return shares
+
+
+def draw_confirmed(ax: Axes, shares: dict[str, Interval]) -> None:
+    """One line a share, beside the paper's."""
     for y, (words, share) in enumerate(shares.items()):
         span = [[share.value - share.low], [share.high - share.value]]
         colour = GREEN if "passages" in words else ORANGE if "asked" in words else BLUE if "steered" in words else GREY
@@ -252,8 +266,6 @@ def confirmed(tables: Tables) -> Figure:
     ax.axvline(PAPER_SUCCESS, color=PURPLE, lw=1, ls="--")
     ax.text(PAPER_SUCCESS, -0.45, "the paper's 37 of 40 ", color=PURPLE, fontsize=8, ha="right", va="top")
     ax.set_xlabel("confirmed by the judge (rule of C9)")
-    note(ax, f"n = {len(table)} scenarios, {table['emotion'].nunique()} emotions")
-    return figure
 
 
 DOSE = (
