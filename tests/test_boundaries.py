@@ -386,7 +386,7 @@ def calls(model, vectors):
             {"topics": "work", "emotions": "sad", "attempts": 1, "continuation": True, "writing": Writing(2, 0.8)},
             "topics emotions per_cell attempts batch_rows seed",
         ),
-        "extract": (emotrace.extract, {"layers": 2}, "method pooling layers emotions seed remove_neutral"),
+        "extract": (emotrace.extract, {"layers": 2}, "method pooling layers emotions seed remove_neutral estimator"),
         "what_if": (
             emotrace.what_if,
             {"prompt": TEXT, "emotion": "sad", "strength": 0.1, "vectors": vectors, "writing": SHORT, "judge": False},
