@@ -119,22 +119,20 @@ def logistic(texts: Texts) -> np.ndarray:
 def first_component(texts: Texts) -> np.ndarray:
     """The first principal component of contrasts, not centred, turned towards the class (reading vectors, RepE).
 
-    A contrast is a text of the class minus a text of another class on the same topic. Finds the emotion where it is the
-    largest thing that differs; where something else varies more between texts it finds that.
+    A contrast is a text of the class minus the mean of the other classes' texts on the same topic. Finds the emotion
+    where it is the largest thing that differs; where something else varies more between texts it finds that.
     """
-    from sklearn.decomposition import TruncatedSVD
-
     topics, differences = _topics(texts), mean_difference(texts)
     directions = np.zeros_like(differences)
     activations = texts.activations.astype(np.float64)
     for index, name in enumerate(texts.classes):
-        own = texts.emotions == name
-        pairs = [(activations[own & (topics == t)], activations[~own & (topics == t)]) for t in dict.fromkeys(topics)]
-        contrasts = np.concatenate([(a[:, None] - b[None]).reshape(-1, activations.shape[1]) for a, b in pairs])
-        if len(contrasts) < 2:
+        others = {t: activations[(texts.emotions != name) & (topics == t)] for t in dict.fromkeys(topics)}
+        rows = [row for row in np.flatnonzero(texts.emotions == name) if len(others[topics[row]])]
+        if not rows:
             raise EmotraceError(f"no text of another class shares a topic with those of {name!r}")
-        svd = TruncatedSVD(1, algorithm="arpack", random_state=0).fit(contrasts)
-        directions[index] = svd.components_[0] * np.sign(contrasts.mean(axis=0) @ svd.components_[0])
+        contrasts = np.stack([activations[row] - others[topics[row]].mean(axis=0) for row in rows])
+        component = np.linalg.svd(contrasts, full_matrices=False)[2][0]
+        directions[index] = component * np.sign(contrasts.mean(axis=0) @ component)
     return _of_length(directions, differences)
 
 

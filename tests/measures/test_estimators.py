@@ -89,20 +89,21 @@ def test_the_probe_has_the_weights_of_the_regression_in_all_dimensions():
     np.testing.assert_allclose(cosines(estimators.logistic(few), expected), 1, atol=2e-3)
 
 
-def test_the_first_component_is_that_of_all_pairs_on_one_topic():
-    texts, _, _ = crossed(np.random.default_rng(4))
+def test_the_first_component_is_that_of_the_contrasts_on_one_topic_turned_towards_the_class():
+    texts, _, _ = crossed(np.random.default_rng(4), copies=2)
     found = estimators.first_component(texts)
     for index, name in enumerate(texts.classes):
         contrasts = np.array(
             [
-                texts.activations[a] - texts.activations[b]
-                for a in np.flatnonzero(texts.emotions == name)
-                for b in np.flatnonzero((texts.emotions != name) & (texts.topics == texts.topics[a]))
+                row - texts.activations[(texts.emotions != name) & (texts.topics == topic)].mean(axis=0)
+                for row, emotion, topic in zip(texts.activations, texts.emotions, texts.topics, strict=True)
+                if emotion == name
             ]
         )
-        component = np.linalg.svd(contrasts, full_matrices=False)[2][0]
-        assert abs(cosines(found[index : index + 1], component[None])[0]) == pytest.approx(1)
+        values, vectors = np.linalg.eigh(contrasts.T @ contrasts)
+        assert abs(cosines(found[index : index + 1], vectors[:, -1:].T)[0]) == pytest.approx(1)
         assert found[index] @ contrasts.mean(axis=0) > 0
+        assert values[-1] > 1.2 * values[-2]
 
 
 def test_contrast_pairs_are_the_means_from_neutral_where_crossed_and_keep_the_topic_out_where_not():
@@ -182,7 +183,7 @@ def test_the_first_component_fails_where_something_varies_more_than_the_emotion(
     quiet, own, _ = crossed(np.random.default_rng(11), shared=0, copies=2)
     assert cosines(estimators.first_component(quiet), own).min() > 0.85
     noisy, own, loud = crossed(np.random.default_rng(11), shared=6, copies=2)
-    assert np.abs(geometry.unit(estimators.first_component(noisy)) @ loud).min() > 0.9
+    assert np.abs(geometry.unit(estimators.first_component(noisy)) @ loud).min() > 0.85
     assert np.abs(geometry.unit(estimators.mean_difference(noisy)) @ loud).mean() < 0.8
 
 
