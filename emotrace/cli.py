@@ -120,6 +120,7 @@ def extract(
     remove_neutral: Annotated[
         float | None, Option(help="Project out neutral components up to this share of variance, 0.5 say.")
     ] = None,
+    estimator: Annotated[str, Option(help="How vectors are computed from activations.")] = "mean_difference",
     pooling: Annotated[str, Option(help="last or mean.")] = "last",
     layers: Annotated[str, Option(help="Layer indices, comma-separated, or all.")] = "all",
     emotions: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
@@ -134,7 +135,7 @@ def extract(
 
     names = None if emotions.strip() == "all" else corpus.check_emotions(arguments.split(emotions))
     table = corpus.passages(passages)
-    indices = _layers(layers)
+    indices, unrelated = _layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
     with _loaded(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
@@ -145,7 +146,8 @@ def extract(
             passages=table,
             continuation=continuation,
             remove_neutral=remove_neutral,
-            progress=lambda done: progress("texts", done, _count_texts(method, table, remove_neutral)),
+            estimator=estimator,
+            progress=lambda done: progress("texts", done, _count_texts(method, table, unrelated)),
         )
     vectors.save(out)
     print(f"{len(vectors.emotions)} emotions × {len(vectors.layers)} layers × {vectors.d_model} dimensions: {out}")
@@ -155,12 +157,12 @@ def extract(
         print(f"llama.cpp control vectors: {gguf}")
 
 
-def _count_texts(method: str, passages: Sized, remove_neutral: float | None) -> int:
+def _count_texts(method: str, passages: Sized, unrelated: bool) -> int:
     """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
     from emotrace.instrument import corpus
 
     texts = len(passages) if method == "comprehension" else 2 * len(corpus.topics()) * len(corpus.emotions())
-    return texts + (len(corpus.baseline_texts()) if remove_neutral else 0)
+    return texts + (len(corpus.baseline_texts()) if unrelated else 0)
 
 
 def _layers(text: str) -> list[int] | None:
@@ -172,10 +174,7 @@ def _layers(text: str) -> list[int] | None:
         raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
 
 
-@app.command(
-    help="Which emotions does the model's residual stream hold when it reads a text: token by token, and in the whole "
-    "text?"
-)
+@app.command(help="Which emotions does the residual stream hold at each token of a text, and in the whole of it?")
 def read(
     text: Annotated[str, Argument(help="The text.")],
     emotion: Annotated[

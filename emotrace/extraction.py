@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import POOLINGS, read_activations, read_while_writing
 from emotrace.errors import EmotraceError, unknown
+from emotrace.estimation import estimated, read_unrelated
 from emotrace.files import Cache
 from emotrace.instrument import corpus
+from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
 from emotrace.measures.geometry import neutral_components
 from emotrace.stories import kept, request_ids, write_stories
 from emotrace.tokens import Tokens, Writing, encode
@@ -257,6 +260,7 @@ def extract(
     seed: int = 0,
     continuation: bool = False,
     remove_neutral: float | None = None,
+    estimator: str = MEAN_DIFFERENCE,
     progress: Callable[[int], None] | None = None,
 ) -> EmotionVectors:
     """Emotion vectors of a model.
@@ -275,11 +279,14 @@ def extract(
         continuation: lets a base model generate, by going on with the beginning of a page.
         remove_neutral: project out the leading principal components of the baseline texts, read plain, up to this share
             of their variance (0.5, say); the provenance records it.
+        estimator: how vectors are computed from what was read, one of ``measures.estimators.ESTIMATORS``; the
+            provenance names any but the difference of means.
         progress: called with the number of texts just written or read.
 
     Raises:
-        EmotraceError: an unknown method, pooling, emotion or layer; generation on a base model; a class of which no
-            story passed; a table that :func:`corpus.check_passages` refuses, with an unknown emotion in it, say.
+        EmotraceError: an unknown method, pooling, estimator, emotion or layer; generation on a base model; a class of
+            which no story passed; a table that :func:`corpus.check_passages` refuses, with an unknown emotion in it,
+            say, or that lacks the topics that an estimator needs.
 
     Example:
         >>> vectors = emotrace.extract(emotrace.load())
@@ -287,6 +294,7 @@ def extract(
     """
     arguments.choice(method, "method", METHODS)
     arguments.choice(pooling, "pooling", POOLINGS)
+    arguments.choice(estimator, "estimator", ESTIMATORS)
     if emotions is not None and not (emotions := corpus.check_emotions(arguments.names(emotions, "emotion"))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     layers, seed = model.check_layers(layers), arguments.integer(seed, "a seed")
@@ -295,22 +303,26 @@ def extract(
     if method == "comprehension":
         own = not isinstance(passages, str | Path | None)
         table = corpus.check_passages(passages) if own else corpus.passages(passages)
-        reading = read_texts(model, table, layers=layers, poolings=(pooling,), progress=progress)
+        read: Callable[..., Reading] = partial(read_texts, model, table, progress=progress)
     else:
         if stories is None:
             stories = write_stories(model, seed=seed, continuation=continuation, progress=progress)
         stories = corpus.check_columns(stories, "the table of stories", ("topic", "emotion", "text"))
         table = kept(stories) if "status" in stories else stories
         table = corpus.check_texts(_complete(model, table), "the table of stories", topics=True)
-        reading = read_stories(
-            model, table, continuation=continuation, layers=layers, poolings=(pooling,), progress=progress
-        )
+        read = partial(read_stories, model, table, continuation=continuation, progress=progress)
+    if "topics" in ESTIMATORS[estimator].needs:
+        corpus.check_columns(table, "the table of texts", ("topic", "emotion", "text"))
+    reading = read(layers=layers, poolings=(pooling,))
     vectors = reading.vectors(pooling, emotions)
+    if estimator != MEAN_DIFFERENCE:
+        activations, layer_0 = reading.pooled[pooling], {"layers": [0], "poolings": ("mean",), "progress": None}
+        embeddings = read(**layer_0).pooled["mean"][:, 0] if "embeddings" in ESTIMATORS[estimator].needs else None
+        vectors = estimated(model, reading.labels, activations, vectors, estimator, embeddings, progress)
     if remove_neutral is None:
         return vectors
-    unrelated = list(corpus.baseline_texts()["text"])
-    neutral = read_activations(model, unrelated, layers=layers, poolings=(pooling,), progress=progress)[pooling]
-    what = f"neutral components up to {remove_neutral:g} of the variance of {len(unrelated)} baseline texts"
+    neutral = read_unrelated(model, vectors, progress)
+    what = f"neutral components up to {remove_neutral:g} of the variance of {len(neutral)} baseline texts"
     return vectors.without(neutral_components(neutral, remove_neutral), what)
 
 

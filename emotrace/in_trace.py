@@ -110,6 +110,15 @@ def chosen_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> tor
     return (chosen - logits.logsumexp(dim=-1)).cpu()
 
 
+def divergences(logits: torch.Tensor) -> torch.Tensor:
+    """How far the second half of a batch predicts from the first, row by row: KL(first ‖ second) at each token, nats.
+
+    From logits ``[2 × row, token, vocabulary]``: float32 ``[row, token]``.
+    """
+    plain, other = logits.float().log_softmax(dim=-1).chunk(2)
+    return (plain.exp() * (plain - other)).sum(dim=-1).cpu()
+
+
 def group_masses(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """The probability of each group of tokens, float64 ``[…, group]``, from logits ``[…, vocabulary]`` and the
     membership ``[vocabulary, group]``."""

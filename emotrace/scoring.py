@@ -18,6 +18,7 @@ from emotrace.errors import EmotraceError
 from emotrace.hosts.finite import finite, finite_logits
 from emotrace.in_trace import (
     chosen_log_probabilities,
+    divergences,
     edited,
     group_log_probabilities,
     group_masses,
@@ -187,6 +188,51 @@ def _reread_batch(
         make_input_contiguous(model.unembedding)
         masses = group_masses(model.nn.output.logits, groups).save()
     return [row[-count:].numpy() for row, count in zip(masses, steps, strict=True)]
+
+
+@arguments.checked
+def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
+    """How far an edit moves the model's predictions on texts that are given: KL(unedited ‖ edited), nats a token.
+
+    Each text is read once without and once under the edit, which acts from the text's first token on, whatever its
+    positions; the mean is over all predictions from there on, the one after the last token among them.
+
+    Args:
+        model: the model.
+        texts: one a row of the edit.
+        edit: one direction a text.
+
+    Returns:
+        float64 ``[text]``.
+    """
+    tokens, vocabulary = encode(model, texts), model.nn._module.config.get_text_config().vocab_size
+    whole, found = edit.check(model, len(tokens)), np.empty(len(tokens))
+
+    def part(rows: Sequence[int]) -> None:
+        for row, values in zip(
+            rows, _divergence_batch(model, [tokens[row] for row in rows], whole.rows(rows)), strict=True
+        ):
+            found[row] = finite_logits(model, values).mean()
+
+    for rows in batches([len(text.ids) for text in tokens], max(1, LOGITS // (2 * vocabulary))):
+        in_parts(model, rows, part)
+    return found
+
+
+def _divergence_batch(model: Model, texts: Sequence[Tokens], edit: Edit) -> list[np.ndarray]:
+    """The first half of the batch is read as it is, the second under the edit."""
+    ids, mask = pad_left([text.ids for text in texts] * 2)
+    widths = [len(text.ids) - text.start for text in texts]
+    where, averaged = edit.tokens(mask, [width - 1 for width in widths] * 2)
+    by_layer = {layer: torch.cat([torch.zeros_like(rows), rows]) for layer, rows in edit.directions.items()}
+    kind, kept, batch = edit.kind, max(widths), {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad(), model.trace(batch, use_cache=False, **model.last_logits(kept)):
+        for layer in sorted(by_layer):
+            hidden = residual(model.layers, layer)
+            hidden[:] = edited(hidden, by_layer[layer], where, averaged, **kind)
+        make_input_contiguous(model.unembedding)
+        values = divergences(model.nn.output.logits[:, -kept:]).save()
+    return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
 
 
 @arguments.checked

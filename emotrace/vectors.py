@@ -20,6 +20,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError, WriteError, first_line, named, shown, unknown
 from emotrace.files import safetensors_content, write_file
 from emotrace.hosts import checkpoints, control_vectors
+from emotrace.measures.estimators import MEAN_DIFFERENCE
 from emotrace.measures.geometry import project_out
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class EmotionVectors:
         neutral_mean: mean activation of the neutral texts, float32 ``[layer, d_model]``.
         grand_mean: mean of the class means, neutral included (the author's centre, C4), ``[layer, d_model]``.
         emotions_mean: mean of the emotions' means, neutral left out, ``[layer, d_model]``.
-        provenance: model, weights id, dtype, quantisation, method, pooling, texts' hash, centring, versions.
+        provenance: model, weights id, dtype, quantisation, method, pooling, texts' hash, centring, versions;
+            the estimator, if it is not the difference of means.
     """
 
     emotions: tuple[str, ...]
@@ -150,6 +152,9 @@ class EmotionVectors:
             raise EmotraceError("vectors of different emotions, layers or widths cannot be combined")
         if self.provenance.get("centring") != other.provenance.get("centring"):
             raise EmotraceError("vectors with different centres cannot be combined: recentre one of them first")
+        own, others = (one.provenance.get("estimator", MEAN_DIFFERENCE) for one in (self, other))
+        if own != others:
+            raise EmotraceError(f"vectors of different estimators cannot be combined: {own} and {others}")
         self._same_weights(other.provenance.get("model", "?"), other.provenance)
         return other
 
@@ -211,6 +216,8 @@ class EmotionVectors:
         centring = arguments.choice(centring, "centring", CENTRINGS)
         if self.provenance.get("centring") not in CENTRINGS:
             raise EmotraceError("vectors whose provenance names no centring cannot be centred anew")
+        if "estimator" in self.provenance:
+            raise EmotraceError(f"vectors of the estimator {self.provenance['estimator']} cannot be centred anew")
         if "steps" in self.provenance:
             raise EmotraceError(f"vectors changed by ({self.provenance['steps']}) cannot be centred anew")
         centres = {"grand": self.grand_mean, "emotions": self.emotions_mean, "neutral": self.neutral_mean}

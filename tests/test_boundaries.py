@@ -478,7 +478,7 @@ def calls(model, vectors):
         "extract": (
             emotrace.extract,
             {"layers": 2},
-            "method pooling layers emotions passages stories seed continuation remove_neutral progress",
+            "method pooling layers emotions passages stories seed continuation remove_neutral estimator progress",
         ),
         "what_if": (
             emotrace.what_if,

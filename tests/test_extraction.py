@@ -9,8 +9,11 @@ from tiny_models import PLANTED, planted_passages
 
 import emotrace
 from emotrace import EmotraceError
+from emotrace.activations import read_activations
+from emotrace.estimation import name_embeddings
 from emotrace.extraction import class_means, read_texts
 from emotrace.instrument import corpus
+from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE, Texts
 
 STRENGTH = 20.0
 
@@ -151,9 +154,53 @@ def test_vectors_say_where_they_come_from_and_fit_no_other_model(planted, readin
         vectors.check(tiny("llama"))
 
 
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != MEAN_DIFFERENCE])
+def test_every_estimator_gives_at_each_layer_what_it_gives_of_the_activations_and_is_named(planted, reading, estimator):
+    model, directions = planted
+    table = planted_passages()
+    vectors = emotrace.extract(model, pooling="mean", passages=table, layers=[0, 2], estimator=estimator)
+    texts = Texts(
+        reading.pooled["mean"][:, 2],
+        table["emotion"].to_numpy(dtype=str),
+        table["topic"].to_numpy(dtype=str),
+        unrelated=read_activations(model, list(corpus.baseline_texts()["text"]), layers=[2])["mean"][:, 0],
+        embeddings=reading.pooled["mean"][:, 0],
+        names=name_embeddings(model, list(table["emotion"].unique())),
+    )
+    expected = ESTIMATORS[estimator].estimate(texts)[[texts.classes.index(name) for name in vectors.emotions]]
+    np.testing.assert_allclose(vectors.values[:, 1], expected, rtol=1e-4, atol=1e-4)
+    centring = "neutral" if estimator == "contrast_pairs" else "grand"
+    assert (vectors.provenance["estimator"], vectors.provenance["centring"]) == (estimator, centring)
+    if not ESTIMATORS[estimator].floor and estimator != "contrast_pairs":
+        assert cosines(vectors, directions)[:, 1].min() > 0.7
+    plain = reading.vectors("mean")
+    assert "estimator" not in plain.provenance
+    with pytest.raises(EmotraceError, match="cannot be centred anew"):
+        vectors.recentre("none")
+    other = replace(vectors, provenance={**vectors.provenance, "estimator": "own", "centring": "grand"})
+    with pytest.raises(EmotraceError, match="different estimators cannot be combined: own and mean_difference"):
+        other + emotrace.extract(model, pooling="mean", passages=table, layers=[0, 2])
+
+
+def test_the_embedding_of_a_name_is_the_mean_of_its_tokens_rows(planted):
+    model, _ = planted
+    found = name_embeddings(model, ["happy", "exasperated"])
+    for name, row in found.items():
+        ids = model.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+        rows = model.nn._module.get_input_embeddings().weight[ids]
+        np.testing.assert_allclose(row, rows.mean(dim=0).numpy(), rtol=1e-5)
+
+
+def test_an_estimator_that_needs_topics_says_so(planted):
+    table = planted_passages().drop(columns="topic")
+    with pytest.raises(EmotraceError, match="topic"):
+        emotrace.extract(planted[0], passages=table, estimator="first_component")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"estimator": "pca"}, "unknown estimator 'pca': known are mean_difference, neutral_removed"),
         ({"method": "osmosis"}, "unknown method 'osmosis': known are comprehension"),
         ({"pooling": "max"}, "unknown pooling 'max': known are last, mean"),
         ({"emotions": ["happy", "hangry"]}, "unknown emotion 'hangry': known are happy, sad"),

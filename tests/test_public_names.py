@@ -33,8 +33,8 @@ CLASSES = {"EmotionVectors", "Lab", "EmotraceError"}
 TARGETS = "setup demo test test-fast test-ndif bench notebooks lab docs models"
 COMMANDS = {
     "run": "models --out --experiments --passages --classifier --quick --resume --seed --remote",
-    "extract": "model --out --method --continuation --remove-neutral --pooling --layers --emotions --passages --gguf "
-    "--remote",
+    "extract": "model --out --method --continuation --remove-neutral --estimator --pooling --layers --emotions "
+    "--passages --gguf --remote",
     "read": "text --emotion --model --vectors --layer --top --html --remote",
     "whatif": "prompt --emotion --strength --model --layer --tokens --temperature --seed --chat --no-judge --html "
     "--remote",

@@ -31,6 +31,7 @@ _COLUMNS = {
     "scenarios": "id target tone form prompt",
     "prompts": "id use prompt",
     "implicit": "id emotion prompt",
+    "checkable": "id kind prompt right wrong",
     "graded": "id scale kind level emotion sign control_emotion prompt",
     "calibration": "model weights_id layer strength window_low window_high n",
     "models": "name hub_id family parameters_millions kind source weights files sha256 licence paper_nine note",
@@ -274,6 +275,14 @@ def graded_prompts() -> pd.DataFrame:
     for column in ("level", "sign"):
         table[column] = table[column].astype(int)
     return table
+
+
+def checkable() -> pd.DataFrame:
+    """60 items with one right continuation of two: ``id, kind, prompt, right, wrong``.
+
+    Every pair of words stands twice, each time the other one right: a liking for a word scores 0.5, which is chance.
+    """
+    return _read("checkable")
 
 
 def calibrations() -> pd.DataFrame:

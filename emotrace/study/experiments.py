@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from emotrace.errors import unknown
 from emotrace.study.effects.experiments import EXPERIMENTS as EFFECTS
+from emotrace.study.estimators.experiments import EXPERIMENTS as ESTIMATORS
 from emotrace.study.experiment import STAGES, Experiment, Results, Tables, instruments, of_instrument
 from emotrace.study.languages.experiments import EXPERIMENTS as LANGUAGES
 from emotrace.study.methods.experiments import EXPERIMENTS as METHODS
@@ -19,7 +20,7 @@ from emotrace.study.separation.experiments import EXPERIMENTS as SEPARATION
 from emotrace.study.study import Study
 from emotrace.study.verdicts import Claim
 
-EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES, *READING)
+EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES, *READING, *ESTIMATORS)
 NAMES = tuple(experiment.name for experiment in EXPERIMENTS if experiment.selectable)
 """What ``emotrace run --experiments`` takes."""
 CLAIMS_FIRST = (

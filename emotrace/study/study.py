@@ -293,9 +293,9 @@ def read(
     return main
 
 
-def choose_layer(study: Study, pooling: str, decoder: str) -> int:
-    """The layer that decodes best on the first half of the topics alone; the second half is left for reporting."""
-    inside = study.in_half(study.halves[0])
+def choose_layer(study: Study, pooling: str, decoder: str, half: int = 0) -> int:
+    """The layer that decodes best on one half of the topics alone; the other half is left for reporting."""
+    inside = study.in_half(study.halves[half])
     emotions, topics = study.emotions[inside], study.topics[inside]
 
     def accuracy(layer: int) -> float:

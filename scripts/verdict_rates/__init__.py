@@ -39,7 +39,7 @@ import numpy as np
 Draw = Callable[[np.random.Generator], str]
 """One simulated data set, measured and judged: its verdict. All randomness comes from the generator."""
 
-FOLDERS = ("separation", "methods", "effects", "languages", "reading", "across")
+FOLDERS = ("separation", "methods", "effects", "languages", "reading", "estimators", "across")
 """The modules of this package, in the order of ``docs/verdicts.md``."""
 
 

@@ -17,7 +17,7 @@ from emotrace.study.experiment import ANALYSE, STAGES, Experiment, Picture, Resu
 ROOT = Path(__file__).parents[2]
 SELECTABLE = (
     "separation anisotropy geometry reliability localisation method_comparison factorial dose_response regimes "
-    "verification crosslingual implicit graded"
+    "verification crosslingual implicit graded estimators precision"
 )
 # Written by the pipeline itself, or by what compares models.
 NOT_OF_AN_EXPERIMENT = {"claims", *across_tables.TABLES}

@@ -1,0 +1,141 @@
+"""Claims on how vectors are computed, and at what precision; the paper's own choice is the difference of means.
+
+Every rule is ours; how often each errs stands in ``docs/verdicts.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
+from emotrace.study.experiment import Tables
+from emotrace.study.folder import select
+from emotrace.study.verdicts import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Claim,
+    Estimate,
+    Rule,
+    exceeds,
+    significant,
+)
+
+POOLINGS = {"last": "last token", "mean": "mean over tokens"}
+RIVALS = tuple(name for name, one in ESTIMATORS.items() if not one.floor and name != MEAN_DIFFERENCE)
+GAIN = significant(exceeds(0.02))
+"""Of interest from 0.02 of the ranking on: a text in fifty that changes places."""
+WORDS = significant(exceeds(0.05))
+"""What a model adds to its embeddings is of interest from 0.05 of the ranking on, a tenth of all above chance."""
+CHANGE = 0.05
+"""Smallest 1 − ρ of two geometries that is an effect of precision; base and instruct differ by 0.08 in the sequel."""
+
+
+def precision_rule() -> Rule:
+    """The geometry changes by at least ``CHANGE``: any rounding changes it a little, so that must be exceeded."""
+
+    def decide(estimate: Estimate, move: float) -> str:
+        bound = CHANGE * move
+        if estimate.low > bound:
+            return REPRODUCED
+        return NOT_REPRODUCED if estimate.high < bound else INCONCLUSIVE
+
+    return Rule(
+        f"reproduced if the interval lies above {CHANGE:g}, not reproduced if it lies below: then what changes is less "
+        "than that",
+        decide,
+    )
+
+
+def gain_claims(tables: Tables, family: str) -> Sequence[Claim]:
+    """Whether another estimator ranks unseen texts better than the paper's, and whether the paper's beats its words."""
+    claims = []
+    for pooling in POOLINGS:
+        rows = select(tables["estimators"], pooling=pooling, choice="chosen")
+        claims += [_gain(rows, pooling, name) for name in RIVALS]
+        claims += [_words(rows, pooling)]
+    return claims
+
+
+def _row(rows: pd.DataFrame, estimator: str, metric: str) -> pd.Series:
+    """The row of an estimator; of one that these texts do not allow, a row of NaN."""
+    found = select(rows, estimator=estimator, metric=metric)
+    return found.iloc[0] if len(found) else pd.Series(np.nan, rows.columns)
+
+
+def _gain(rows: pd.DataFrame, pooling: str, name: str) -> Claim:
+    row, own, plain = (
+        _row(rows, name, "ranking_gain"),
+        _row(rows, name, "ranking"),
+        _row(rows, MEAN_DIFFERENCE, "ranking"),
+    )
+    other, decoding = _row(rows, name, "transfer_ranking_gain"), _row(rows, name, "decoding_gain")
+    return Claim(
+        id=f"estimator.{name}.{pooling}",
+        claim=f"{ESTIMATORS[name].title.strip('… ')}: ranks unseen texts better than the difference of means "
+        f"({POOLINGS[pooling]})",
+        paper="the paper takes the difference of means; not compared",
+        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
+        rule=GAIN if np.isfinite(row["value"]) else None,
+        how=f"rank of a text on its emotion's direction among the topic's texts, {own['value']:.3f} against "
+        f"{plain['value']:.3f}, topics held out, each half of them at the layer that the other half chose; Student's "
+        f"interval over topics, p by flipping signs of topics; accuracy {decoding['value']:+.3f} "
+        f"({decoding['low']:+.3f} to {decoding['high']:+.3f}), on another author's texts rank {other['value']:+.3f} "
+        f"({other['low']:+.3f} to {other['high']:+.3f})",
+    )
+
+
+def _words(rows: pd.DataFrame, pooling: str) -> Claim:
+    gain, floor = _row(rows, "embedding_bag", "ranking_gain"), _row(rows, "embedding_bag", "ranking")
+    plain, name = _row(rows, MEAN_DIFFERENCE, "ranking"), _row(rows, "name_token", "ranking")
+    return Claim(
+        id=f"estimator.words.{pooling}",
+        claim=f"the difference of means ranks unseen texts better than the same of their embeddings "
+        f"({POOLINGS[pooling]})",
+        paper="not compared",
+        estimate=Estimate(-gain["value"], -gain["high"], -gain["low"], gain["n"], gain["p"]),
+        rule=WORDS if np.isfinite(gain["value"]) else None,
+        how=f"rank as for the other estimators: {plain['value']:.3f}, of mean token embeddings without context "
+        f"{floor['value']:.3f}, of the embedding of the emotion's name {name['value']:.3f}",
+    )
+
+
+GAIN_IDS = tuple(f"estimator.{name}.{pooling}" for pooling in POOLINGS for name in (*RIVALS, "words"))
+
+
+def precision_claims(tables: Tables, family: str) -> Sequence[Claim]:
+    """The sequel's true precision effect: float16 against 8 bits, everything else alike."""
+    table = tables["precision"]
+    return [_precision(table, pooling) for pooling in POOLINGS if len(select(table, pooling=pooling))]
+
+
+def _precision(table: pd.DataFrame, pooling: str) -> Claim:
+    finite = select(table, metric="finite").set_index("precision")["value"]
+    rows = select(table, pooling=pooling, choice="chosen")
+    pair = select(rows, precision="int8", reference="float16").set_index("metric")
+    if pair.empty:  # half floats that overflow, or a model that is loaded as float16
+        pair = select(rows, precision="int8").set_index("metric")
+    row = pair.loc["rdm_change"]
+    halves = select(rows, metric="rdm_halves").iloc[0]
+    to_own = select(rows, metric="rdm", reference=halves["reference"]).set_index("precision")["value"]
+    change = pair.loc["decoding_change"]
+    lost = ", ".join(name for name, value in finite.items() if not value)
+    return Claim(
+        id=f"sequel.precision.{pooling}",
+        claim=f"sequel: precision changes the emotions' geometry, float16 against 8 bits ({POOLINGS[pooling]})",
+        paper="a true precision effect, float16 against INT8 (sequel); its size is not in the abstract",
+        estimate=Estimate(row["value"], row["low"], row["high"], row["n"]),
+        rule=precision_rule(),
+        how=f"1 − Spearman's ρ between the raw cosine geometries of all classes, int8 against {row['reference']} "
+        f"weights, the same texts at layer {row['layer']:.0f} that half of the topics chose; bootstrap interval over "
+        f"topics; ρ with the model as loaded ({halves['reference']}): "
+        + ", ".join(f"{name} {value:.4f}" for name, value in to_own.items())
+        + f"; of disjoint halves of the topics {halves['value']:.2f}; accuracy {change['value']:+.3f} "
+        f"({change['low']:+.3f} to {change['high']:+.3f})" + (f"; not finite: {lost}" if lost else ""),
+    )
+
+
+PRECISION_IDS = tuple(f"sequel.precision.{pooling}" for pooling in POOLINGS)
