@@ -145,8 +145,8 @@ def test_a_direction_is_projected_out_whole_in_bfloat16(tiny_folder):
 MEMORY = {
     "a GPU's": torch.cuda.OutOfMemoryError("CUDA out of memory"),
     "torch's on Linux": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-        "9000000000 bytes. Error code 12 (Cannot allocate memory)"
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 9000000000 bytes. Error code 12 (Cannot allocate memory)"
     ),
     "torch's on Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9000 bytes."),
     "Apple's": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
