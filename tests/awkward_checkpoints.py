@@ -321,7 +321,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "head of its own though tied": Checkpoint(config={"tie_word_embeddings": True}),  # transformers#42612
     "language model within another": Checkpoint("gemma", files=with_pictures),  # kvpress#129, vllm#15031
     "templates by name": Checkpoint(files=templates_by_name("default", "tool_use")),
-    "end as text": Checkpoint(generation={"eos_token_id": "</s>", "pad_token_id": "<pad>"}),
+    "end as text": Checkpoint(generation={"eos_token_id": "</s>"}),
     "negative ids": Checkpoint(config={"pad_token_id": -1}, generation={"eos_token_id": -1, "pad_token_id": -1}),
     "cache by name": Checkpoint("gemma2", generation={"cache_implementation": "hybrid", "eos_token_id": [1]}),
     "bin": Checkpoint("gpt2", files=stored_as_bin),

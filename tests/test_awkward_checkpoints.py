@@ -51,7 +51,7 @@ def ids_of(plain, text):
 
 
 def ends_of(plain):
-    configured = [plain.module.generation_config.eos_token_id, plain.module.config.eos_token_id]
+    configured = [plain.module.generation_config.eos_token_id, plain.module.config.get_text_config().eos_token_id]
     first = next(ids for ids in configured if ids is not None)
     named = {plain.tokenizer.eos_token: plain.tokenizer.eos_token_id}
     return {plain.tokenizer.eos_token_id, *(first if isinstance(first, list) else [named.get(first, first)])}

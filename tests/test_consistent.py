@@ -579,14 +579,11 @@ def test_a_what_if_reads_special_tokens_of_a_prompt_as_it_wrote_after_them(tiny,
     settings = {"vectors": vectors, "layer": 2, "writing": SHORT, "judge": False}
     prompt = f"Good morning.{words} After that she"
     side = emotrace.what_if(model, prompt, "sad", 0.3, **settings).sides[0]
-    written = list(steered_texts.steer(model, prompt, vectors, 0.0, emotions="sad", layers=2, writing=SHORT)["tokens"])[
-        0
-    ]
-    before = tokens.encode(model, [prompt], prompts=True)[0]
-    ids = (*before.ids, *written)
+    before, whole = tokens.encode(model, [prompt, prompt + side.text], prompts=True)
+    ids = whole.ids
     assert len(side.reading.tokens) == len(ids)
-    assert end in before.ids
-    stream = activations.read_tokens(model, [tokens.Tokens(ids, before.start, len(ids))], layers=2)[0][:, 0]
+    assert before.ids.count(end) == ids.count(end) == 1
+    stream = activations.read_tokens(model, [whole], layers=2)[0][:, 0]
     counted = [index for index, token in enumerate(ids) if index > before.start and token != end]
     assert list(np.flatnonzero(side.reading.tokens["counted"])) == counted
     np.testing.assert_allclose(side.reading.activation[0], stream[counted].mean(axis=0), atol=1e-5)
