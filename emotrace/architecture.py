@@ -31,6 +31,8 @@ class Architecture(NamedTuple):
         final_norm: the norm after the last layer; empty where there is none.
         keeps_logits: the class can make the logits of the last tokens alone.
         shares_prefixes: what rows have in common can be read once, its keys and values copied to each row.
+        window: the longest text that is read alike with a cache and without, where the class keeps a window in its
+            cache alone; None: any.
     """
 
     family: str
@@ -40,6 +42,7 @@ class Architecture(NamedTuple):
     unembedding: str
     keeps_logits: bool
     shares_prefixes: bool
+    window: int | None = None
 
 
 def examine(module: Any) -> Architecture:
@@ -55,10 +58,11 @@ def examine(module: Any) -> Architecture:
     if not {"past_key_values", "cache_params"} & set(accepted):
         raise EmotraceError("it writes without a cache, so that no edit could begin at a token")
     layers = _layers(module, text.num_hidden_layers)
-    norm = _norm_after(module, layers)
+    norm, window = _norm_after(module, layers), None
     if not head.weight.is_meta:  # a model of a server is on the meta device: there are no values to check
         last = _probe_stream(module, layers, norm, text.hidden_size)
         _probe_padding(module, last)
+        window = _probe_cache(module, last)
     paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
     return Architecture(
         re.sub(r"(?<!gpt)[\d_-].*", "", module.config.model_type) or module.config.model_type,
@@ -69,6 +73,7 @@ def examine(module: Any) -> Architecture:
         "logits_to_keep" in accepted,
         {"position_ids", "past_key_values"} <= set(accepted)
         and all(_selects_rows(layer) for layer in DynamicCache(config=module.config).layers),
+        window,
     )
 
 
@@ -132,10 +137,51 @@ def _probe_padding(module: Any, last: torch.Tensor) -> None:
         batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         padded = module(**batch, output_hidden_states=True, use_cache=False).hidden_states[-1]
-    # Through many layers a narrow dtype rounds more than it does in one: seen 0.03 in bfloat16 on a GPU.
-    tolerance = 1e-4 if padded.dtype in (torch.float32, torch.float64) else 0.1
-    if (padded[0, 2:].float() - last[0].float()).norm() > tolerance * last[0].float().norm():
+    if _apart(padded[0, 2:], last[0]):
         raise EmotraceError("a text with padding before it is not read as the text by itself")
+
+
+def _probe_cache(module: Any, last: torch.Tensor) -> int | None:
+    """Checks that a text read in two parts with a cache, as in writing, is read as at once; the window if it is not
+    past a window of the configuration's (the probe is short, so it is set to less than the probe for a moment)."""
+    config = module.config.get_text_config()
+    # Some state spaces step otherwise than they read: seen 3e-4 in Nemotron-H.
+    if _apart(_in_two_parts(module, last.device), last[0, -1], 0.01):
+        raise EmotraceError(
+            "a text that is read in two parts with a cache is not read as at once: what it writes is not"
+        )
+    window = getattr(config, "sliding_window", None)
+    if not isinstance(window, int) or window <= len(PROBE[0]):
+        return None
+    config.sliding_window = len(PROBE[0]) // 2
+    try:
+        with torch.no_grad():
+            ids = torch.tensor(PROBE[:1], device=last.device)
+            whole = module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[-1]
+        return window if _apart(_in_two_parts(module, last.device), whole[0, -1], 0.01) else None
+    finally:
+        config.sliding_window = window
+
+
+def _in_two_parts(module: Any, device: torch.device) -> torch.Tensor:
+    """The last hidden state of the probe's last token, read after the others are in a cache: ``[d_model]``."""
+    ids = torch.tensor(PROBE[:1], device=device)
+    mask, positions = torch.ones_like(ids), torch.arange(ids.shape[1], device=device)[None]
+    placed = "position_ids" in inspect.signature(module.forward).parameters
+    with torch.no_grad():
+        first = module(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True)
+        name = "past_key_values" if "past_key_values" in first else "cache_params"
+        given = {name: first[name], "attention_mask": mask, **({"position_ids": positions[:, -1:]} if placed else {})}
+        second = module(input_ids=ids[:, -1:], use_cache=True, output_hidden_states=True, **given)
+    state: torch.Tensor = second.hidden_states[-1][0, -1]
+    return state
+
+
+def _apart(first: torch.Tensor, second: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether two hidden states differ by more than rounding. NaN differs from nothing: another error's business."""
+    # Through many layers a narrow dtype rounds more than it does in one: seen 0.03 in bfloat16 on a GPU.
+    tolerance = tolerance if first.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((first.float() - second.float()).norm() > tolerance * second.float().norm())
 
 
 def _close(first: torch.Tensor, second: torch.Tensor) -> bool:

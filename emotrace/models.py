@@ -305,7 +305,7 @@ def handle_of(
         layers=list(_follow(nn, architecture.layers)),
         n_layers=text.num_hidden_layers,
         d_model=text.hidden_size,
-        context=_context(text, nn.tokenizer),
+        context=min(_context(text, nn.tokenizer), architecture.window or UNLIMITED),
         instruct=tuned if instruct is None else instruct,
         provenance=provenance,
     )

@@ -197,14 +197,18 @@ def chat_ids(model: Model, message: str) -> tuple[int, ...]:
     special token that the message spells is its characters: it ends no turn.
 
     Raises:
-        EmotraceError: the model has no chat template.
+        EmotraceError: the model has no chat template, or one that cannot be applied; an empty message.
     """
     if not arguments.text(message, "the message").strip():
         raise EmotraceError("the message is empty")
     if model.tokenizer.chat_template is None:
         raise EmotraceError(f"{model.name} has no chat template: leave chat off, or take an instruct model")
     with model.lock:
-        return templates.prompt(model.tokenizer, message)
+        try:
+            return templates.prompt(model.tokenizer, message)
+        except Exception as error:  # whatever jinja, a template that refuses, or transformers raises
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise EmotraceError(f"the chat template of {model.name} cannot be applied ({cause})") from None
 
 
 def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> dict[str, tuple[int, ...]]:
@@ -241,7 +245,9 @@ def end_tokens(model: Model, chat: bool = False) -> list[int]:
     configured = module.generation_config.eos_token_id
     if configured is None:
         configured = getattr(module.config.get_text_config(), "eos_token_id", None)
-    ends = {model.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    listed = configured if isinstance(configured, list) else [configured]
+    ends = {model.tokenizer.eos_token_id}
+    ends |= {model.tokenizer.convert_tokens_to_ids(end) if isinstance(end, str) else end for end in listed}
     if chat and model.tokenizer.chat_template is not None:
         with model.lock:
             ends.add(templates.turn_end(model.tokenizer))

@@ -238,6 +238,39 @@ def adapter_beside(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(content))
 
 
+def stored_as_bin(folder: Path) -> None:
+    """As before safetensors."""
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def with_pictures(folder: Path) -> None:
+    """As Gemma 3 from 4B on is stored: the language model within one that also sees."""
+    text = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    sight = tf.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    whole = tf.Gemma3ForConditionalGeneration(
+        tf.Gemma3Config(text_config=text.config, vision_config=sight, mm_tokens_per_image=4)
+    )
+    whole.model.language_model.load_state_dict(text.model.state_dict())
+    whole.lm_head.load_state_dict(text.lm_head.state_dict())
+    (folder / "model.safetensors").unlink()
+    whole.save_pretrained(folder)
+
+
+def templates_by_name(*names: str) -> Callable[[Path], None]:
+    """Several chat templates, as Command R has them."""
+
+    def change(folder: Path) -> None:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        path = folder / "tokenizer_config.json"
+        named = [{"name": name, "template": turns("</s>")} for name in names]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": named}))
+
+    return change
+
+
 NORM, DOWN, UP = "model.norm.weight", "model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.up_proj.weight"
 HERE, NAN = "in float32 gives", float("nan")
 
@@ -284,6 +317,14 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "with what training left": Checkpoint(
         files=lambda folder: (folder / "training_args.bin").write_bytes(b"no weights")
     ),
+    # of the public reports of 2025 and 2026
+    "head of its own though tied": Checkpoint(config={"tie_word_embeddings": True}),  # transformers#42612
+    "language model within another": Checkpoint("gemma", files=with_pictures),  # kvpress#129, vllm#15031
+    "templates by name": Checkpoint(files=templates_by_name("default", "tool_use")),
+    "end as text": Checkpoint(generation={"eos_token_id": "</s>"}),
+    "negative ids": Checkpoint(config={"pad_token_id": -1}, generation={"eos_token_id": -1, "pad_token_id": -1}),
+    "cache by name": Checkpoint("gemma2", generation={"cache_implementation": "hybrid", "eos_token_id": [1]}),
+    "bin": Checkpoint("gpt2", files=stored_as_bin),
     # GGUF, as llama.cpp writes it
     "gguf llama": gguf("llama", "llama"),
     "gguf mistral": gguf("mistral", "llama"),
@@ -349,6 +390,13 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     "lora left over": Checkpoint(tensors=with_lora, refused="PEFT adapter is merged first"),
     "adapter alone": Checkpoint("qwen", files=lora_folder, refused="holds a PEFT adapter"),
     "adapter beside its model": Checkpoint("gemma", files=adapter_beside, refused="holds a PEFT adapter"),
+    "prefix of a whole that sees": Checkpoint(  # transformers#45953
+        "gemma", tensors=prefixed("language_model."), refused="54 that the model has no place for .language_model.model"
+    ),
+    "classifier": Checkpoint(
+        "qwen", model=tie, tensors=lambda t: t.update({"score.weight": torch.zeros(2, 32)}), refused="for .score.weight"
+    ),
+    "gguf of a projector": gguf_refused("is a GGUF mmproj, no model", whole={"general.type": "mmproj"}),
     "compiled": Checkpoint(tensors=prefixed("_orig_mod."), refused="not whole, tensors: .* missing"),
     "shard lost": Checkpoint(
         "gpt2",
@@ -431,7 +479,7 @@ class Plain:
         self.checkpoint = checkpoint or Checkpoint()
         self.tokenizer = tf.AutoTokenizer.from_pretrained(folder)
         self.module = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        body = self.module.base_model
+        body = getattr(self.module.base_model, "language_model", self.module.base_model)
         self.layers = body.h if hasattr(body, "h") else body.layers
         self.norm = body.ln_f if hasattr(body, "ln_f") else body.norm
 

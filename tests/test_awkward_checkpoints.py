@@ -51,9 +51,10 @@ def ids_of(plain, text):
 
 
 def ends_of(plain):
-    configured = [plain.module.generation_config.eos_token_id, plain.module.config.eos_token_id]
+    configured = [plain.module.generation_config.eos_token_id, plain.module.config.get_text_config().eos_token_id]
     first = next(ids for ids in configured if ids is not None)
-    return {plain.tokenizer.eos_token_id, *(first if isinstance(first, list) else [first])}
+    named = {plain.tokenizer.eos_token: plain.tokenizer.eos_token_id}
+    return {plain.tokenizer.eos_token_id, *(first if isinstance(first, list) else [named.get(first, first)])}
 
 
 def an_edit(model, positions="generated"):
@@ -191,7 +192,7 @@ def unembed(model, plain):
 def chat(model, plain):
     if model.tokenizer.chat_template is None:
         return None
-    today = plain.tokenizer.chat_template.replace("strftime_now('%d %B %Y')", "'01 January 2026'")
+    today = plain.tokenizer.get_chat_template().replace("strftime_now('%d %B %Y')", "'01 January 2026'")
     shown = {"add_generation_prompt": True, "enable_thinking": False, "date_string": "1 January 2026"}
     turn, end = [{"role": "user", "content": PROMPTS[0]}], plain.checkpoint.turn_end
     ids = plain.tokenizer.apply_chat_template(turn, chat_template=today, return_dict=False, **shown)

@@ -142,14 +142,26 @@ def test_a_direction_is_projected_out_whole_in_bfloat16(tiny_folder):
 # -- a batch that is too large is halved, whatever reads or writes it --------------------------------------------------
 
 
-def refusing(monkeypatch, model, largest):
-    """A GPU that holds ``largest`` rows: any larger batch runs out of memory."""
+MEMORY = {
+    "a GPU's": torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    "torch's on Linux": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 9000000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "torch's on Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9000 bytes."),
+    "Apple's": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+    "numpy's": MemoryError("Unable to allocate 9. GiB for an array"),
+}
+
+
+def refusing(monkeypatch, model, largest, error=MEMORY["a GPU's"]):
+    """A machine that holds ``largest`` rows: any larger batch runs out of memory."""
     module, forward, sizes = model.nn._module, model.nn._module.forward, []
 
     def limited(*args, **kwargs):
         rows = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
         if rows > largest:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         sizes.append(rows)
         return forward(*args, **kwargs)
 
@@ -196,6 +208,24 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(tiny_folder, monke
     assert model.parts > 1
 
 
+@pytest.mark.parametrize("error", MEMORY.values(), ids=MEMORY)
+def test_whatever_memory_runs_out_the_batch_is_halved(tiny_folder, monkeypatch, error):
+    model = emotrace.load(str(tiny_folder("llama")))
+    whole = activations.read_activations(model, TEXTS)["mean"]
+    sizes = refusing(monkeypatch, model, 2, error)
+    np.testing.assert_allclose(activations.read_activations(model, TEXTS)["mean"], whole, rtol=1e-4, atol=1e-5)
+    assert max(sizes) <= 2
+    assert model.parts > 1
+
+
+def test_another_error_of_the_runtime_is_no_lack_of_memory(tiny_folder, monkeypatch):
+    model = emotrace.load(str(tiny_folder("llama")))
+    refusing(monkeypatch, model, 2, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        activations.read_activations(model, TEXTS)
+    assert model.parts == 1
+
+
 def test_one_row_that_is_too_large_says_so(tiny_folder, monkeypatch):
     model = emotrace.load(str(tiny_folder("llama")))
     refusing(monkeypatch, model, 0)
@@ -219,6 +249,34 @@ def test_long_prompts_part_a_batch_of_short_continuations(model, monkeypatch):
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 1 << 15)
     np.testing.assert_allclose(values, scoring.log_likelihoods(model, prompts, [[7]] * 6), rtol=1e-5)
     assert sizes[-1] == 6
+
+
+# -- past the context ---
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
+def test_nothing_runs_past_the_context(tiny, family):
+    """GPT-2 has no position for it, a llama would go on with numbers that mean nothing."""
+    model, groups = tiny(family), np.ones((600, 1))
+    whole, prompt, rest = [5] * 513, [5] * 505, [6] * 8
+    vectors = emotrace.extract(model, pooling="mean", emotions=["happy", "sad"])
+    long = "word " * 500
+    for call in (
+        lambda: scoring.log_likelihoods(model, [prompt], [rest]),
+        lambda: scoring.reread(model, [[7], prompt], [[8], rest], None, groups),
+        lambda: steering.generate(model, [prompt], None, Writing(8)),
+        lambda: activations.read_while_writing(model, [prompt], Writing(8), [0]),
+        lambda: activations.read_activations(model, [tokens.Tokens(tuple(whole), 0, 513)]),
+        lambda: scoring.score(model, [tokens.Tokens(tuple(whole), 0, 513)], None),
+        lambda: steered_texts.steer(model, long, vectors, 0.1, writing=Writing(8)),
+        lambda: emotrace.what_if(model, long, "sad", vectors=vectors, writing=Writing(8), judge=False),
+    ):
+        with pytest.raises(
+            EmotraceError, match=rf"(prompt|text) [12] is too long \(.*\): {model.name} takes up to 512"
+        ):
+            call()
+    assert len(scoring.log_likelihoods(model, [prompt], [rest[:7]])[0]) == 7
+    assert len(steering.generate(model, [prompt], None, Writing(7))[0]) <= 7
 
 
 # -- small calls given wrong -------------------------------------------------------------------------------------------
@@ -437,6 +495,15 @@ def test_a_run_goes_on_however_its_models_folder_is_spelt(tmp_path, monkeypatch,
     assert str(tmp_path) not in (tmp_path / "r" / "manifest.json").read_text()
 
 
+def test_a_run_to_resume_that_is_not_there_starts_afresh_and_says_so(tmp_path, tiny_folder, capsys):
+    run = {"chosen": "anisotropy", "quick": True, "resume": True}
+    pipeline.run([str(tiny_folder("llama"))], tmp_path / "r", **run)
+    said = f"emotrace: there is no run in {tmp_path / 'r'} to go on with: it starts afresh"
+    assert said in capsys.readouterr().err.splitlines()
+    pipeline.run([str(tiny_folder("llama"))], tmp_path / "r", **run)
+    assert "afresh" not in capsys.readouterr().err
+
+
 def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(tmp_path):
     for seed, parent in enumerate(("a", "b")):
         tiny_models.build("gpt2", tmp_path / parent / "m", seed=seed)
@@ -502,6 +569,41 @@ def test_a_special_token_in_a_chats_message_ends_no_turn(tiny, family):
     plain, spelt = tokens.chat_ids(model, "Good morning."), tokens.chat_ids(model, f"Good {words} morning.")
     assert spelt.count(eos) == plain.count(eos)
     assert model.tokenizer.decode(spelt) == model.tokenizer.decode(plain).replace("Good", f"Good {words}")
+
+
+@pytest.mark.parametrize("family", ["qwen", "llama"])
+def test_a_what_if_reads_special_tokens_of_a_prompt_as_it_wrote_after_them(tiny, family):
+    model = tiny(family)
+    words, end = model.tokenizer.eos_token, model.tokenizer.eos_token_id
+    vectors = emotrace.extract(model, pooling="mean", emotions=["happy", "sad"])
+    settings = {"vectors": vectors, "layer": 2, "writing": SHORT, "judge": False}
+    prompt = f"Good morning.{words} After that she"
+    side = emotrace.what_if(model, prompt, "sad", 0.3, **settings).sides[0]
+    before, whole = tokens.encode(model, [prompt, prompt + side.text], prompts=True)
+    ids = whole.ids
+    assert len(side.reading.tokens) == len(ids)
+    assert before.ids.count(end) == ids.count(end) == 1
+    stream = activations.read_tokens(model, [whole], layers=2)[0][:, 0]
+    counted = [index for index, token in enumerate(ids) if index > before.start and token != end]
+    assert list(np.flatnonzero(side.reading.tokens["counted"])) == counted
+    np.testing.assert_allclose(side.reading.activation[0], stream[counted].mean(axis=0), atol=1e-5)
+    # A text that is read is its characters, and so are a user's words in a chat.
+    assert words in set(side.reading.tokens["text"])
+    assert words not in set(emotrace.read_emotions(model, prompt, layer=2, vectors=vectors).tokens["text"])
+    chat = emotrace.what_if(model, prompt, "sad", 0.3, **{**settings, "writing": Writing(5, chat=True)}).sides[0]
+    assert words not in set(chat.reading.tokens["text"])
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ unfinished(", "{{ raise_exception('no such turn') }}", "{{ messages[9].content }}"]
+)
+def test_a_chat_template_that_cannot_be_applied_is_one_line(tmp_path, template):
+    folder = tiny_models.build("llama", tmp_path / "m")
+    model = emotrace.load(str(folder))
+    model.tokenizer.chat_template = template
+    with pytest.raises(EmotraceError, match="the chat template of m cannot be applied") as caught:
+        tokens.chat_ids(model, "Hello.")
+    assert "\n" not in str(caught.value)
 
 
 # -- logits that are no numbers, on a server ---------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def compare(kind: str) -> dict[str, float]:
     """Largest relative deviation of each function from the plain computation; EmotraceError where it is refused."""
     module = every_class.build(kind)
     model = emotrace.attach(module, tiny_models.tokenizer("llama"), name=kind)
+    model.context = every_class.CONTEXT  # Moshi's is its window, and the texts are longer
     layers = module.get_submodule(model.architecture.layers)
     ids = [model.tokenizer(text)["input_ids"] for text in TEXTS]
     plain = [hooked(module, row, layers=layers) for row in ids]
@@ -120,6 +121,20 @@ def loop(module, row, edits, count, layers, ends, *, cached=False) -> list[int]:
         if ids[-1] in ends:
             return ids[len(row) : -1]
     return ids[len(row) :]
+
+
+def test_a_window_that_a_class_keeps_in_its_cache_alone_is_its_context():
+    """Moshi reads without a window what it writes with one: past it, its own text is not what it would score."""
+    module = every_class.build("moshi")
+    model = emotrace.attach(module, tiny_models.tokenizer("llama"))
+    assert (model.context, module.config.sliding_window) == (16, 16)
+    row = list(range(20, 36))
+    written = generate(model, [row[:8]], None, Writing(max_new_tokens=8))[0]
+    layers = module.get_submodule(model.architecture.layers)
+    assert written == loop(module, row[:8], {}, 8, layers, end_tokens(model))
+    with pytest.raises(EmotraceError, match=r"too long \(8 tokens and 9 new ones\)"):
+        generate(model, [row[:8]], None, Writing(max_new_tokens=9))
+    assert emotrace.attach(every_class.build("mistral"), tiny_models.tokenizer("llama")).context == every_class.CONTEXT
 
 
 # What the issue of the field is this year, and each kind of decoder: attention with rotary, learnt or no positions,

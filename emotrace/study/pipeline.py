@@ -64,8 +64,7 @@ def run(
     sets, settings = corpus.instruments(passages), Settings.quick(seed) if quick else Settings(seed)
     notes = [note for table in sets.values() for note in corpus.imbalances(table, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
-    if resume and not (Path(out) / "manifest.json").exists():
-        print(f"emotrace: there is no run in {out} to go on with: it starts afresh", file=sys.stderr)
+    _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
     if notes:
@@ -104,6 +103,11 @@ def run(
         return path
     finally:
         folder.close()
+
+
+def _say_if_afresh(out: Path, resume: bool) -> None:
+    if resume and not (Path(out) / "manifest.json").exists():
+        print(f"emotrace: there is no run in {out} to go on with: it starts afresh", file=sys.stderr)
 
 
 def _check_models(models: list[str], out: Path) -> None:

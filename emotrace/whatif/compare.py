@@ -74,8 +74,8 @@ def what_if(
     # In a chat the answer does not go on in the middle of the user's last word.
     texts = [prompt + ("\n\n" if writing.chat else "") + text for text in written["text"]]
     try:
-        shown = {"layer": layer, "vectors": vectors, "prompt": _spells_special(model, prompt) and not writing.chat}
-        readings = [read_emotions(model, text, emotion, **shown) for text in texts]
+        parsed = not writing.chat and _spells_special(model, prompt)
+        readings = [read_emotions(model, text, emotion, layer=layer, vectors=vectors, prompt=parsed) for text in texts]
     except EmotraceError as error:
         raise EmotraceError(f"the texts cannot be read again: {error}") from None
     plain, steered = (cosines(vectors, reading.activation[0], layer) for reading in readings)
