@@ -1,4 +1,4 @@
-"""How long a run will take here: what there is to write and to read, at the pace of a few seconds' trial.
+"""How long a run will take here: what there is to write and to read, at the pace of a short trial.
 
 Machines differ several times in float32 products, and models by their size; so the trial is on the model itself, before
 the run. The judge, and the analysis, which needs no model, are not in the estimate.
