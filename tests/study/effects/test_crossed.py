@@ -35,7 +35,8 @@ def test_what_does_not_vary_has_no_interval():
     assert np.isnan(crossed_mean(np.array([[0.4]])).low)
     assert np.isnan(crossed_mean(np.full((5, 4), np.nan)).p)
     never = crossed_mean(np.zeros((20, 8)), np.zeros((12, 20, 8)))  # a kin word in no text: not an effect below 0.005
-    assert never.value == 0 and np.isnan([never.low, never.high, never.p]).all()
+    assert never.value == 0
+    assert np.isnan([never.low, never.high, never.p]).all()
     assert exceeds(0.005).verdict(Estimate(*never[:3], p=never.p)) == INCONCLUSIVE
     once = np.zeros((20, 8))
     once[3, 5] = 0.2
