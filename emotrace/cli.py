@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sized
@@ -18,11 +17,11 @@ from typer import Argument, Option
 
 from emotrace import __version__, arguments
 from emotrace.errors import EmotraceError, missing_extra, require
+from emotrace.progress import Progress, bars
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
     from emotrace.models import Model
-    from emotrace.study.study import Progress
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -85,7 +84,7 @@ def run(
     from emotrace.study.folder import read_manifest
 
     try:
-        with _progress_bars() as progress:
+        with bars() as progress:
             report = pipeline.run(
                 models or [DEFAULT_MODEL],
                 out,
@@ -346,23 +345,5 @@ def _loaded(
     if out:
         ensure_writable(out)
     model = load(name, remote=remote, instruct=instruct)
-    with _progress_bars() as progress:
+    with bars() as progress:
         yield model, progress
-
-
-@contextlib.contextmanager
-def _progress_bars() -> Iterator[Progress]:
-    """A progress bar for each kind of work, on standard error; ``progress(task, done, total)`` advances it."""
-    from rich import progress as bars
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
-    with bars.Progress(*columns, bars.TimeElapsedColumn(), console=Console(stderr=True)) as display:
-        tasks: dict[str, bars.TaskID] = {}
-
-        def progress(task: str, done: int, total: int) -> None:
-            if task not in tasks:
-                tasks[task] = display.add_task(task, total=total)
-            display.advance(tasks[task], done)
-
-        yield progress

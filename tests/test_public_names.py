@@ -30,7 +30,7 @@ PUBLIC = {
     "EmotraceError": "emotrace.errors",
 }
 CLASSES = {"EmotionVectors", "Lab", "EmotraceError"}
-TARGETS = "setup demo test test-fast test-ndif bench notebooks lab docs models"
+TARGETS = "setup demo test test-fast test-ndif bench notebooks lab docs dist models"
 COMMANDS = {
     "run": "models --out --experiments --passages --classifier --quick --resume --seed --remote",
     "extract": "model --out --method --continuation --remove-neutral --estimator --pooling --layers --emotions "
@@ -39,6 +39,7 @@ COMMANDS = {
     "whatif": "prompt --emotion --strength --model --layer --tokens --temperature --seed --chat --no-judge --html "
     "--remote",
     "models": "",
+    "setup": "--models",
     "doctor": "model",
     "report": "folder",
 }

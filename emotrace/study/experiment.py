@@ -96,8 +96,9 @@ class Picture:
         return self.draw(tables, vectors) if self.vectors else self.draw(tables)
 
 
-GENERATE, STEER, ANALYSE = STAGES = ("generate", "steer", "analyse")
-"""A model's stages of work in order; in the last one its weights are not in memory any more."""
+FIRST, GENERATE, STEER, ANALYSE = STAGES = ("first", "generate", "steer", "analyse")
+"""A model's stages of work in order: what needs no more than the reading, so that there is something to see early; two
+with its weights; and the analysis, when they are not in memory any more."""
 
 
 def no_claims(tables: Tables, family: str) -> Sequence[Claim]:
@@ -126,7 +127,7 @@ class Experiment:
         beside: experiments whose tables its claims and figures show beside its own where they were made; a notebook
             runs them with it.
         stage: when it runs, and where the manifest counts its seconds: ``generate`` and ``steer`` use the model's
-            weights, ``analyse`` only what was read before.
+            weights, ``first`` and ``analyse`` only what was read before.
         per_instrument: it runs on each set of passages; others run on the main one alone.
         selectable: users ask for it by name; otherwise it runs only where another one needs it.
         claims: the claims that its tables speak to, from all of one model's tables and the model's family. Called only
@@ -157,4 +158,4 @@ class Experiment:
     @property
     def uses_model(self) -> bool:
         """It needs the model's weights, not only what was read."""
-        return self.stage != ANALYSE
+        return self.stage in (GENERATE, STEER)

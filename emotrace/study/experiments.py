@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pandas as pd
@@ -81,13 +81,22 @@ def planned(experiments: Iterable[Experiment], *, beside: bool = False) -> list[
     return plan
 
 
-def measure(experiments: Iterable[Experiment], study: Study, results: Results) -> None:
-    """Runs experiments on one model and adds what they measure to ``results``, whose tables they may need."""
+def measure(
+    experiments: Iterable[Experiment],
+    study: Study,
+    results: Results,
+    finished: Callable[[Experiment], None] = lambda experiment: None,
+) -> None:
+    """Runs experiments on one model and adds what they measure to ``results``, whose tables they may need.
+
+    ``finished`` is told of each.
+    """
     for experiment in experiments:
         # Matrices of the analysis are small: more threads only wait for one another, up to a hundred times longer on a
         # busy machine.
         with contextlib.nullcontext() if experiment.uses_model else threadpool_limits(1):
             results.add(_run(experiment, study, results.tables))
+        finished(experiment)
 
 
 def _run(experiment: Experiment, study: Study, tables: Tables) -> Results:

@@ -7,7 +7,10 @@ import gc
 import json
 import platform
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,12 @@ from emotrace.hosts.sources import run_names
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import Model, load
-from emotrace.study import experiments
+from emotrace.study import experiments, pace
 from emotrace.study import report as reports
 from emotrace.study.across.facts import millions
 from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
-from emotrace.study.experiment import ANALYSE, GENERATE, STAGES, STEER, Experiment, Results, Tables
+from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, Tables
 from emotrace.study.folder import RunFolder, file_name, read_manifest
 from emotrace.study.study import Progress, Settings, read
 from emotrace.study.verdicts import claims_table
@@ -77,18 +80,17 @@ def run(
             named = progress if len(models) == 1 else _named(progress, model_name)
             try:
                 loading = {"remote": remote, "instruct": instruct}
+                early = _SoFar(folder, finished, model_name)
                 finished.append(
-                    _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named)
+                    _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named, early)
                 )
             except Exception as error:
                 if len(models) == 1 or _stops_all(error):
                     raise
                 _note_failure(folder, model_name, error)
+                _forget(folder, finished, plan)
                 continue
-            for name, texts in _together([results.texts for results in finished]).items():
-                folder.write_table(name, texts, "texts")
-            for name, rows in _together([results.tables for results in finished]).items():
-                folder.write_table(name, rows)
+            _write(folder, finished)
         if not finished:
             raise EmotraceError("; ".join(f"{name} failed: {why}" for name, why in folder.manifest["failures"].items()))
         for name, rows in experiments.over_models(_together([results.tables for results in finished])).items():
@@ -108,6 +110,48 @@ def run(
 def _say_if_afresh(out: Path, resume: bool) -> None:
     if resume and not (Path(out) / "manifest.json").exists():
         print(f"emotrace: there is no run in {out} to go on with: it starts afresh", file=sys.stderr)
+
+
+def _write(folder: RunFolder, parts: list[Results]) -> None:
+    """The texts and tables of several models."""
+    for name, texts in _together([results.texts for results in parts]).items():
+        folder.write_table(name, texts, "texts")
+    for name, rows in _together([results.tables for results in parts]).items():
+        folder.write_table(name, rows)
+
+
+class _SoFar:
+    """Tables and report of what there is so far: the models before, and of this one what was measured.
+
+    At once after the first experiment, then at most every half a minute: a figure takes a second to draw.
+    """
+
+    EVERY = 30.0
+
+    def __init__(self, folder: RunFolder, finished: list[Results], name: str) -> None:
+        self._folder, self._finished, self._name = folder, finished, name
+        self._waiting: list[str] = []
+        self._shown: float | None = None
+
+    def __call__(self, family: str, partly: Results, made: Experiment) -> None:
+        self._waiting += made.tables
+        if self._shown is not None and time.monotonic() - self._shown < self.EVERY:
+            return
+        claims = claims_table(self._name, experiments.claims(partly.tables, family))
+        tables = partly.tables | ({"claims": claims} if len(claims) else {})
+        _write(self._folder, [*self._finished, Results(tables, partly.texts)])
+        path = reports.write_report(self._folder, self._waiting)
+        if self._shown is None:
+            print(f"{self._name}: first figures in {path}; reload it while the run goes on", file=sys.stderr)
+        self._waiting, self._shown = [], time.monotonic()
+
+
+def _forget(folder: RunFolder, finished: list[Results], plan: list[Experiment]) -> None:
+    """Takes back what was shown of a model that failed later."""
+    _write(folder, finished)
+    kept = {name for results in finished for name in results.tables}
+    for name in {"claims", *(table for experiment in plan for table in experiment.tables)} - kept:
+        (folder.path / "tables" / f"{name}.csv").unlink(missing_ok=True)
 
 
 def _check_models(models: list[str], out: Path) -> None:
@@ -163,14 +207,19 @@ def _run_model(
     passages: dict[str, pd.DataFrame],
     classifier: str,
     progress: Progress,
+    show: Callable[[str, Results, Experiment], None],
 ) -> Results:
-    """The tables, claims among them, and texts of one model, by its name in this run; its vectors are written."""
+    """The tables, claims among them, and texts of one model, by its name in this run; its vectors are written.
+
+    ``show`` is told of each experiment that needs no other, or the model, as soon as it is measured.
+    """
     with folder.timed(f"{name}: load"):
         model = load(source, **loading)
     model.name = name
     kept = folder.manifest["models"].get(name, model.provenance)
     if checkpoints.content(kept) != checkpoints.content(model.provenance):
         raise EmotraceError(f"{folder.path} holds a run of other weights of {name}: name another --out")
+    _say_how_long(model, plan, settings)
     with folder.timed(f"{name}: read"):
         study = read(model, settings, folder, progress, passages, classifier)
     folder.manifest["models"][name] = facts = _facts(
@@ -179,10 +228,10 @@ def _run_model(
     folder.save_manifest()
     results = Results(vectors=study.vectors())
     stages = {stage: [experiment for experiment in plan if experiment.stage == stage] for stage in STAGES}
-    for stage in (GENERATE, STEER):
+    for stage in (FIRST, GENERATE, STEER):
         if stages[stage]:
             with folder.timed(f"{name}: {stage}"):
-                experiments.measure(stages[stage], study, results)
+                experiments.measure(stages[stage], study, results, partial(show, study.family, results))
     if model.remote:
         facts["traffic"] = vars(model.remote.traffic)
     del model  # the weights are not needed any more; the next model may need the memory
@@ -198,6 +247,21 @@ def _run_model(
         keep_topics(study)
     results.tables["claims"] = claims_table(name, experiments.claims(results.tables, study.family))
     return results
+
+
+def _say_how_long(model: Model, plan: list[Experiment], settings: Settings) -> None:
+    """One line on standard error before the work, where there is any that takes long."""
+    if model.remote or not any(experiment.uses_model for experiment in plan):
+        return
+    names = [experiment.name for experiment in plan]
+    speed = pace.trial(model)
+
+    def said(sizes: Settings) -> str:
+        return pace.in_words(speed.seconds(pace.work(sizes, names, model.instruct)))
+
+    quick = Settings.quick(settings.seed)
+    shorter = "" if settings == quick else f"; --quick would take {said(quick)}"
+    print(f"{model.name}: reading and writing take {said(settings)} on this machine{shorter}", file=sys.stderr)
 
 
 def _facts(model: Model, texts: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,13 @@ from emotrace.whatif import html as rendering
 FOUND_TITLE, CLAIMS_TITLE = "What was found", "The paper's claims against ours"
 
 
-def write_report(run: RunFolder) -> Path:
-    """Draws the figures and writes ``report.html`` from what the folder holds."""
+def write_report(run: RunFolder, changed: Collection[str] | None = None) -> Path:
+    """Draws the figures and writes ``report.html`` from what the folder holds.
+
+    Args:
+        run: the run.
+        changed: draw the figures of these tables alone, for a run that goes on; None: all.
+    """
     tables = read_tables(run.path)
     if not tables:
         raise EmotraceError(f"{run.path} holds no tables yet: finish the run with --resume")
@@ -43,9 +48,11 @@ def write_report(run: RunFolder) -> Path:
     # of the run.
     finished = dict.fromkeys(name for table in tables.values() if "model" in table for name in table["model"].unique())
     models = [name for name in finished if name in run.manifest["models"]]
+    left = () if changed is None else set(tables) - set(changed)
     for model in models:
-        draw_figures(run, tables, model)
-    draw_across(run, tables)
+        draw_figures(run, tables, model, left)
+    if changed is None:
+        draw_across(run, tables)
     path = run.path / "report.html"
     write_file(path, render(run.path, tables, models).encode())
     return path

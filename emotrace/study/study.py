@@ -230,7 +230,7 @@ class Study:
         for pooling in self.reading.pooled:
             for layer in self.reading.layers:
                 rows += self.unit(f"{purpose} {pooling} {layer}", partial(compute, pooling, layer))
-                self.progress(purpose, 1, total)
+                self.progress(f"{purpose}, {self.instrument}", 1, total)
         return pd.DataFrame(rows)
 
     def unit(self, purpose: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

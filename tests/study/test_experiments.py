@@ -12,7 +12,7 @@ from emotrace.errors import EmotraceError
 from emotrace.study import experiments
 from emotrace.study.across import claims as across_claims
 from emotrace.study.across import measure as across_tables
-from emotrace.study.experiment import ANALYSE, STAGES, Experiment, Picture, Results, of_model
+from emotrace.study.experiment import ANALYSE, STAGES, STEER, Experiment, Picture, Results, of_model
 
 ROOT = Path(__file__).parents[2]
 SELECTABLE = (
@@ -83,7 +83,7 @@ def test_results_are_given_on_and_analysis_runs_on_one_thread():
         threads.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
         return Results({f"{len(tables)} before": pd.DataFrame()})
 
-    records = [Experiment("a", "?", (), run, stage=ANALYSE), Experiment("b", "?", (), run, stage=STAGES[0])]
+    records = [Experiment("a", "?", (), run, stage=ANALYSE), Experiment("b", "?", (), run, stage=STEER)]
     results = Results()
     study = types.SimpleNamespace(instrument="scenes")
     experiments.measure(records, study, results)

@@ -80,7 +80,7 @@ def implicit_scenarios(study: Study) -> Results:
         layer = choose_layer(study, pooling, CRITERION)
         compute = partial(_implied, study, table, words, pooling, layer)
         rows = rows + study.unit(f"implicit {pooling} {layer} {version}", compute)
-        study.progress("implicit scenarios", 1, len(study.reading.pooled))
+        study.progress(f"implicit scenarios, {study.instrument}", 1, len(study.reading.pooled))
     return _tables(("implicit", "implicit_rates"), rows)
 
 
@@ -142,7 +142,7 @@ def graded_prompts(study: Study) -> Results:
         layer = choose_layer(study, pooling, CRITERION)
         compute = partial(_graded, study, table, pooling, layer)
         rows += study.unit(f"graded {pooling} {layer} {corpus.fingerprint(table)}", compute)
-        study.progress("graded prompts", 1, len(study.reading.pooled))
+        study.progress(f"graded prompts, {study.instrument}", 1, len(study.reading.pooled))
     return _tables(("graded", "graded_scales"), rows)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import Experiment, Results
+from emotrace.study.experiment import FIRST, Experiment, Results
 from emotrace.study.separation import axes, claims, figures, localisation, measure, vectors
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="separation",
+        stage=FIRST,
         per_instrument=True,
         question="Separation and localisation",
         tables=("separation",),
@@ -18,6 +19,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="anisotropy",
+        stage=FIRST,
         question="Anisotropy and geometry",
         tables=("anisotropy",),
         run=lambda study, tables: Results({"anisotropy": measure.anisotropy(study)}),

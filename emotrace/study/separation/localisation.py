@@ -45,7 +45,7 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
         for criterion in CRITERIA:
             compute = partial(_locate, study, tables, pooling, criterion)
             rows += study.unit(f"localisation {pooling} {criterion}", compute)
-            study.progress("localisation", 1, len(study.reading.pooled) * len(CRITERIA))
+            study.progress(f"localisation, {study.instrument}", 1, len(study.reading.pooled) * len(CRITERIA))
     return pd.DataFrame(rows)
 
 

@@ -61,7 +61,7 @@ def learning_curve(study: Study) -> pd.DataFrame:
     for pooling in study.reading.pooled:
         for decoder in geometry.DECODERS:
             rows += study.unit(f"learning curve {pooling} {decoder}", partial(_learn, study, pooling, decoder))
-            study.progress("learning curve", 1, len(study.reading.pooled) * len(geometry.DECODERS))
+            study.progress(f"learning curve, {study.instrument}", 1, len(study.reading.pooled) * len(geometry.DECODERS))
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,129 @@
+"""How long a run will take here: what there is to write and to read, at the pace of a short trial.
+
+Machines differ several times in float32 products, and models by their size; so the trial is on the model itself, before
+the run. The judge, and the analysis, which needs no model, are not in the estimate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emotrace.activations import residual_norms
+from emotrace.extraction import read_texts
+from emotrace.instrument import corpus
+from emotrace.judges import regimes
+from emotrace.steered_texts import Row, write
+from emotrace.stories import STORY
+from emotrace.study.effects import sweep, verification
+from emotrace.study.methods.design import AUTHORS, FRAMES
+from emotrace.tokens import Writing
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
+    from emotrace.study.study import Settings
+
+TRIAL_TEXTS, TRIAL_ROWS = 7, 32
+TRIAL_WRITING = Writing(max_new_tokens=8, temperature=0.7, positions="generated")
+CALIBRATED_SIDES, STRENGTHS_TRIED = 4, 4
+"""Two settings, both signs; strengths that the search for a window tried on each with SmolLM2."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does with a model.
+
+    Attributes:
+        read: texts of about a passage's length that it reads.
+        written: tokens that it writes, unsteered ones included.
+        measured: texts of its own that it reads again, for their perplexity.
+    """
+
+    read: int
+    written: int
+    measured: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds for a text read, a token written (in a batch of many rows), a text measured."""
+
+    read: float
+    written: float
+    measured: float
+
+    def seconds(self, work: Work) -> float:
+        """What that work takes."""
+        return work.read * self.read + work.written * self.written + work.measured * self.measured
+
+
+def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -> Work:
+    """The work of these experiments on one model that writes stories, or (a base model) does not."""
+    names, emotions = set(experiments), len(corpus.emotion_names())
+    read = len(corpus.INSTRUMENTS) * settings.topics * (emotions + 1) + settings.baseline_texts
+    stories = texts = 0
+    if "method_comparison" in names:
+        cells = emotions * settings.story_topics
+        read += cells * (len(AUTHORS) * len(FRAMES) if writes_stories else len(AUTHORS) - 1)
+        stories = (emotions + 1) * settings.story_topics if writes_stories else 0
+    if "calibration" in names:
+        texts += CALIBRATED_SIDES * STRENGTHS_TRIED * settings.calibration_texts
+    if "dose_response" in names:
+        texts += _dose_texts(settings, emotions)
+    if "verification" in names:
+        texts += _scenario_texts(settings)
+    return Work(read + stories, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
+
+
+def _dose_texts(settings: Settings, emotions: int) -> int:
+    """Rows of both arms' sweeps: several seeds within the window, one beyond it and of each control."""
+    total = 0
+    for doses, largest, controls in (
+        (settings.doses, 1.0, settings.dose_permuted + settings.dose_random),
+        (settings.published_doses, 0.02, settings.published_permuted),
+    ):
+        within = sum(abs(dose) <= largest for dose in doses)
+        own = within * settings.dose_seeds + len(doses) - within
+        total += settings.dose_prompts * (sweep.PLAIN_SEEDS + emotions * own + controls * len(doses))
+    return total
+
+
+def _scenario_texts(settings: Settings) -> int:
+    """Rows of both arms' scenarios, and those that are asked for the feeling or without one."""
+    one = 2 + verification.N_PERMUTED
+    more = verification.N_HELD_OUT + verification.N_GAUSSIAN + verification.N_WRONG + 2
+    return settings.scenarios * settings.scenario_seeds * (one + more) + settings.published_scenarios * one
+
+
+def trial(model: Model) -> Pace:
+    """Reads some passages, writes a few tokens of many rows under an edit and measures them, each timed."""
+    passages = corpus.passages().drop_duplicates("emotion").tail(TRIAL_TEXTS)  # neutral among them
+    residual_norms(model)  # what is done once is not the pace
+    start = time.perf_counter()
+    reading = read_texts(model, passages)
+    read = time.perf_counter() - start
+    vectors, prompts = reading.vectors("mean"), corpus.prompts("dose")
+    rows = [
+        Row(prompts[n % len(prompts)], vectors, vectors.emotions[n % len(vectors.emotions)], 0.05, n)
+        for n in range(TRIAL_ROWS)
+    ]
+    start = time.perf_counter()
+    texts = write(model, rows, [max(1, model.n_layers // 2)], TRIAL_WRITING)
+    written = time.perf_counter() - start
+    table = texts.assign(prompt=[row.prompt for row in rows])
+    start = time.perf_counter()
+    regimes.references(model, table)
+    measured = time.perf_counter() - start
+    tokens = int(texts["n_tokens"].sum())
+    return Pace(read / len(reading.labels), written / max(1, tokens), measured / TRIAL_ROWS)
+
+
+def in_words(seconds: float) -> str:
+    """``about 25 minutes``; under two minutes in seconds."""
+    if seconds < 100:
+        return f"about {max(10, round(seconds, -1)):.0f} seconds"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} minutes"
+    return f"about {seconds / 3600:.1f} hours"
