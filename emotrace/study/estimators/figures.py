@@ -33,8 +33,8 @@ def compared(tables: Tables) -> Figure:
             errors = np.clip([found["value"] - found["low"], found["high"] - found["value"]], 0, None)
             ax.errorbar(found["value"], heights, xerr=errors, fmt=mark, color=colour, ms=5, capsize=2, label=label)
             if metric != "transfer_ranking" and "null" in found:
-                label = "the same, labels shuffled within topics" if metric == "ranking" else None
-                ax.plot(found["null"], heights, "x", color=GREY, ms=5, label=label)
+                shuffled = "the same, labels shuffled within topics" if metric == "ranking" else None
+                ax.plot(found["null"], heights, "x", color=GREY, ms=5, label=shuffled)
         ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
         ax.set_title(POOLING_TITLES[pooling], loc="left")
         note(ax, f"{int(select(rows, metric='ranking')['n'].max())} topics; 95% intervals")

@@ -178,7 +178,7 @@ def score(
 def _rows(study: Study, other: Study | None, pooling: str, names: Names) -> list[dict[str, Any]]:
     chosen = [choose_layer(study, pooling, "nearest_centroid", half) for half in (0, 1)]
     fixed = fixed_layers(study)
-    permutations = min(PERMUTATIONS, study.settings.decoder_permutations)
+    permutations = min(PERMUTATIONS, study.settings.decoder_permutations // 20)  # a quick run: 4
     found: dict[tuple[str, int], Scores] = {}
     for estimator in ESTIMATORS:
         start = time.perf_counter()
@@ -219,7 +219,7 @@ def reading_rows(study: Study, both: list[Scores], plain: list[Scores] | None, n
     for kind in both[0].by_topic:
         values, permuted = _both_ways(study, both, kind), both[0].permuted.get(kind, np.empty(0))
         chance = 0.5 if kind.endswith("ranking") else 1 / len(study.names)
-        row = {"metric": kind, **_share(values), "chance": chance, "n": len(values)}
+        row: dict[str, Any] = {"metric": kind, **_share(values), "chance": chance, "n": len(values)}
         row["p"], row["patterns"] = jackknife.flip_p(values - chance, "two-sided")
         if len(permuted):
             row |= {"null": permuted.mean(), "null_p": statistics.permutation_p(row["value"], permuted, "greater")}

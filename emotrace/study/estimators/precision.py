@@ -46,7 +46,8 @@ def _rows(study: Study) -> list[dict[str, Any]]:
         if precision == own:
             continue
         found = _read(study, precision)
-        rows.append(study.row("", np.nan, precision=precision, reference=own, metric="finite", value=found is not None))
+        finite = float(found is not None)
+        rows.append(study.row("", np.nan, precision=precision, reference=own, metric="finite", value=finite))
         if found is not None:
             readings[precision] = found
         study.progress("reading at other precisions", 1, len(PRECISIONS) - 1)

@@ -22,7 +22,7 @@ from emotrace.study.study import Settings, Study
 from emotrace.study.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, claims_table
 
 L, D, LOUD = 2, 40, 6
-SETTINGS = replace(Settings.quick(), topics=12, bootstrap=50, permutations=49, decoder_permutations=3)
+SETTINGS = replace(Settings.quick(), topics=12, bootstrap=50, permutations=49, decoder_permutations=60)
 NAMES = list(corpus.emotions().index)
 LABELS = pd.DataFrame([{"topic": t, "emotion": e, "text": f"{t} {e}"} for t in corpus.topics().index for e in NAMES])
 CHOSEN = {"choice": "chosen", "pooling": "mean"}
@@ -214,6 +214,7 @@ def test_what_is_not_finite_is_named_and_8_bits_are_then_compared_with_the_model
     _, table = rounded
     finite = select(table, metric="finite").set_index("precision")["value"]
     assert finite.to_dict() == {"bfloat16": 1, "float16": 0, "int8": 1, "int4": 1}
+    assert table["value"].dtype == float  # a truth value among them would make text of the column
     judged = claims.precision_claims({"precision": table}, "llama")
     assert [one.id for one in judged] == ["sequel.precision.mean"]
     assert "int8 against float32" in judged[0].how
