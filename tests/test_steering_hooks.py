@@ -109,6 +109,7 @@ def streams(model, layer, ids) -> np.ndarray:
         ("generated", [-1]),
         ("all", slice(None)),
         ("prompt", slice(-1)),
+        ("written", []),
         ((-2, None), [-3, -2, -1]),
         ((-3, -1), [-4, -3]),
     ],
@@ -123,7 +124,10 @@ def test_the_places_of_an_edit_in_a_trace_of_ones_own(steerable, tokens, edited)
     expected = np.zeros_like(change)
     expected[edited] = vectors.direction("afraid", layer) * 0.5 * residual_norms(model)[layer]
     np.testing.assert_allclose(change, expected, atol=1e-6 * max(10, np.abs(after).max()))
-    first = int(np.flatnonzero(np.abs(expected).any(axis=1))[0])
+    first = next(iter(np.flatnonzero(np.abs(expected).any(axis=1))), len(ids))
+    if first == len(ids):
+        np.testing.assert_allclose(felt, 0, atol=1e-6 * max(1, np.abs(before).max()))
+        return
     assert np.abs(felt[first:]).max() > 1e-3
     np.testing.assert_allclose(felt[:first], 0, atol=1e-6 * max(1, np.abs(before).max()))  # causal
 
@@ -143,6 +147,61 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
     untouched = plain(model, [PROMPT])
     assert off == untouched
     assert on[0][:3] == untouched[0][:3]  # token 3 is the first whose stream differs, and writes token 4
+
+
+def test_only_what_is_written_only_the_prompt_and_each_row_its_own_ablation(tiny):
+    model = tiny("llama")
+    vectors, layer = vectors_of(model), model.n_layers // 2
+    prompts = [PROMPT, PROMPT]
+    with emotrace.steered(model, vectors, ["afraid", "happy"], 0.8, tokens="written"):
+        rows = plain(model, prompts)
+    untouched = plain(model, [PROMPT])[0]
+    emotions = ("afraid", "happy")
+    for emotion, row in zip(emotions, rows, strict=True):
+        assert row[0] == untouched[0]
+        assert row == by_hand(model, add(model, vectors, emotion, layer, 0.8), lambda token: token >= 1)
+    assert rows[0] != rows[1]
+    with emotrace.steered(model, vectors, ["afraid", "happy"], 0.8, tokens="prompt"):
+        rows = plain(model, prompts)
+    for emotion, row in zip(emotions, rows, strict=True):
+        assert row == by_hand(model, add(model, vectors, emotion, layer, 0.8), lambda token: token < 0)
+    with emotrace.steered(model, vectors, ["afraid", "happy"], ablate=True, tokens=(-2, 3), layers=layer):
+        rows = plain(model, prompts)
+    for emotion, row in zip(emotions, rows, strict=True):
+        unit = torch.from_numpy(vectors.direction(emotion, layer)).float()
+        assert row == by_hand(model, lambda hidden, unit=unit: hidden - (hidden @ unit)[..., None] * unit, range(-2, 3))
+
+
+def vectors_of(model):
+    return read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+
+
+def add(model, vectors, emotion, layer, strength):
+    edit = torch.from_numpy(vectors.direction(emotion, layer) * strength * residual_norms(model)[layer]).float()
+    return lambda hidden: hidden + edit
+
+
+def by_hand(model, change, chosen) -> list[int]:
+    """Greedy, each token from a pass over the whole text, whose chosen tokens a hook at half depth changes."""
+    ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    inside, last = chosen if callable(chosen) else chosen.__contains__, ids.shape[1] - 1
+
+    def edit(_, args, output):
+        where = torch.tensor([inside(token - last) for token in range(output.shape[1])])
+        return torch.where(where[:, None], change(output), output)
+
+    handle = model.layers[model.n_layers // 2 - 1]._module.register_forward_hook(edit)
+    ends, written = end_tokens(model), []
+    with torch.no_grad():
+        while len(written) < NEW:
+            token = int(
+                model.nn._module(torch.cat([ids, torch.tensor([written], dtype=torch.long)], 1)).logits[0, -1].argmax()
+            )
+            if token in ends:
+                break
+            written.append(token)
+    handle.remove()
+    return written
 
 
 def fail_within_another(model, vectors, before: int, number: int) -> None:
