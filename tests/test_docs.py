@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import emotrace
+
 DOCS = Path(__file__).parents[1] / "docs"
 NAMED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -21,8 +23,10 @@ def test_every_block_of_a_page_runs(page, tiny_folder, tmp_path, monkeypatch, ca
     for number, block in enumerate(blocks, 1):
         code = compile(block.replace(NAMED, str(tiny_folder("llama"))), f"{page}, block {number}", "exec")
         exec(code, names)
-    assert (names["steered"] != names["plain"]).any()
     assert set(names["trace"]["emotion"]) == {"afraid", "happy", "sad"}
+    model, vectors, prompt = names["model"], names["vectors"], names["trace"].attrs["prompt"]
+    written = emotrace.steer(model, prompt, vectors, 0.2, emotions="afraid", writing=emotrace.Writing(60))
+    assert names["trace"].attrs["text"] == written["text"].iloc[0]
     printed = capsys.readouterr().out
     assert "memory:" in printed
     assert names["trace"].attrs["text"] in printed

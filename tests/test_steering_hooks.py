@@ -151,25 +151,26 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
 
 def test_only_what_is_written_only_the_prompt_and_each_row_its_own_ablation(tiny):
     model = tiny("llama")
-    vectors, layer = vectors_of(model), model.n_layers // 2
-    prompts = [PROMPT, PROMPT]
-    with emotrace.steered(model, vectors, ["afraid", "happy"], 0.8, tokens="written"):
-        rows = plain(model, prompts)
-    untouched = plain(model, [PROMPT])[0]
-    emotions = ("afraid", "happy")
-    for emotion, row in zip(emotions, rows, strict=True):
-        assert row[0] == untouched[0]
-        assert row == by_hand(model, add(model, vectors, emotion, layer, 0.8), lambda token: token >= 1)
-    assert rows[0] != rows[1]
-    with emotrace.steered(model, vectors, ["afraid", "happy"], 0.8, tokens="prompt"):
-        rows = plain(model, prompts)
-    for emotion, row in zip(emotions, rows, strict=True):
-        assert row == by_hand(model, add(model, vectors, emotion, layer, 0.8), lambda token: token < 0)
-    with emotrace.steered(model, vectors, ["afraid", "happy"], ablate=True, tokens=(-2, 3), layers=layer):
-        rows = plain(model, prompts)
-    for emotion, row in zip(emotions, rows, strict=True):
+    vectors, layer, emotions = vectors_of(model), model.n_layers // 2, ("afraid", "happy")
+
+    def rows(**settings) -> list[list[int]]:
+        with emotrace.steered(model, vectors, emotions, **settings):
+            return plain(model, [PROMPT, PROMPT], min_new_tokens=NEW)
+
+    untouched = plain(model, [PROMPT], min_new_tokens=NEW)[0]
+    written, prompt = rows(strength=0.8, tokens="written"), rows(strength=0.8, tokens="prompt")
+    ablated = rows(ablate=True, tokens=(-2, 3), layers=layer)
+    for row, emotion in enumerate(emotions):
+        change = add(model, vectors, emotion, layer, 0.8)
+        assert written[row] == by_hand(model, change, lambda token: token >= 1)
+        assert written[row][0] == untouched[0]
+        assert prompt[row] == by_hand(model, change, lambda token: token < 0)
         unit = torch.from_numpy(vectors.direction(emotion, layer)).float()
-        assert row == by_hand(model, lambda hidden, unit=unit: hidden - (hidden @ unit)[..., None] * unit, range(-2, 3))
+        assert ablated[row] == by_hand(
+            model, lambda hidden, unit=unit: hidden - (hidden @ unit)[..., None] * unit, lambda token: -2 <= token < 3
+        )
+    assert written[0] != written[1]
+    assert untouched not in (*written, *prompt)
 
 
 def vectors_of(model):
@@ -182,24 +183,22 @@ def add(model, vectors, emotion, layer, strength):
 
 
 def by_hand(model, change, chosen) -> list[int]:
-    """Greedy, each token from a pass over the whole text, whose chosen tokens a hook at half depth changes."""
+    """Greedy, without an end, each token from a pass over the whole text; a hook at half depth changes the ``chosen``
+    tokens, counted from the prompt's last."""
     ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
-    inside, last = chosen if callable(chosen) else chosen.__contains__, ids.shape[1] - 1
+    last, written = ids.shape[1] - 1, []
 
     def edit(_, args, output):
-        where = torch.tensor([inside(token - last) for token in range(output.shape[1])])
+        where = torch.tensor([chosen(token - last) for token in range(output.shape[1])])
         return torch.where(where[:, None], change(output), output)
 
     handle = model.layers[model.n_layers // 2 - 1]._module.register_forward_hook(edit)
-    ends, written = end_tokens(model), []
     with torch.no_grad():
         while len(written) < NEW:
-            token = int(
-                model.nn._module(torch.cat([ids, torch.tensor([written], dtype=torch.long)], 1)).logits[0, -1].argmax()
-            )
-            if token in ends:
-                break
-            written.append(token)
+            text = torch.cat([ids, torch.tensor([written], dtype=torch.long)], dim=1)
+            logits = model.nn._module(text).logits[0, -1]
+            logits[end_tokens(model)] = -torch.inf
+            written.append(int(logits.argmax()))
     handle.remove()
     return written
 

@@ -70,17 +70,18 @@ def test_what_runs_beside_layers_on_two_devices_ends_on_one():
         weights = torch.empty(2, 1, 3)
         read = in_trace.gathered([in_trace.pooled(stream, weights) for stream in streams])
         assert (read.device.type, tuple(read.shape)) == ("cpu", (3, 2, 1, 4))
-        for stream in streams:
-            direction, where = torch.empty(2, 4), torch.empty(2, 3)
-            for kind in ({}, {"ablate": True}, {"on_the_fly": True}):
-                assert in_trace.edited(stream, direction, where, where, **kind).device == stream.device
-        assert in_trace.chosen_log_probabilities(second, torch.zeros(2, 3, dtype=torch.long)).device.type == "cpu"
-        cache = DynamicCache()
-        for layer, device in enumerate(("cuda:0", "cuda:1")):
-            cache.update(*(torch.empty(2, 1, 3, 4, device=device) for _ in range(2)), layer)
-        in_trace.one_copy_a_row(cache, torch.tensor([0, 1, 1, 0]))
-        assert [str(layer.keys.device) for layer in cache.layers] == ["cuda:0", "cuda:1"]
-        assert [tuple(layer.values.shape) for layer in cache.layers] == [(4, 1, 3, 4)] * 2
+        seen = []
+        layers = [SimpleNamespace(keys=stream, batch_select_indices=seen.append) for stream in (first, second)]
+        in_trace.one_copy_a_row(SimpleNamespace(layers=layers), torch.tensor([0, 1, 1, 0]))
+        assert [str(rows.device) for rows in seen] == ["cuda:0", "cuda:1"]
+
+
+def test_an_edit_goes_to_where_its_layer_is():
+    direction, where, stream = torch.ones(2, 4), torch.ones(2, 3), torch.empty(2, 3, 4, device="meta")
+    with pytest.raises(RuntimeError, match="device"):
+        where[..., None] * direction[:, None] + stream
+    for kind in ({}, {"ablate": True}, {"on_the_fly": True}):
+        assert in_trace.edited(stream, direction, where, where, **kind).device == stream.device
 
 
 def test_rows_of_a_cache_are_those_asked_for():
@@ -97,9 +98,8 @@ def test_rows_of_a_cache_are_those_asked_for():
         ({"device_map": SPREAD, "device": "cpu"}, "by device or by device_map, not by both"),
         ({"device_map": 3}, "a device_map is auto or a map of module to device, not 3"),
         ({"device_map": {}}, "a device_map is auto or a map"),
-        ({"device_map": {"model.layers.0": "cpu"}}, "cannot be loaded"),
         ({"device_map": "nowhere"}, "unknown device 'nowhere'"),
-        ({"trust_remote_code": "yes"}, "trust_remote_code is True or False"),
+        ({"trust_remote_code": "yes"}, "trust_remote_code: True or False is wanted"),
         ({"revision": "main"}, "a model of this machine has none"),
         ({"revision": 3}, "a revision is no text"),
         ({"quantization": "int3"}, "unknown quantization 'int3': known are bitsandbytes-8bit"),
@@ -221,7 +221,7 @@ def test_code_beside_the_weights_runs_only_if_it_is_trusted(tiny_folder, tmp_pat
     (folder / "config.json").write_text(json.dumps(config))
     code = CODE.replace("import LlamaForCausalLM", "import LlamaConfig, LlamaForCausalLM")
     (folder / "own_code.py").write_text(code + '\nclass OwnConfig(LlamaConfig):\n    model_type = "own"\n')
-    assert "trust_remote_code" in failure(folder)
+    assert "read that, then load it with trust_remote_code=True" in failure(folder)
     model = emotrace.load(folder, trust_remote_code=True)
     assert type(model.nn._module).__name__ == "OwnForCausalLM"
     np.testing.assert_allclose(

@@ -142,7 +142,6 @@ def way_to_read(
         raise EmotraceError("a model is placed by device or by device_map, not by both")
     if device_map is not None and not (isinstance(device_map, (str, Mapping)) and device_map):
         raise EmotraceError(f"a device_map is auto or a map of module to device, not {shown(device_map)}")
-    arguments.flag(trust_remote_code, "trust_remote_code")
     if revision is not None:
         revision = arguments.text(revision, "a revision")
     placement: Any
@@ -298,6 +297,8 @@ def _first(names: list[str]) -> str:
 def cause(source: str, error: BaseException) -> str:
     """Why a folder or hub model cannot be read, in one line: the cause that the library gave, and what to do."""
     folder = Path(source)
+    if "trust_remote_code" in str(error):
+        return "it runs by code that lies beside its weights: read that, then load it with trust_remote_code=True"
     if folder.is_dir():
         if "tokenizer" in str(error) and not any((folder / name).exists() for name in _TOKENIZER):
             return f"there is no tokenizer in it ({', '.join(_TOKENIZER)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -94,7 +95,8 @@ class Live:
         """Text and bars; of the text the last lines that the console has room for, all without one."""
         from rich.text import Text
 
-        (bars, longest), text = self._bars(), terminal.styled(self._cells())
+        # Without the names beside the tokens: a token may end within a word, and the bars have names.
+        (bars, longest), text = self._bars(), terminal.styled([replace(cell, label="") for cell in self._cells()])
         rows = terminal.bars(bars, self.marked, longest=longest)
         if console is not None:
             room = max(1, console.height - len(rows) - 2)
