@@ -203,10 +203,15 @@ def test_a_revision_is_looked_up_and_read(monkeypatch):
 
 
 CODE = """
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
 
 class OwnForCausalLM(LlamaForCausalLM):
-    pass
+    config_class = OwnConfig
 """
 
 
@@ -219,8 +224,7 @@ def test_code_beside_the_weights_runs_only_if_it_is_trusted(tiny_folder, tmp_pat
         {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"},
     )
     (folder / "config.json").write_text(json.dumps(config))
-    code = CODE.replace("import LlamaForCausalLM", "import LlamaConfig, LlamaForCausalLM")
-    (folder / "own_code.py").write_text(code + '\nclass OwnConfig(LlamaConfig):\n    model_type = "own"\n')
+    (folder / "own_code.py").write_text(CODE)
     assert "read that, then load it with trust_remote_code=True" in failure(folder)
     model = emotrace.load(folder, trust_remote_code=True)
     assert type(model.nn._module).__name__ == "OwnForCausalLM"
@@ -231,5 +235,5 @@ def test_code_beside_the_weights_runs_only_if_it_is_trusted(tiny_folder, tmp_pat
         atol=1e-5,
     )
     before = model.identity
-    (folder / "own_code.py").write_text((folder / "own_code.py").read_text() + "\nNOTHING = 1\n")
+    (folder / "own_code.py").write_text(f"{CODE}\n\nNOTHING = 1\n")
     assert emotrace.load(folder, trust_remote_code=True).identity != before
