@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import math
 
+import every_class
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_models
 import torch
 
 import emotrace
@@ -16,7 +18,7 @@ from emotrace.activations import read_tokens, residual_norms
 from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
 from emotrace.tokens import Tokens
-from emotrace.whatif import live
+from emotrace.whatif import live, watching
 from emotrace.whatif.shading import pleasantness
 from emotrace.whatif.token_reading import read_emotions
 
@@ -87,6 +89,32 @@ def test_scores_are_those_of_a_reading_of_the_whole_text(tiny):
     assert [token.id for token in shown] == table["id"].tolist()
     assert [token.written for token in shown] == table["written"].tolist()
     np.testing.assert_array_equal([token.score[0] for token in shown], table["score"])
+
+
+class AsItIs:
+    """In place of a scale: each token's stream itself."""
+
+    layers = (2,)
+
+    @staticmethod
+    def measure(stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return stream.copy(), stream.copy()
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "bloom", "mpt", "gemma4_text", "gpt_oss", "jamba", "falcon_h1", "lfm2"])
+def test_the_stream_of_other_decoders_is_that_of_reading_the_text_again(kind):
+    module = every_class.build(kind)
+    model = emotrace.attach(module, tiny_models.tokenizer("llama"), name=kind)
+    ids, seen = model.tokenizer(PROMPT)["input_ids"], []
+    watching._stream(model, ids, AsItIs(), Writing(5), seen.append)
+    read, rows = torch.tensor([[token.id for token in seen]]), np.stack([token.projection for token in seen])
+    assert read[0, : len(ids)].tolist() == ids
+    assert len(seen) > len(ids)
+    with torch.no_grad():
+        stream = module(input_ids=read, output_hidden_states=True, use_cache=False).hidden_states[2][0].numpy()
+    counted = ~np.isnan(rows).all(axis=1)
+    assert counted.sum() == len(seen) - 2
+    np.testing.assert_allclose(rows[counted], stream[counted], atol=1e-5 * np.abs(stream).max())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
