@@ -19,10 +19,12 @@ _PUBLIC = {
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
     "steered": "steering_hooks",
+    "lens": "logit_lens",
     "Writing": "tokens",
     "what_if": "whatif.compare",
     "what_if_slider": "whatif.slider",
     "read_emotions": "whatif.token_reading",
+    "watch": "whatif.watching",
     "Lab": "study.lab",
     "EmotraceError": "errors",
 }

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 import traceback
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
 from emotrace import __version__, arguments
+from emotrace.command_parts import (
+    DEFAULT_MODEL,
+    Instruct,
+    Passages,
+    Remote,
+    emotion_of,
+    layer_of,
+    layers_of,
+    loaded_model,
+    print_table,
+)
 from emotrace.errors import EmotraceError, missing_extra, require
-from emotrace.progress import Progress, bars
+from emotrace.files import write_file
+from emotrace.progress import bars
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
-    from emotrace.models import Model
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-
-Passages = Annotated[Path | None, Option(help="A file like data/passages.csv in place of it.")]
-Instruct = Annotated[
-    bool | None, Option("--instruct/--base", help="Instruction-tuned or not; default: by registry or chat template.")
-]
-Remote = Annotated[bool, Option("--remote", help="On NDIF, or on the server that NDIF_HOST names.")]
+    from emotrace.tokens import Writing
+    from emotrace.vectors import Emotion
 
 HELP = "Emotion representations in open-weight language models: extract, compare, report."
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
@@ -134,8 +138,8 @@ def extract(
 
     names = None if emotions.strip() == "all" else corpus.check_emotions(arguments.split(emotions))
     table = corpus.passages(passages)
-    indices, unrelated = _layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
-    with _loaded(model, remote, out, instruct) as (loaded, progress):
+    indices, unrelated = layers_of(layers), bool(remove_neutral) or estimator == "neutral_removed"
+    with loaded_model(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
             method=method,
@@ -164,15 +168,6 @@ def _count_texts(method: str, passages: Sized, unrelated: bool) -> int:
     return texts + (len(corpus.baseline_texts()) if unrelated else 0)
 
 
-def _layers(text: str) -> list[int] | None:
-    if text.strip() == "all":
-        return None
-    try:
-        return [int(part) for part in arguments.split(text)]
-    except ValueError:
-        raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
-
-
 @app.command(help="Which emotions does the residual stream hold at each token of a text, and in the whole of it?")
 def read(
     text: Annotated[str, Argument(help="The text.")],
@@ -191,8 +186,8 @@ def read(
     from emotrace.whatif.text_reading import project_text, vectors_for
     from emotrace.whatif.token_reading import read_emotions
 
-    index, mixture = _layer(layer), None if emotion is None else _emotion(emotion)
-    with _loaded(model, remote, html) as (loaded, progress):
+    index, mixture = layer_of(layer), None if emotion is None else emotion_of(emotion)
+    with loaded_model(model, remote, html) as (loaded, progress):
         directions = vectors_for(loaded, vectors, progress)
         tokens = read_emotions(loaded, text, mixture, layer=index, vectors=directions, progress=progress)
         whole = project_text(loaded, text, vectors=directions, layer=None if isinstance(index, str) else index)
@@ -202,13 +197,6 @@ def read(
     print(f"\nthe whole text, layer {whole['layer'].iloc[0]} of {loaded.name}; {whole.attrs['unit']}\n\n{tokens}")
     if html:
         print(f"\npage: {tokens.to_html(html)}")
-
-
-def _layer(text: str | None) -> int | str | None:
-    try:
-        return None if text is None else "all" if text.strip() == "all" else int(text)
-    except ValueError:
-        raise EmotraceError(f"a layer is a number or all, not {text!r}") from None
 
 
 @app.command()
@@ -225,6 +213,7 @@ def whatif(
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     chat: Annotated[bool, Option("--chat", help="Put the prompt into the chat template.")] = False,
     no_judge: Annotated[bool, Option("--no-judge", help="Without the outside classifier's opinion.")] = False,
+    live: Annotated[bool, Option("--live", help="The steered text alone, with all emotions, as it grows.")] = False,
     html: Annotated[Path | None, Option(help="Also write a page.")] = None,
     remote: Remote = False,
 ) -> None:
@@ -232,9 +221,12 @@ def whatif(
     from emotrace.tokens import Writing
     from emotrace.whatif.compare import what_if
 
-    target = _emotion(emotion)
+    target = emotion_of(emotion)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
-    with _loaded(model, remote, html) as (loaded, progress):
+    if live:
+        _watch(prompt, target, strength, model, layer, writing, html, remote)
+        return
+    with loaded_model(model, remote, html) as (loaded, progress):
         result = what_if(
             loaded, prompt, target, strength, layer=layer, writing=writing, judge=not no_judge, progress=progress
         )
@@ -243,17 +235,62 @@ def whatif(
         print(f"\npage: {result.to_html(html)}")
 
 
-def _emotion(text: str) -> str | dict[str, float]:
-    """``happy`` unchanged, ``happy=1,calm=0.5`` as a mixture; unknown names are refused before a model is loaded."""
-    from emotrace.instrument import corpus
+def _watch(
+    prompt: str,
+    target: Emotion,
+    strength: float | None,
+    model: str,
+    layer: int | None,
+    writing: Writing,
+    html: Path | None,
+    remote: bool,
+) -> None:
+    from emotrace.whatif.text_reading import vectors_for
+    from emotrace.whatif.watching import watch
 
-    parts = [part.partition("=") for part in arguments.split(text)]
-    try:
-        mixture = {name.strip(): float(weight) if sign else 1.0 for name, sign, weight in parts}
-    except ValueError:
-        raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
-    corpus.check_emotions(list(mixture) or [text])
-    return mixture if "=" in text or len(mixture) > 1 else next(iter(mixture))
+    if html or remote:
+        raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
+    with loaded_model(model, remote, None) as (loaded, progress):
+        vectors = vectors_for(loaded, None, progress)
+    # The bars of progress are gone: two displays would write over each other.
+    watch(
+        loaded,
+        prompt,
+        vectors=vectors,
+        layer=layer,
+        steer=target,
+        strength=strength,
+        steer_layers=layer,
+        writing=writing,
+    )
+
+
+@app.command()
+def lens(
+    vectors: Annotated[Path, Argument(help="A file of `emotrace extract`.")],
+    emotion: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
+    model: Annotated[str, Option(help="The model they were extracted from.")] = DEFAULT_MODEL,
+    layers: Annotated[str, Option(help="Layer indices, comma-separated, or all of the file's.")] = "all",
+    top: Annotated[int, Option(help="How many tokens on either side.")] = 8,
+    random: Annotated[int, Option(help="Random directions a layer beside each vector.")] = 19,
+    csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
+    remote: Remote = False,
+) -> None:
+    """Which tokens does a vector raise and lower, by layer, on its way through final norm and unembedding?"""
+    from emotrace.logit_lens import by_layer, lens
+    from emotrace.vectors import EmotionVectors
+
+    loaded_vectors, indices = EmotionVectors.load(vectors), layers_of(layers)
+    names = None if emotion.strip() == "all" else arguments.split(emotion)
+    with loaded_model(model, remote, csv) as (loaded, progress):
+        rows = lens(loaded, loaded_vectors, names, layers=indices, top=top, random=random, progress=progress)
+    table = Table("emotion", "layer", "raised (z of the first)", "lowered", "own words: z, p", box=None)
+    for cells in by_layer(rows).itertuples(index=False):
+        table.add_row(*map(escape, cells))
+    print_table(table)
+    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean.")
+    if csv:
+        write_file(csv, rows.to_csv(index=False).encode())
 
 
 @app.command()
@@ -268,7 +305,7 @@ def models() -> None:
         size = f"{millions:.0f}M", f"{millions * 4 / 1000:.1f} GB"
         about = row["licence"], "yes" if row["paper_nine"] == "ours" else ""
         table.add_row(row["name"], row["family"], row["kind"], *size, availability(row["name"]), *about)
-    _print_table(table)
+    print_table(table)
     print("\nAlso: any hub id (org/name) of these families, a folder that save_pretrained wrote, or a .gguf file.")
     print("* The full text of the paper could not be read here: this list is our reading.")
 
@@ -327,23 +364,4 @@ def _print_claims(path: Path) -> None:
         for row in rows.to_dict("records"):
             measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
             table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-@contextlib.contextmanager
-def _loaded(
-    name: str, remote: bool, out: Path | None, instruct: bool | None = None
-) -> Iterator[tuple[Model, Progress]]:
-    """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
-    from emotrace.files import ensure_writable
-    from emotrace.models import load
-
-    if out:
-        ensure_writable(out)
-    model = load(name, remote=remote, instruct=instruct)
-    with bars() as progress:
-        yield model, progress
+    print_table(table)

@@ -7,8 +7,8 @@ from typing import Any
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError
-from emotrace.hosts import checkpoints, threads
-from emotrace.models import Model, describe, handle_of, quantisation
+from emotrace.hosts import checkpoints, quantised, threads
+from emotrace.models import Model, describe, handle_of
 
 
 @arguments.checked
@@ -46,6 +46,6 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
     label = given or Path(inner.config._name_or_path or "").name or type(inner).__name__
     checkpoints.check_finite(inner)
     known = {"source": label, "weights_id": f"memory:{checkpoints.memory_digest(inner, tokenizer)}"}
-    known["quantisation"] = quantisation(inner)
+    known["quantisation"] = quantised.method_of(inner)
     nn = TransformersModel(inner, task="text-generation", tokenizer=tokenizer) if inner is module else module
     return handle_of(label, nn, inner.config, {**known, **describe(nn, label, None, known)}, instruct)

@@ -81,7 +81,8 @@ def make_input_contiguous(module: Any) -> None:
 
 def one_copy_a_row(cache: Any, owner: torch.Tensor) -> None:
     """Keys and values of different prompts, copied to the rows: row i has those of prompt ``owner[i]``."""
-    cache.batch_select_indices(owner.to(cache.layers[0].keys.device))
+    for layer in cache.layers:  # each on the device of its decoder layer
+        layer.batch_select_indices(owner.to(layer.keys.device))
 
 
 def pooled(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

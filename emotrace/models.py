@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
-from emotrace.hosts import checkpoints, threads
+from emotrace.hosts import checkpoints, quantised, threads
 from emotrace.hosts import remote as servers
 from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
 from emotrace.hosts.sources import base_by_registry, load_failure, resolve, run_names
@@ -176,6 +176,10 @@ def load(
     device: str = "auto",
     remote: bool | str = False,
     instruct: bool | None = None,
+    revision: str | None = None,
+    quantization: Any = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a model, or the handle of one that a server holds.
@@ -184,24 +188,45 @@ def load(
         name: a name of ``data/models.csv``, a hub id (``org/name``), a folder that ``save_pretrained`` wrote, or a
             GGUF file.
         dtype: ``auto`` (float32 on a CPU, the checkpoint's own on a GPU) or one of ``DTYPES``.
-        device: ``auto`` (GPUs if there are any) or what ``device_map`` takes.
+        device: ``auto`` (GPUs if there are any) or one of torch's.
         remote: run every trace on NDIF (True), on the server at this address, or in nnsight's simulation of one
             (``local``). On a server no weights are loaded here, and it alone says which dtype they have.
         instruct: whether the model is instruction-tuned; default: as the registry says, else if it has a chat template.
+        revision: branch, tag or commit of a hub model; default: the newest.
+        quantization: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or a configuration of transformers
+            (``GPTQConfig``, say): weights in fewer bits. A checkpoint that is quantised already needs none.
+        device_map: in place of ``device``: how transformers spreads the model over devices, ``auto`` or module →
+            device. What is read comes back to the CPU whatever device its layer is on.
+        trust_remote_code: run the model code that lies beside the weights. It may do anything: leave it off unless you
+            have read it.
         say: told in one line about each long step; default: standard error.
 
     Raises:
-        EmotraceError: unknown name, device or dtype, package not installed and hub out of reach, weights that are
-            damaged or not whole, unknown architecture.
+        EmotraceError: unknown name, device, dtype, quantization or revision; a library that is missing; package not
+            installed and hub out of reach, weights that are damaged or not whole, unknown architecture.
     """
     name = str(name) if isinstance(name, Path) else arguments.text(name, "a model's name")
-    dtype, device = arguments.spelt(dtype, "dtype"), arguments.spelt(device, "device")
+    way = checkpoints.way_to_read(
+        dtype=arguments.spelt(dtype, "dtype"),
+        device=arguments.spelt(device, "device"),
+        revision=revision,
+        quantization=quantised.configuration(quantization),
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     source, details = resolve(name, say or (lambda line: print(f"{line} …", file=sys.stderr)))
     if remote and (where := servers.address(remote)) != "local":
+        if way != checkpoints.way_to_read(dtype=way.dtype, device=way.device):
+            raise EmotraceError(
+                "a server alone says how its model is loaded: no revision, quantization or code of yours"
+            )
         return _on_server(name, source, details["source"], where, instruct)
-    nn, revision = _load_nnsight(name, source, dtype, device)
+    nn, commit = _load_nnsight(name, source, way)
     # A path is of one machine only: what it was loaded from goes by the folder's or the file's own name.
-    provenance = {**details, **describe(nn, source, revision, details)}
+    provenance = {**details, **describe(nn, source, commit, details)}
+    if way.changes:
+        provenance["weights_id"] += f"+{way.changes}"
+        provenance["quantisation"] = quantised.method_of(nn._module)
     model = handle_of(run_names([name])[0], nn, nn._module.config, provenance, instruct)
     if remote:
         model.remote = servers.Remote("local")
@@ -241,28 +266,22 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _load_nnsight(name: str, source: str, dtype: str, device: str) -> tuple[TransformersModel, str | None]:
+def _load_nnsight(name: str, source: str, way: checkpoints.Way) -> tuple[TransformersModel, str | None]:
     """nnsight's wrapper, and the commit of a hub model."""
-    import torch
     from nnsight.modeling.transformers import TransformersModel
 
     from emotrace.hosts import cpu_attention, cpu_matmul
 
     quiet()
-
-    gpu = torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
-    if dtype == "auto" and not gpu:
-        dtype = "float32"
-    if not gpu:
+    if not way.gpu:
         cpu_matmul.choose()
         threads.fit_to_quota()
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    checkpoints.check_device(device)
-    placement = device if device != "auto" else ("auto" if gpu else "cpu")
+    if way.dtype not in DTYPES:
+        raise unknown("dtype", way.dtype, DTYPES)
+    checkpoints.check_device(way.device)
     try:
-        revision = None if Path(source).is_dir() else checkpoints.commit(source)
-        module, tokenizer = checkpoints.read(source, revision, dtype, placement)
+        commit = checkpoints.commit(source, way)
+        module, tokenizer = checkpoints.read(source, commit, way)
         nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer)
     except EmotraceError as error:
         raise EmotraceError(f"{name}: {error}") from None
@@ -270,9 +289,9 @@ def _load_nnsight(name: str, source: str, dtype: str, device: str) -> tuple[Tran
         raise EmotraceError(load_failure(name, source, error)) from without_secret(error)
     nn._module.requires_grad_(False)
     nn._module.eval()
-    if not gpu:
+    if not way.gpu:
         cpu_attention.choose(nn._module)
-    return nn, revision
+    return nn, commit
 
 
 def _follow(root: Any, path: str) -> Any:
@@ -329,13 +348,8 @@ def describe(nn: TransformersModel, source: str, revision: str | None, known: di
             described["weights_id"] = f"sha256:{checkpoints.folder_digest(folder)}"
         else:
             described["weights_id"] = f"revision:{revision or 'unknown'}"
-        described["quantisation"] = quantisation(nn._module)
+        described["quantisation"] = quantised.method_of(nn._module)
     return described
-
-
-def quantisation(module: Any) -> str:
-    packed = getattr(module.config, "quantization_config", None)
-    return str(getattr(packed, "quant_method", "unknown")) if packed else "none"
 
 
 def _versions() -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Schedule = Callable[[int], float]
 """A factor on the strength for each token, counted from the last token of the prompt, which is 0."""
 Window = tuple[int | None, int | None]
-PLACES: dict[str, Window] = {"generated": (0, None), "all": (None, None), "prompt": (None, 0)}
+PLACES: dict[str, Window] = {"generated": (0, None), "written": (1, None), "prompt": (None, 0), "all": (None, None)}
 """Windows of tokens by name, counted from the last token of the prompt, their end excluded; None: no bound."""
 
 
@@ -66,9 +66,10 @@ def steered(
             of a row (several sequences, beams), they are steered alike.
         strength: in mean residual norms, negative away; default as calibrated.
         layers: as in :func:`~emotrace.steered_texts.steer`.
-        tokens: ``generated`` (from the last token of the prompt on), ``all``, ``prompt`` (all but its last), or a
-            window ``(from, to)`` of tokens counted as in ``schedule``, ``to`` excluded and None for the end; default:
-            as the vectors were calibrated, else ``generated``.
+        tokens: ``generated`` (from the last token of the prompt on), ``written`` (those after the prompt, so that the
+            first is still the model's own), ``prompt`` (all but its last), ``all``, or a window ``(from, to)`` of
+            tokens counted as in ``schedule``, ``to`` excluded and None for the end; default: as the vectors were
+            calibrated, else ``generated``.
         schedule: token → factor on the strength, counted from the last token of the prompt, which is 0.
         ablate: project the emotions' directions out instead of adding them.
 

@@ -6,7 +6,6 @@ names of the emotions, the layer indices, the layer convention and the provenanc
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, WriteError, first_line, named, shown, unknown
+from emotrace.errors import EmotraceError, WriteError, shown, unknown
 from emotrace.files import safetensors_content, write_file
-from emotrace.hosts import checkpoints, control_vectors
+from emotrace.hosts import checkpoints, control_vectors, hub, vector_files
 from emotrace.measures.estimators import MEAN_DIFFERENCE
 from emotrace.measures.geometry import project_out
 
@@ -277,7 +276,7 @@ class EmotionVectors:
             "emotions": json.dumps(self.emotions),
             "layers": json.dumps(self.layers),
             "provenance": json.dumps(self.provenance, sort_keys=True),
-            "sha256": _checksum(self._tensors()),
+            "sha256": vector_files.checksum(self._tensors()),
         }
 
     @classmethod
@@ -288,39 +287,46 @@ class EmotionVectors:
         Raises:
             EmotraceError: no such file, or one that is cut short, damaged or of another format.
         """
-        from safetensors import safe_open
-
-        path = Path(path)
-        try:
-            here = path.is_file()
-        except OSError:  # a name that is too long for a file
-            here = False
-        if not here:
-            raise EmotraceError(f"no file {named(path)}")
-        with path.open("rb") as head:
-            if head.read(4) == b"GGUF":
-                raise EmotraceError(
-                    f"{path} is a GGUF file (a llama.cpp control vector, say): vectors are read from the safetensors "
-                    "file that emotrace extract writes"
-                )
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise EmotraceError(f"{path} is no file of emotion vectors ({FORMAT})")
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            if _checksum(tensors) != header["sha256"]:
-                raise ValueError("its sha256 does not agree with its content")
+        tensors, header = vector_files.read(Path(path), FORMAT, _TENSORS)
+        with vector_files.damage_named(Path(path)):
             return cls(
                 emotions=tuple(json.loads(header["emotions"])),
                 layers=tuple(json.loads(header["layers"])),
                 provenance=json.loads(header["provenance"]),
                 **tensors,
             )
-        except EmotraceError:
-            raise
-        except Exception as error:  # SafetensorError, KeyError, JSONDecodeError …: all mean a damaged file
-            raise EmotraceError(f"{path} is damaged or no vector file ({first_line(error)})") from None
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = True, licence: str | None = None, reliability: pd.DataFrame | None = None
+    ) -> str:
+        """Puts the vectors and a model card into a repository of the model hub, as the user who is logged in there.
+
+        Args:
+            repo: ``USER/NAME``; made if there is none.
+            private: of a repository that is made now; who may see one that exists stays as it is.
+            licence: as the hub spells it; default: the base model's, where the registry knows it.
+            reliability: the rows of a run's ``reliability.csv`` that are of these vectors, for the card.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            EmotraceError: what the hub refuses, and why.
+        """
+        about = hub.card(
+            repo, self.emotions, self.layers, self.d_model, self.provenance, licence=licence, reliability=reliability
+        )
+        content = {hub.FILE: safetensors_content(self._tensors(), self._header()), hub.CARD: about}
+        return hub.upload(repo, content, private=private, message=f"{len(self.emotions)} emotion vectors")
+
+    @classmethod
+    def from_hub(cls, repo: str, revision: str | None = None) -> EmotionVectors:
+        """Reads what :meth:`push_to_hub` put into a repository, at a branch, tag or commit.
+
+        Raises:
+            EmotraceError: no such repository or file, or one that is damaged.
+        """
+        return cls.load(hub.download(repo, revision))
 
     @arguments.checked
     def export_gguf(self, path: str | Path, emotion: str, layers: Sequence[int] | None = None) -> None:
@@ -338,11 +344,3 @@ class EmotionVectors:
             layers = [layer for layer in self.layers if layer >= control_vectors.FIRST_LAYER]
         directions = {layer: self[emotion, layer] for layer in sorted(set(arguments.integers(layers, "layer")))}
         control_vectors.write(Path(path), directions, name=emotion, provenance=self.provenance)
-
-
-def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the tensors' bytes in the order of their names: safetensors itself has no checksum."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import tiny_models
 
@@ -209,3 +210,27 @@ def test_help_is_quick_and_needs_no_torch():
     assert result.returncode == 0, result.stderr
     assert "localise" in result.stdout or "extract" in result.stdout
     assert time.perf_counter() - start < 5  # 0.3 s on an idle machine
+
+
+def test_the_lens_of_a_file_of_vectors(emotrace, tiny, vectors_file, tmp_path):
+    csv = tmp_path / "lens.csv"
+    asked = ["--model", tiny, "--emotion", "sad,calm", "--layers", "2,4", "--top", 3, "--random", 4, "--csv", csv]
+    code, out, _ = emotrace("lens", vectors_file, *asked)
+    assert code == 0
+    table = pd.read_csv(csv)
+    assert table.groupby(["emotion", "layer", "side"]).size().tolist() == [3] * 8
+    row = table[(table["emotion"] == "calm") & (table["layer"] == 4) & (table["side"] == "top")].iloc[0]
+    line = next(line for line in out.splitlines() if line.split()[:2] == ["calm", "4"])
+    assert f"{row['z']:+.1f} ({row['null']:+.1f})" in line
+    assert "unknown emotion 'smug'" in one_line(emotrace("lens", vectors_file, "--model", tiny, "--emotion", "smug"))
+
+
+def test_a_what_if_alive_is_the_steered_text_and_a_bar_an_emotion(emotrace, tiny):
+    asked = ["whatif", "The kettle had begun to sing, and", "--emotion", "afraid", "--strength", 0.5, "--tokens", 6]
+    code, out, _ = emotrace(*asked, "--model", tiny, "--live")
+    assert code == 0
+    bars = [line for line in out.splitlines() if "│" in line]
+    assert len(bars) == 20
+    assert [line.split()[1] for line in bars if line.startswith("▸")] == ["afraid"]
+    assert "The kettle had begun to sing" in out
+    assert "goes with neither" in one_line(emotrace(*asked, "--model", tiny, "--live", "--html", "page.html"))

@@ -26,6 +26,10 @@ PUBLIC = {
     "what_if": "emotrace.whatif.compare",
     "what_if_slider": "emotrace.whatif.slider",
     "read_emotions": "emotrace.whatif.token_reading",
+    "watch": "emotrace.whatif.watching",
+    "lens": "emotrace.logit_lens",
+    "attach": "emotrace.in_memory",
+    "steered": "emotrace.steering_hooks",
     "Lab": "emotrace.study.lab",
     "EmotraceError": "emotrace.errors",
 }
@@ -36,14 +40,15 @@ COMMANDS = {
     "extract": "model --out --method --continuation --remove-neutral --estimator --pooling --layers --emotions "
     "--passages --gguf --remote",
     "read": "text --emotion --model --vectors --layer --top --html --remote",
-    "whatif": "prompt --emotion --strength --model --layer --tokens --temperature --seed --chat --no-judge --html "
-    "--remote",
+    "whatif": "prompt --emotion --strength --model --layer --tokens --temperature --seed --chat --no-judge --live "
+    "--html --remote",
+    "lens": "vectors --emotion --model --layers --top --random --csv --remote",
     "models": "",
     "setup": "--models",
     "doctor": "model",
     "report": "folder",
 }
-REQUIRED = {"read": {"text"}, "whatif": {"prompt", "--emotion"}, "report": {"folder"}}
+REQUIRED = {"read": {"text"}, "lens": {"vectors"}, "whatif": {"prompt", "--emotion"}, "report": {"folder"}}
 DEFAULTS = {
     "run": {"--out": Path("runs/latest"), "--experiments": "all", "--classifier": "minilm-goemotions", "--seed": 0},
     "extract": {"--method": "comprehension", "--pooling": "last", "--layers": "all", "--emotions": "all"},

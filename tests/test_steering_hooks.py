@@ -109,6 +109,7 @@ def streams(model, layer, ids) -> np.ndarray:
         ("generated", [-1]),
         ("all", slice(None)),
         ("prompt", slice(-1)),
+        ("written", []),
         ((-2, None), [-3, -2, -1]),
         ((-3, -1), [-4, -3]),
     ],
@@ -123,7 +124,10 @@ def test_the_places_of_an_edit_in_a_trace_of_ones_own(steerable, tokens, edited)
     expected = np.zeros_like(change)
     expected[edited] = vectors.direction("afraid", layer) * 0.5 * residual_norms(model)[layer]
     np.testing.assert_allclose(change, expected, atol=1e-6 * max(10, np.abs(after).max()))
-    first = int(np.flatnonzero(np.abs(expected).any(axis=1))[0])
+    first = next(iter(np.flatnonzero(np.abs(expected).any(axis=1))), len(ids))
+    if first == len(ids):
+        np.testing.assert_allclose(felt, 0, atol=1e-6 * max(1, np.abs(before).max()))
+        return
     assert np.abs(felt[first:]).max() > 1e-3
     np.testing.assert_allclose(felt[:first], 0, atol=1e-6 * max(1, np.abs(before).max()))  # causal
 
@@ -143,6 +147,60 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
     untouched = plain(model, [PROMPT])
     assert off == untouched
     assert on[0][:3] == untouched[0][:3]  # token 3 is the first whose stream differs, and writes token 4
+
+
+def test_only_what_is_written_only_the_prompt_and_each_row_its_own_ablation(tiny):
+    model = tiny("llama")
+    vectors, layer, emotions = vectors_of(model), model.n_layers // 2, ("afraid", "happy")
+
+    def rows(**settings) -> list[list[int]]:
+        with emotrace.steered(model, vectors, emotions, **settings):
+            return plain(model, [PROMPT, PROMPT], min_new_tokens=NEW)
+
+    untouched = plain(model, [PROMPT], min_new_tokens=NEW)[0]
+    written, prompt = rows(strength=0.8, tokens="written"), rows(strength=0.8, tokens="prompt")
+    ablated = rows(ablate=True, tokens=(-2, 3), layers=layer)
+    for row, emotion in enumerate(emotions):
+        change = add(model, vectors, emotion, layer, 0.8)
+        assert written[row] == by_hand(model, change, lambda token: token >= 1)
+        assert written[row][0] == untouched[0]
+        assert prompt[row] == by_hand(model, change, lambda token: token < 0)
+        unit = torch.from_numpy(vectors.direction(emotion, layer)).float()
+        assert ablated[row] == by_hand(
+            model, lambda hidden, unit=unit: hidden - (hidden @ unit)[..., None] * unit, lambda token: -2 <= token < 3
+        )
+    assert written[0] != written[1]
+    assert untouched not in (*written, *prompt)
+
+
+def vectors_of(model):
+    return read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
+
+
+def add(model, vectors, emotion, layer, strength):
+    edit = torch.from_numpy(vectors.direction(emotion, layer) * strength * residual_norms(model)[layer]).float()
+    return lambda hidden: hidden + edit
+
+
+def by_hand(model, change, chosen) -> list[int]:
+    """Greedy, without an end, each token from a pass over the whole text; a hook at half depth changes the ``chosen``
+    tokens, counted from the prompt's last."""
+    ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    last, written = ids.shape[1] - 1, []
+
+    def edit(_, args, output):
+        where = torch.tensor([chosen(token - last) for token in range(output.shape[1])])
+        return torch.where(where[:, None], change(output), output)
+
+    handle = model.layers[model.n_layers // 2 - 1]._module.register_forward_hook(edit)
+    with torch.no_grad():
+        while len(written) < NEW:
+            text = torch.cat([ids, torch.tensor([written], dtype=torch.long)], dim=1)
+            logits = model.nn._module(text).logits[0, -1]
+            logits[end_tokens(model)] = -torch.inf
+            written.append(int(logits.argmax()))
+    handle.remove()
+    return written
 
 
 def fail_within_another(model, vectors, before: int, number: int) -> None:

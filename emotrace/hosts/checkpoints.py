@@ -7,17 +7,20 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emotrace.errors import EmotraceError, unknown
+from emotrace import arguments
+from emotrace.errors import EmotraceError, shown, unknown
+from emotrace.hosts import quantised
 from emotrace.redaction import redacted
 
-# What decides a model's activations and texts: weights, configurations, tokenizer, chat template, adapter.
+# What decides a model's activations and texts: weights, configurations, tokenizer, chat template, adapter, code.
 _CONTENT = (
     *("*.safetensors", "*.bin", "*.index.json", "config.json", "generation_config.json", "adapter_config.json"),
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    *("*.tiktoken", "tekken.json", "chat_template*", "additional_chat_templates/*", "processor_config.json"),
+    *("*.tiktoken", "tekken.json", "chat_template*", "additional_chat_templates/*", "processor_config.json", "*.py"),
 )
 _WEIGHTS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?(\.\w+)?\.(safetensors|bin)")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
@@ -79,15 +82,6 @@ def is_content(path: Path) -> bool:
     return (path.parent / "config.json").is_file() and path in _content_files(path.parent)
 
 
-def commit(hub_id: str) -> str | None:
-    """The commit of a hub model that a load takes: the newest if the hub answers, else the one in the cache."""
-    from transformers.utils import cached_file
-
-    config = cached_file(hub_id, "config.json")
-    name = Path(config).parent.name if config else ""
-    return name if re.fullmatch("[0-9a-f]{40}", name) else None
-
-
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +104,77 @@ def check_device(device: str) -> None:
         raise EmotraceError(f"device {device!r} is not on this machine: torch finds no {kind}; cpu or auto work")
 
 
-def read(source: str, revision: str | None, dtype: str, placement: str) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Way:
+    """How a checkpoint is read; see :func:`way_to_read`."""
+
+    dtype: str
+    device: str
+    placement: Any
+    gpu: bool
+    revision: str | None
+    quantization: Any
+    trust_remote_code: bool
+
+    @property
+    def changes(self) -> str:
+        """What makes the model another than its files say; empty for none."""
+        return "" if self.quantization is None else quantised.digest(self.quantization)
+
+
+def way_to_read(
+    *,
+    dtype: str,
+    device: str,
+    revision: str | None = None,
+    quantization: Any = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Way:
+    """How a checkpoint is to be read, from what :func:`emotrace.load` was given.
+
+    Raises:
+        EmotraceError: two places for one model, or what is no map, no revision, no flag.
+    """
+    import torch
+
+    if device_map is not None and device != "auto":
+        raise EmotraceError("a model is placed by device or by device_map, not by both")
+    if device_map is not None and not (isinstance(device_map, (str, Mapping)) and device_map):
+        raise EmotraceError(f"a device_map is auto or a map of module to device, not {shown(device_map)}")
+    if revision is not None:
+        revision = arguments.text(revision, "a revision")
+    placement: Any
+    if isinstance(device_map, Mapping):
+        gpu, placement = not {str(place) for place in device_map.values()} <= {"cpu", "disk"}, dict(device_map)
+    else:
+        asked = device if device_map is None else device_map
+        gpu = torch.cuda.is_available() if asked in _PLACEMENTS else not asked.startswith("cpu")
+        placement = "cpu" if asked == "auto" and not gpu else asked
+        device = asked
+    dtype = "float32" if dtype == "auto" and not gpu else dtype
+    return Way(dtype, device, placement, gpu, revision, quantization, trust_remote_code)
+
+
+def commit(source: str, way: Way) -> str | None:
+    """The commit of a hub model that a load takes: of the revision, else the newest if the hub answers, else the one in
+    the cache. None for a folder.
+
+    Raises:
+        EmotraceError: a revision of a folder.
+    """
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        if way.revision is not None:
+            raise EmotraceError(f"revision {way.revision!r} is asked for: a model of this machine has none")
+        return None
+    config = cached_file(source, "config.json", revision=way.revision)
+    name = Path(config).parent.name if config else ""
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
+
+
+def read(source: str, commit: str | None, way: Way) -> tuple[Any, Any]:
     """The module and the tokenizer of a folder or hub model, in transformers' own classes.
 
     Raises:
@@ -120,16 +184,22 @@ def read(source: str, revision: str | None, dtype: str, placement: str) -> tuple
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    packed = getattr(AutoConfig.from_pretrained(source, revision=revision), "quantization_config", None)
+    # False, and not left out: transformers would ask on the terminal.
+    where = {"revision": commit, "trust_remote_code": way.trust_remote_code}
+    packed = getattr(AutoConfig.from_pretrained(source, **where), "quantization_config", None)
     if packed and not AutoHfQuantizer.supports_quant_method(packed):  # transformers would leave it out
         method = packed.get("quant_method") if isinstance(packed, dict) else packed
         raise EmotraceError(f"its quantisation {method!r} is not one that transformers reads")
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if packed and way.quantization is not None:
+        raise EmotraceError("its weights are quantised already: leave quantization out")
+    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    more = {} if way.quantization is None else {"quantization_config": way.quantization}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
-        revision=revision,
-        dtype=dtype,
-        device_map=placement,
+        **where,
+        **more,
+        dtype=way.dtype,
+        device_map=way.placement,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they can be named here
     )
@@ -169,7 +239,7 @@ def check_finite(module: Any) -> None:
     """
     import torch
 
-    named = ((name, tensor.detach()) for name, tensor in module.named_parameters())
+    named = quantised.plain_tensors(module.named_parameters())
     tensors = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and not tensor.is_meta]
     # A sum is many times faster than a look at each number; only if it is not finite, each is looked at.
     suspects = [(name, tensor) for name, tensor in tensors if not math.isfinite(tensor.sum())]
@@ -189,11 +259,11 @@ def memory_digest(module: Any, tokenizer: Any) -> str:
     core = getattr(tokenizer, "backend_tokenizer", None)
     words = core.to_str() if core is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     digest.update(f"{words} {tokenizer.special_tokens_map} {tokenizer.chat_template}".encode())
-    tensors = sorted(module.state_dict().items())
+    tensors = sorted(quantised.plain_tensors(module.state_dict().items()))
     step = 1 + sum(tensor.numel() for _, tensor in tensors) // SUMMED
     for name, tensor in tensors:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_checksums(tensor.detach(), step).tobytes())
+        digest.update(_checksums(tensor, step).tobytes())
     return digest.hexdigest()
 
 
@@ -227,6 +297,8 @@ def _first(names: list[str]) -> str:
 def cause(source: str, error: BaseException) -> str:
     """Why a folder or hub model cannot be read, in one line: the cause that the library gave, and what to do."""
     folder = Path(source)
+    if "trust_remote_code" in str(error):
+        return "it runs by code that lies beside its weights: read that, then load it with trust_remote_code=True"
     if folder.is_dir():
         if "tokenizer" in str(error) and not any((folder / name).exists() for name in _TOKENIZER):
             return f"there is no tokenizer in it ({', '.join(_TOKENIZER)})"

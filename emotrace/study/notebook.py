@@ -25,6 +25,7 @@ from emotrace.study.verdicts import (
     format_interval,
     format_number,
 )
+from emotrace.whatif.live import in_notebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,7 +159,7 @@ class Progress:
         self._done: dict[str, int] = defaultdict(int)
         self._handle: Any = None
         self._last = 0.0
-        self._silent = not _in_notebook()
+        self._silent = not in_notebook()
 
     def __call__(self, what: str, done: int, of: int) -> None:
         self._done[what] += done
@@ -189,11 +190,3 @@ class Progress:
         if self._handle is not None:
             self._show("")
             self._handle = None
-
-
-def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return hasattr(get_ipython(), "kernel")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emotrace.whatif.shading import Cell, palette, visible
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDTH = 80
 _BAR = 16
@@ -30,9 +34,8 @@ def shortened(text: str, width: int = 18) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def coloured(cells: Sequence[Cell]) -> str:
-    """The text with the backgrounds of the light theme, as far as the terminal has them (none with ``NO_COLOR``)."""
-    from rich.console import Console
+def styled(cells: Sequence[Cell]) -> Text:
+    """The text with the backgrounds of the light theme."""
     from rich.text import Text
 
     colours, line = palette("light"), Text()
@@ -41,9 +44,16 @@ def coloured(cells: Sequence[Cell]) -> str:
         line.append(visible(cell.body), f"#1b1f24 on {colours[cell.style]}" if cell.style else "")
         if cell.label:
             line.append(f"({cell.label})", "italic dim")
+    return line
+
+
+def coloured(cells: Sequence[Cell]) -> str:
+    """:func:`styled`, as far as the terminal has the colours (none with ``NO_COLOR``)."""
+    from rich.console import Console
+
     console = Console(width=WIDTH, highlight=False)
     with console.capture() as captured:
-        console.print(line)
+        console.print(styled(cells))
     return captured.get().rstrip("\n")
 
 
@@ -74,9 +84,12 @@ def _sign(score: float) -> str:
     return " " if np.isnan(score) else "·░▒▓█"[np.searchsorted((0.5, 1.0, 2.0, 3.0), score, side="right")]
 
 
-def bars(changes: Sequence[tuple[str, float]], marked: Collection[str], half: int = 20) -> list[str]:
-    """One line a name and change, the bar to the right of the middle for a rise and to its left for a fall."""
-    longest = max([0.1, *(abs(change) for _, change in changes)])
+def bars(
+    changes: Sequence[tuple[str, float]], marked: Collection[str], half: int = 20, longest: float = 0.1
+) -> list[str]:
+    """One line a name and change, the bar to the right of the middle for a rise and to its left for a fall; the
+    longest bar is of the largest change, of ``longest`` at least."""
+    longest = max([longest, *(abs(change) for _, change in changes)])
     lines = []
     for name, change in changes:
         size = round(half * min(abs(change) / longest, 1))

@@ -47,7 +47,7 @@ def cached_vectors(model: Model, pooling: str = "mean", progress: Progress | Non
 def _extracted(model: Model, pooling: str, progress: Progress | None) -> EmotionVectors:
     table = corpus.passages()
     kind, _, weights = model.provenance["weights_id"].partition(":")
-    if kind != "sha256":  # a revision's name is not a model's alone
+    if kind != "sha256" or "+" in weights:  # a revision's name is not a model's alone, nor is what was quantised
         weights = hashlib.sha256(f"{model.identity} {model.provenance.get('server')}".encode()).hexdigest()
     name = f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
     file = cache_dir() / name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,25 +72,19 @@ def read_emotions(
     vectors.check(model)
     text = arguments.text(text, "the text")
     emotion = None if emotion is None else arguments.emotion(emotion)
-    weights, layers = _weights(vectors, emotion), chosen_layers(model, vectors, layer)
+    mixture = [emotion] if isinstance(emotion, Mapping) else []
+    _check_known(vectors, [] if emotion is None else [emotion])
+    layers = chosen_layers(model, vectors, layer)
     tokens = encode(model, [text], prompts=prompt)[0]
     if tokens.stop - tokens.start < 2:
         raise EmotraceError("a text of one token cannot be read token by token: the first is always left out")
     # By itself, so that two equal texts get equal numbers.
     (stream,) = read_tokens(model, [tokens], layers=layers)
-    own, norms = _dots(stream, vectors, layers)
-    neutral, neutral_norms = _neutral_dots(model, vectors, layers, progress)
-    counted, limit = _counted(model, tokens), MASSIVE * np.median(neutral_norms, axis=0)
-    squares = _squares(vectors, layers, weights, blank=isinstance(layer, str))
-    projection, reference = own @ weights / squares, neutral @ weights / squares
-    projection[~counted] = np.nan
-    reference[neutral_norms > limit] = np.nan
-    centre = mean_present(reference)
-    spread = mean_present((reference - centre) ** 2) ** 0.5
-    with np.errstate(invalid="ignore", divide="ignore"):
-        score, neutral_score = (projection - centre) / spread, (reference - centre) / spread
-    score[norms > limit] = np.nan
-    highest = highest_present(neutral_score[..., : len(vectors.emotions)])
+    shown: list[Emotion] = [*vectors.emotions, *mixture]
+    scale = scale_of(model, vectors, shown, layers, blank=isinstance(layer, str), progress=progress)
+    projection, score = scale.measure(stream)
+    counted = _counted(model, tokens)
+    projection[~counted] = score[~counted] = np.nan
     ranges = offsets(model, text, tokens, special=prompt)
     last = pooling_weights([tokens], "last")[0].numpy()
     pooled = last if vectors.provenance["pooling"] == "last" else counted / counted.sum()
@@ -98,13 +94,13 @@ def read_emotions(
         shown=None if emotion is None else mixture_name(emotion),
         tokens=_token_table(text, ranges, counted),
         spans=tuple(spans(text, ranges)),
-        emotions=vectors.emotions + ((mixture_name(emotion),) if isinstance(emotion, Mapping) else ()),
+        emotions=tuple(map(mixture_name, shown)),
         layers=tuple(layers),
         n_layers=model.n_layers,
         projection=projection,
         score=score,
-        ceiling=np.array([_ceiling(column) for column in highest.T]),
-        n=len(reference),
+        ceiling=scale.ceiling,
+        n=scale.n,
         activation=np.tensordot(pooled.astype(np.float32), stream, 1),
     )
 
@@ -121,15 +117,82 @@ def chosen_layers(model: Model, vectors: EmotionVectors, layer: int | str | None
     return chosen
 
 
-def _weights(vectors: EmotionVectors, emotion: Emotion | None) -> np.ndarray:
-    """What turns the vectors' dot products into those of every direction shown: ``[emotion, direction]``."""
-    for name in [emotion] if isinstance(emotion, str) else emotion or ():
+def _check_known(vectors: EmotionVectors, emotions: Sequence[Emotion]) -> None:
+    for name in itertools.chain.from_iterable([one] if isinstance(one, str) else one for one in emotions):
         if name not in vectors.emotions:
             raise unknown("emotion", name, vectors.emotions)
-    own = np.eye(len(vectors.emotions))
-    if not isinstance(emotion, Mapping):
-        return own
-    return np.column_stack([own, [float(emotion.get(name, 0)) for name in vectors.emotions]])
+
+
+def _weights(vectors: EmotionVectors, emotions: Sequence[Emotion]) -> np.ndarray:
+    """What turns the vectors' dot products into those of every direction shown: ``[emotion, direction]``."""
+    _check_known(vectors, emotions)
+    mixtures = [{one: 1.0} if isinstance(one, str) else one for one in emotions]
+    return np.array([[float(one.get(name, 0)) for one in mixtures] for name in vectors.emotions])
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What turns a residual stream into projections and scores (see :class:`~emotrace.whatif.results.TokenReading`).
+
+    Attributes:
+        vectors: emotion vectors.
+        layers: layer indices that are read.
+        weights: of the directions, ``[emotion, direction]``.
+        squares: their squared norms, ``[layer, direction]``.
+        centre, spread: mean and standard deviation of the neutral tokens' projections, ``[layer, direction]``.
+        limit: norms above it are massive, ``[layer]``.
+        ceiling: float64 ``[layer]``: 95 of 100 neutral tokens have no emotion with a score above it.
+        n: neutral tokens that were read.
+    """
+
+    vectors: EmotionVectors
+    layers: list[int]
+    weights: np.ndarray
+    squares: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+    limit: np.ndarray
+    ceiling: np.ndarray
+    n: int
+
+    def measure(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Projection and score of a stream ``[token, layer, d_model]``: float64 ``[token, layer, direction]`` each."""
+        dots, norms = _dots(stream, self.vectors, self.layers)
+        projection = dots @ self.weights / self.squares
+        with np.errstate(invalid="ignore", divide="ignore"):
+            score = (projection - self.centre) / self.spread
+        score[norms > self.limit] = np.nan
+        return projection, score
+
+
+def scale_of(
+    model: Model,
+    vectors: EmotionVectors,
+    emotions: Sequence[Emotion],
+    layers: list[int],
+    *,
+    blank: bool = False,
+    progress: Progress | None = None,
+) -> Scale:
+    """The scale of some emotions or mixtures, from the neutral passages, which are read once in a process.
+
+    Raises:
+        EmotraceError: an unknown emotion; a direction that is zero, unless it may be left ``blank``.
+    """
+    weights = _weights(vectors, emotions)
+    squares = _squares(vectors, layers, weights, blank)
+    neutral, norms = _neutral_dots(model, vectors, layers, progress)
+    limit = MASSIVE * np.median(norms, axis=0)
+    reference = neutral @ weights / squares
+    reference[norms > limit] = np.nan
+    centre = mean_present(reference)
+    spread = mean_present((reference - centre) ** 2) ** 0.5
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scores = (reference - centre) / spread
+    single = [isinstance(emotion, str) for emotion in emotions]
+    highest = highest_present(scores[..., single]) if any(single) else np.full(norms.shape, np.nan)
+    ceiling = np.array([_ceiling(column) for column in highest.T])
+    return Scale(vectors, layers, weights, squares, centre, spread, limit, ceiling, len(reference))
 
 
 def _counted(model: Model, tokens: Tokens) -> np.ndarray:

@@ -39,19 +39,10 @@ import numpy as np
 import pandas as pd
 
 from emotrace.instrument import corpus
+from emotrace.logit_lens import DIRECT_STRENGTH, Directions, direct_readout, last_states
 from emotrace.study.experiment import Results, Tables
 from emotrace.study.languages.lexicon import LexiconTokens, lexicon, lexicon_tokens
-from emotrace.study.languages.readout import (
-    DIRECT_STRENGTH,
-    Directions,
-    Sizes,
-    direct_readout,
-    ranks,
-    standardised,
-    steered_readout,
-    with_controls,
-    write_texts,
-)
+from emotrace.study.languages.readout import Sizes, ranks, standardised, steered_readout, with_controls, write_texts
 from emotrace.study.languages.rows import Measured, RowBuilder
 from emotrace.study.languages.writing_systems import HAN, Vocabulary, vocabulary
 from emotrace.study.steered import FULL_PROMPTS, POOLING, Steering, permuted_vectors, prepare
@@ -162,7 +153,7 @@ def _measure(
         return rows
 
     def direct(_: float) -> Measured:
-        return _reduced(direct_readout(directions, prompts), tokens, vocab)
+        return _reduced(direct_readout(directions, last_states(steering.model, prompts)), tokens, vocab)
 
     def steered(strength: float) -> Measured:
         readout, masses = steered_readout(directions, prompts, strength, sizes.positions, groups)
@@ -223,7 +214,8 @@ def readout_table(
     over ``among``).
     """
     vocab, both = vocabulary(steering.model), with_controls(steering.vectors, permuted, sizes)
-    readout, rows = direct_readout(Directions(steering.model, both, steering.layer), prompts), []
+    states, rows = last_states(steering.model, prompts), []
+    readout = direct_readout(Directions(steering.model, both, steering.layer), states)
     for among, pool in (("all", np.arange(readout.shape[1])), (HAN, vocab.ids(HAN))):
         for name, change in zip(both.emotions, readout, strict=True):
             inside = change[pool]

@@ -2,10 +2,7 @@
 
 Two read-outs of a direction, each a change for every token of the vocabulary ``[direction, vocabulary]``:
 
-- ``direct``: the model's own last-layer state at the end of each English prompt goes through final norm and unembedding
-  with the edit added and without; the difference of the logits, averaged over prompts. That is what the edit does along
-  the skip path alone. The vector alone is not put through the norm: a norm is not linear, and how much of a direction
-  passes it depends on the few huge dimensions of the state that it is added to (ours; the paper does not say).
+- ``direct``: what the edit does along the skip path alone (:func:`emotrace.logit_lens.direct_readout`).
 - ``steered``: the change of the next token's log-probability when the model runs under the edit; what steering does in
   fact, all later layers included.
 
@@ -19,13 +16,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
+from emotrace.logit_lens import Directions
 from emotrace.measures.randomness import generator
-from emotrace.scoring import reread, score, unembed
-from emotrace.steering import Edit, directions, generate, random_like
+from emotrace.scoring import reread, score
+from emotrace.steering import generate, random_like
 from emotrace.study.languages.lexicon import LexiconTokens, lexicon
 from emotrace.study.languages.writing_systems import HAN, LATIN, script_counts
 from emotrace.tokens import Writing, encode
@@ -33,8 +29,6 @@ from emotrace.tokens import Writing, encode
 if TYPE_CHECKING:
     from emotrace.models import Model
     from emotrace.vectors import EmotionVectors
-
-DIRECT_STRENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,34 +59,6 @@ def with_controls(vectors: EmotionVectors, permuted: EmotionVectors, sizes: Size
     values = np.concatenate([vectors.values, permuted.values[: sizes.permuted], random.values])
     names = (*vectors.emotions, *permuted.emotions[: sizes.permuted], *random.emotions)
     return replace(vectors, emotions=names, values=values)
-
-
-@dataclass(frozen=True)
-class Directions:
-    """The vectors of ``vectors`` at one layer of the model, each an edit of its own."""
-
-    model: Model
-    vectors: EmotionVectors
-    layer: int
-
-    def edit(self, strength: float, positions: str = "generated") -> Edit:
-        """A row a direction: unit vector × ``strength`` × the mean residual norm of the layer."""
-        rows = [(name, strength) for name in self.vectors.emotions]
-        return Edit(directions(self.vectors, rows, [self.layer], residual_norms(self.model)), positions=positions)
-
-
-def direct_readout(steered: Directions, prompts: Sequence[str], strength: float = DIRECT_STRENGTH) -> np.ndarray:
-    """The logit change along the skip path (see above), mean over prompts: float64 ``[direction, vocabulary]``.
-
-    The edit is in mean residual norms of its own layer; it is added to the last layer's state.
-    """
-    model, edits = steered.model, steered.edit(strength).directions[steered.layer]
-    states = torch.from_numpy(score(model, prompts, None, read_layers=[model.n_layers])["stream"][:, 0])
-    total = np.zeros(1)
-    for state in states:
-        logits = unembed(model, torch.cat([state[None], state + edits]))
-        total = total + (logits[1:] - logits[:1])
-    return total / len(states)
 
 
 def steered_readout(

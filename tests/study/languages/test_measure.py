@@ -8,11 +8,12 @@ from planted_chinese import NAMES, PROMPTS, SMALL, permuted_labels
 
 import emotrace
 from emotrace.instrument import corpus
+from emotrace.logit_lens import Directions, direct_readout, last_states
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.languages import figures, lexicon, measure, readout, writing_systems
 from emotrace.study.languages.claims import CLAIMS, crosslingual_claims
 from emotrace.study.languages.measure import crosslingual
-from emotrace.study.languages.readout import Directions, Sizes
+from emotrace.study.languages.readout import Sizes
 from emotrace.study.languages.rows import RowBuilder, own_minus_others
 from emotrace.study.languages.writing_systems import HAN
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
@@ -69,8 +70,9 @@ def test_a_shuffled_lexicon_is_not_found(planted, monkeypatch):
     monkeypatch.setattr(lexicon, "lexicon", lambda: true.assign(emotion=true["emotion"].to_numpy()[order]))
     vocab = writing_systems.vocabulary(model)
     tokens = lexicon.lexicon_tokens(model, vocab, NAMES)
-    change = readout.direct_readout(
-        Directions(model, readout.with_controls(vectors, permuted_labels(vectors), SMALL), 2), PROMPTS
+    change = direct_readout(
+        Directions(model, readout.with_controls(vectors, permuted_labels(vectors), SMALL), 2),
+        last_states(model, PROMPTS),
     )
     reduced = measure._reduced(change, tokens, vocab)
     rows = RowBuilder(lambda **values: values, NAMES, SMALL).readout("direct", 0.1, [reduced], tokens)
@@ -199,7 +201,7 @@ def test_on_qwen_the_emotions_chinese_words_lie_along_the_emotions_vectors(packa
     vectors = emotrace.extract(model, pooling="mean", layers=[12], passages=passages)
     both = Directions(model, readout.with_controls(vectors, permuted_labels(vectors), Sizes()), 12)
     tokens = lexicon.lexicon_tokens(model, vocab, NAMES)["zh"]
-    z = readout.standardised(readout.direct_readout(both, PROMPTS), tokens)
+    z = readout.standardised(direct_readout(both, last_states(model, PROMPTS)), tokens)
     own = np.diagonal(own_minus_others(z, tokens.owner)).mean()
     rng = np.random.default_rng(0)
     for _ in range(200):  # neither the wrong lexicons nor random directions come near

@@ -8,17 +8,17 @@ from planted_chinese import NAMES, PROMPTS, SMALL, permuted_labels
 
 from emotrace import scoring, steering
 from emotrace.activations import read_tokens, residual_norms
+from emotrace.logit_lens import Directions, direct_readout, last_states
 from emotrace.study.folder import select
 from emotrace.study.languages import lexicon, readout, writing_systems
 from emotrace.study.languages.measure import readout_table
-from emotrace.study.languages.readout import Directions
 from emotrace.study.languages.writing_systems import HAN
 from emotrace.tokens import Writing, encode
 
 
 def test_the_direct_readout_is_the_logit_difference_of_the_models_own_head(planted):
     model, vectors = planted
-    found = readout.direct_readout(Directions(model, vectors, 2), PROMPTS, strength=0.3)
+    found = direct_readout(Directions(model, vectors, 2), last_states(model, PROMPTS), strength=0.3)
     body, unit = model.nn._module, vectors.values[:, 2] / np.linalg.norm(vectors.values[:, 2], axis=1, keepdims=True)
     edits = torch.from_numpy(0.3 * residual_norms(model)[2] * unit).float()
     expected = 0

@@ -1,0 +1,111 @@
+"""The lens of a vector: planted words come out, random directions do not reach them, and the numbers are plain ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+import emotrace
+from emotrace import EmotraceError
+from emotrace.activations import read_tokens, residual_norms
+from emotrace.instrument import corpus
+from emotrace.logit_lens import by_layer
+from emotrace.steering import random_like
+from emotrace.vectors import EmotionVectors
+
+NAMES = ("happy", "sad", "angry", "calm")
+PROMPTS = ["The door opened and", "On Monday he"]
+
+
+def words_of(name: str) -> list[str]:
+    return [f" {word}" for word in corpus.emotions()["kin"][name][:3]]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A llama that knows three kin words an emotion as one token each, whose unembedding is the emotion's direction."""
+    words = tiny_models.tokenizer("llama", tuple(word for name in NAMES for word in words_of(name)))
+    network = tiny_models._random("llama", words, seed=0, n_layers=4, d_model=64)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))[0][: len(NAMES)].astype(np.float32)
+    with torch.no_grad():
+        for name, direction in zip(NAMES, basis, strict=True):
+            for word in words_of(name):
+                network.lm_head.weight[words.convert_tokens_to_ids(word)] = 3 * torch.from_numpy(direction)
+    folder = tmp_path_factory.mktemp("words")
+    network.save_pretrained(folder)
+    words.save_pretrained(folder)
+    model = emotrace.load(str(folder))
+    values, zero = np.repeat(basis[:, None], 5, axis=1), np.zeros((5, 64), np.float32)
+    made = {**model.provenance, "model": model.name, "pooling": "mean", "centring": "grand"}
+    return model, EmotionVectors(NAMES, tuple(range(5)), values, zero, zero, zero, made)
+
+
+def test_planted_words_are_on_top_and_beyond_the_random_directions(planted):
+    model, vectors = planted
+    table = emotrace.lens(model, vectors, top=3, random=9, prompts=PROMPTS)
+    assert len(table) == 4 * 5 * 2 * 3
+    top = table[table["side"] == "top"]
+    for name, rows in top.groupby("emotion"):
+        assert {token.strip() for token in rows["token"]} == {word.strip() for word in words_of(name)}
+        assert (rows["p"] == 1 / 10).all()
+        assert (rows["z"] > 2 * rows["null"]).all()
+        assert (rows["own_words_p"] == 1 / 10).all()
+        assert (rows["n_words"] == 3).all()
+    lines = by_layer(table)
+    assert len(lines) == 4 * 5
+    assert all(word.strip() in lines[lines["emotion"] == "sad"]["raised"].iloc[0] for word in words_of("sad"))
+
+
+def test_words_of_another_emotion_are_not_ones_own(planted):
+    model, vectors = planted
+    swapped = EmotionVectors(
+        NAMES, vectors.layers, vectors.values[[1, 0, 3, 2]], *[vectors.neutral_mean] * 3, vectors.provenance
+    )
+    table = emotrace.lens(model, swapped, top=1, random=19, layers=2, prompts=PROMPTS)
+    assert (table["own_words"] < 0).all()
+    assert (table["own_words_p"] > 0.5).all()
+
+
+def test_every_number_is_that_of_a_plain_loop(planted):
+    model, vectors = planted
+    layer, body = 2, model.nn._module
+    table = emotrace.lens(model, vectors, "sad", top=2, layers=[layer], random=3, seed=5, prompts=PROMPTS)
+    sad = EmotionVectors(("sad",), vectors.layers, vectors.values[1:2], *[vectors.neutral_mean] * 3, {})
+    rows = np.concatenate([sad.values[:, layer], random_like(sad, 3, 5).values[:, layer]])
+    edits = 0.1 * residual_norms(model)[layer] * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    change = np.zeros((4, body.config.vocab_size))
+    for prompt in PROMPTS:
+        state = torch.from_numpy(read_tokens(model, [prompt], layers=[model.n_layers])[0][-1, 0])
+        with torch.no_grad():
+            both = body.lm_head(body.model.norm(torch.stack([state, *(state + torch.from_numpy(edits).float())])))
+        change += (both[1:] - both[:1]).numpy() / len(PROMPTS)
+    ordinary = [token for token in range(change.shape[1]) if token not in model.tokenizer.all_special_ids]
+    z = (change - change[:, ordinary].mean(1, keepdims=True)) / change[:, ordinary].std(1, keepdims=True)
+    for side, sign in (("top", 1), ("bottom", -1)):
+        order = sorted(ordinary, key=lambda token: -sign * change[0, token])[:2]
+        part = table[table["side"] == side]
+        assert part["token_id"].tolist() == order
+        np.testing.assert_allclose(part["change"], change[0, order], rtol=1e-3)
+        np.testing.assert_allclose(part["z"], z[0, order], rtol=1e-3)
+        ranked = [np.sort(-sign * z[row, ordinary])[:2] * -sign for row in (1, 2, 3)]
+        np.testing.assert_allclose(part["null"], np.mean(ranked, axis=0), rtol=1e-3)
+        larger = (sign * np.array(ranked) >= sign * z[0, order]).sum(axis=0)
+        np.testing.assert_allclose(part["p"], (1 + larger) / 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"emotions": "smug"}, "unknown emotion 'smug'"),
+        ({"emotions": []}, "an emotion and a prompt at least"),
+        ({"layers": 9}, "layer 9 is out of range"),
+        ({"top": 0}, "top is 1 or more"),
+        ({"random": 0}, "random is 1 or more"),
+        ({"prompts": []}, "an emotion and a prompt at least"),
+    ],
+)
+def test_mistakes_are_one_line(planted, settings, message):
+    with pytest.raises(EmotraceError, match=message):
+        emotrace.lens(*planted, **settings)
