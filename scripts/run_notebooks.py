@@ -144,7 +144,7 @@ def check(
         path: of the notebook.
         runs: the folder of run folders.
         update: write the outputs back unless there was an error.
-        exercises: execute the exercises' code as well; then nothing is written back.
+        exercises: execute the exercises' code as well; it is not written back.
         seconds: what it may take; None on a machine that is busy with other work.
     """
     committed = nbformat.read(path, as_version=4)
@@ -155,7 +155,8 @@ def check(
     lines = faults(executed if update else committed, executed)
     if seconds and elapsed > seconds:
         lines.append(f"took {elapsed:.0f} s, more than {seconds}")
-    if update and not exercises and not any(line.startswith("error") for line in lines):
+    if update and not any(line.startswith("error") for line in lines):
+        del executed.cells[len(committed.cells) :]  # the exercises
         nbformat.write(clean(executed), path)
     slow = f", more than the {SECONDS_EACH} s of two quiet cores" if elapsed > SECONDS_EACH else ""
     print(f"{'FAIL' if lines else 'ok'}  {elapsed:.0f} s{slow}", flush=True)
@@ -174,7 +175,7 @@ def main() -> int:
     parser.add_argument("--update", action="store_true", help="write the outputs back")
     parser.add_argument("--folder", type=Path, help="keep what is measured here; default: a folder that is thrown away")
     parser.add_argument("--no-limit", action="store_true", help="a busy machine: do not fail for taking long")
-    parser.add_argument("--exercises", action="store_true", help="run the exercises' code too; writes nothing back")
+    parser.add_argument("--exercises", action="store_true", help="run the exercises' code too")
     options = parser.parse_args()
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(options.numbers or [""]))]
     if not paths:

@@ -103,6 +103,11 @@ class Lab:
         tables = of_instrument(self._results.tables, instrument or self._instrument)
         return self._existing(tables, name)
 
+    @property
+    def tables(self) -> Tables:
+        """What was asked for so far, by name, with the rows of every instrument."""
+        return dict(self._results.tables)
+
     def texts(self, name: str) -> pd.DataFrame:
         """Texts that the model wrote: ``stories``, ``steered`` or ``scenarios``.
 
@@ -229,7 +234,10 @@ class Lab:
 
     def _folder_name(self, own_passages: bool) -> str:
         parts = [file_name(self._model.name)]
-        parts += ["quick"] * self._quick + ["remote"] * bool(self._model.remote)
+        on_a_server = (
+            self._model.remote is not None and self._model.remote.where != "local"
+        )  # simulated: the same model
+        parts += ["quick"] * self._quick + ["remote"] * on_a_server
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
         return "-".join(parts + [corpus.fingerprint(next(iter(self._instruments.values())))[:8]] * own_passages)
 
