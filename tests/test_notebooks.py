@@ -4,15 +4,20 @@ import ast
 import base64
 import builtins
 import copy
+import functools
+import importlib
 import importlib.util
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
+import emotrace
 from emotrace.study import experiments
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +140,35 @@ def test_steering_is_written_out(runner):
     ]
     assert edits == ["hidden[:, -1] += sign * push.to(hidden)"]
     assert any("unit.to_numpy() * strength * norms[layer]" in cell.source for cell in code_cells(notebook))
+
+
+@pytest.mark.filterwarnings("ignore:.*was never reached")
+def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_path, monkeypatch):
+    """Its cell, on a model of another class, beside torch alone: as a reader would take it elsewhere."""
+    notebook = nbformat.read(ROOT / "notebooks" / "07_steering.ipynb", as_version=4)
+    (cell,) = [cell for cell in code_cells(notebook) if "model.generate(" in cell.source]
+    body = textwrap.indent(cell.source, "    ")  # in a file, where nnsight finds the source
+    (tmp_path / "taken_over.py").write_text(
+        f"import torch\n\ndef steer(model, layer, push, strength, PROMPT):\n{body}\n    return written\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model, layer = emotrace.load(str(tiny_folder("gpt2"))), 2
+    push = 5 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    written = importlib.import_module("taken_over").steer(model, layer, push, 1.0, "She laughed")
+
+    def hook(module, inputs, output, sign):
+        output = output.clone()
+        output[:, -1] += sign * push
+        return output
+
+    prompt = torch.tensor([model.tokenizer("She laughed")["input_ids"]])
+    for sign, ids in written.items():
+        block = model.layers[layer - 1]._module
+        handle = block.register_forward_hook(functools.partial(hook, sign=sign))
+        alone = model.nn._module.generate(prompt, max_new_tokens=24, do_sample=False, pad_token_id=0)
+        handle.remove()
+        assert ids == alone[0, prompt.shape[1] :].tolist()
+    assert len({tuple(ids) for ids in written.values()}) == 3
 
 
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):

@@ -117,7 +117,7 @@ def show_figure(figure: Figure, name: str, caption: str) -> None:
     from IPython.display import Markdown, display
 
     content, width = png(figure)
-    metadata = {"emotrace": {"figure": name}, "image/png": {"width": width}}
+    metadata = {"emotrace": {"figure": name}, "image/png": {"width": width, "alt": caption}}
     display({"image/png": base64.b64encode(content).decode(), "text/plain": caption}, raw=True, metadata=metadata)
     display(Markdown(f"*{caption}*"))
 
