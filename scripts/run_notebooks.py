@@ -3,6 +3,7 @@
     python scripts/run_notebooks.py                     # all; fails on an error, a missing figure, a number that moved
     python scripts/run_notebooks.py 05 07 --update      # some, and writes their outputs back
     python scripts/run_notebooks.py --folder runs/check # keep what was measured, and go on from it the next time
+    python scripts/run_notebooks.py --exercises         # the exercises' code as well, after the last cell
 
 One kernel a notebook; they share one run folder, so that nothing is measured twice.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ FOLDER = ROOT / "notebooks"
 SECONDS_EACH, SECONDS_ALL = 180, 900
 PATIENCE = 2
 
+_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 Notebook = Any
 """A notebook as nbformat reads it."""
 
@@ -100,6 +103,15 @@ def _passing(output: Any) -> bool:
     return bool(output.get("metadata", {}).get("emotrace", {}).get("progress"))
 
 
+def with_exercises(notebook: Notebook) -> Notebook:
+    """The notebook with one more cell for each block of Python in its exercise."""
+    longer = nbformat.from_dict(notebook)
+    prose = "\n".join(cell.source for cell in longer.cells if cell.cell_type == "markdown")
+    exercise = prose.partition("\n## Exercise\n")[2]
+    longer.cells += [nbformat.v4.new_code_cell(code.strip()) for code in _BLOCK.findall(exercise)]
+    return longer
+
+
 def execute(notebook: Notebook, runs: Path, seconds: int | None) -> Notebook:
     """The notebook, run from top to bottom in a kernel of its own; an error stays in it as an output."""
     executed = nbformat.from_dict(notebook)
@@ -123,20 +135,28 @@ def _error(name: str, text: str) -> Any:
     return nbformat.v4.new_output("error", ename=name, evalue=text, traceback=[])
 
 
-def check(path: Path, runs: Path, *, update: bool, seconds: int | None = PATIENCE * SECONDS_EACH) -> list[str]:
-    """Executes one notebook; its faults. With ``update`` the outputs are written back unless there was an error.
+def check(
+    path: Path, runs: Path, *, update: bool, exercises: bool = False, seconds: int | None = PATIENCE * SECONDS_EACH
+) -> list[str]:
+    """Executes one notebook; its faults.
 
-    ``seconds``: what it may take; None on a machine that is busy with other work.
+    Args:
+        path: of the notebook.
+        runs: the folder of run folders.
+        update: write the outputs back unless there was an error.
+        exercises: execute the exercises' code as well; it is not written back.
+        seconds: what it may take; None on a machine that is busy with other work.
     """
     committed = nbformat.read(path, as_version=4)
     print(f"{path.stem:<30}", end="", flush=True)
     start = time.monotonic()
-    executed = execute(committed, runs, seconds)
+    executed = execute(with_exercises(committed) if exercises else committed, runs, seconds)
     elapsed = time.monotonic() - start
     lines = faults(executed if update else committed, executed)
     if seconds and elapsed > seconds:
         lines.append(f"took {elapsed:.0f} s, more than {seconds}")
     if update and not any(line.startswith("error") for line in lines):
+        del executed.cells[len(committed.cells) :]  # the exercises
         nbformat.write(clean(executed), path)
     slow = f", more than the {SECONDS_EACH} s of two quiet cores" if elapsed > SECONDS_EACH else ""
     print(f"{'FAIL' if lines else 'ok'}  {elapsed:.0f} s{slow}", flush=True)
@@ -155,6 +175,7 @@ def main() -> int:
     parser.add_argument("--update", action="store_true", help="write the outputs back")
     parser.add_argument("--folder", type=Path, help="keep what is measured here; default: a folder that is thrown away")
     parser.add_argument("--no-limit", action="store_true", help="a busy machine: do not fail for taking long")
+    parser.add_argument("--exercises", action="store_true", help="run the exercises' code too")
     options = parser.parse_args()
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(options.numbers or [""]))]
     if not paths:
@@ -163,7 +184,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         runs = (options.folder or Path(scratch)).resolve()
         limit = None if options.no_limit else PATIENCE * SECONDS_EACH
-        failed = [path.stem for path in paths if check(path, runs, update=options.update, seconds=limit)]
+        how = {"update": options.update, "exercises": options.exercises, "seconds": limit}
+        failed = [path.stem for path in paths if check(path, runs, **how)]
     elapsed = time.monotonic() - start
     print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ok, {elapsed / 60:.1f} minutes")
     late = elapsed > PATIENCE * SECONDS_ALL and not options.no_limit

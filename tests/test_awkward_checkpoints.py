@@ -337,7 +337,7 @@ def command(*arguments):
 WAYS_IN = {
     "load": lambda path, out: emotrace.load(path),
     "on a simulated server": lambda path, out: emotrace.load(path, remote="local"),
-    "Lab": lambda path, out: emotrace.Lab(path, folder=out / "lab").vectors(),
+    "Lab": lambda path, out: emotrace.Lab(emotrace.load(path), folder=out / "lab").vectors(),
     "emotrace extract": lambda path, out: command("extract", path, "--out", out / "v.safetensors"),
     "emotrace read": lambda path, out: command("read", "She laughed.", "--model", path),
     "emotrace whatif": lambda path, out: command("whatif", "She", "--emotion", "happy", "--model", path, "--no-judge"),

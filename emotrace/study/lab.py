@@ -1,11 +1,11 @@
-"""One model, one run folder, every experiment: the few calls that a notebook's cells are made of.
+"""The run folder of a model, for notebooks: what the study's experiments measured, measured now where it is not there.
 
-    lab = emotrace.Lab("smollm2-135m-instruct", quick=True)
-    lab.show("separation_over_depth")
+    lab = emotrace.Lab(emotrace.load("smollm2-135m-instruct"), quick=True)
+    lab.table("separation")
     lab.claims("C6")
 
-Each call runs what it needs through the same functions as ``emotrace run`` and keeps it in a run folder, so that
-nothing is computed twice, in whichever notebook it is asked for; ``emotrace run --resume`` can go on with that folder.
+Each call runs what it needs through the same functions as ``emotrace run`` and keeps it in the folder, so that nothing
+is computed twice, in whichever notebook it is asked for; ``emotrace run --resume`` can go on with that folder.
 """
 
 from __future__ import annotations
@@ -13,41 +13,39 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
-from emotrace.models import DEFAULT_MODEL, Model, load
-from emotrace.study import experiments, guidelines, notebook
-from emotrace.study.effects.figures import texts_shown
+from emotrace.study import experiments, notebook
 from emotrace.study.experiment import Experiment, Results, Tables, of_instrument
-from emotrace.study.folder import RunFolder, file_name, read_manifest, select
+from emotrace.study.folder import RunFolder, file_name
 from emotrace.study.pipeline import run_settings
 from emotrace.study.study import Settings, Study, read
 from emotrace.study.style import plt
 from emotrace.study.verdicts import claims_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from emotrace.models import Model
     from emotrace.vectors import EmotionVectors
 
 Known = TypeVar("Known")
 
 
 class Lab:
-    """A model, and what was measured on it.
+    """What was measured on a model. It is a :class:`~emotrace.files.Cache`, so that ``cache=lab`` keeps finished work.
 
     Args:
-        model: what :func:`emotrace.load` takes.
+        model: from :func:`emotrace.load`.
         quick: the same experiments with fewer texts and resamples (``Settings.quick``).
-        remote: passed on to :func:`emotrace.load`.
+        instrument: the set of passages whose rows are shown; default: the main one.
         folder: the run folder; default ``runs/notebooks/MODEL[-quick]…`` in the checkout, or below ``EMOTRACE_RUNS``.
         seed: of every random draw.
         passages: a file like ``data/passages.csv`` in place of it.
@@ -57,31 +55,33 @@ class Lab:
         folder: the run folder.
 
     Raises:
-        EmotraceError: a passages file that cannot be used; later, whatever loading or an experiment refuses.
+        EmotraceError: an unknown instrument, a passages file that cannot be used; later, what an experiment refuses.
     """
 
     @arguments.checked
     def __init__(
         self,
-        model: str | Path = DEFAULT_MODEL,
+        model: Model,
         *,
         quick: bool = True,
-        remote: bool | str = False,
+        instrument: str | None = None,
         folder: str | Path | None = None,
         seed: int = 0,
         passages: str | Path | None = None,
         classifier: str = DEFAULT_CLASSIFIER,
     ) -> None:
-        self._source = str(model) if isinstance(model, Path) else arguments.text(model, "a model's name")
-        self._quick, self._remote, self._classifier = quick, remote, arguments.text(classifier, "a classifier's name")
+        self._model, self._quick = model, quick
+        self._classifier = arguments.text(classifier, "a classifier's name")
         seed = arguments.integer(seed, "a seed", at_least=0)
         self._settings = Settings.quick(seed) if quick else Settings(seed)
         self._instruments = corpus.instruments(passages)
+        self._instrument = instrument or next(iter(self._instruments))
+        if self._instrument not in self._instruments:
+            raise unknown("instrument", self._instrument, self._instruments)
         for table in self._instruments.values():
             for note in corpus.imbalances(table, self._settings.topics):
                 print(f"emotrace: {note}", file=sys.stderr)
         self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
-        self._model: Model | None = None
         self._study: Study | None = None
         self._results = Results()
         self._measured: list[Experiment] = []
@@ -89,33 +89,28 @@ class Lab:
     def __repr__(self) -> str:
         size = "quick" if self._quick else "full"
         measured = ", ".join(experiment.name for experiment in self._measured) or "nothing yet"
-        return f"Lab of {self._source} ({size} settings, seed {self._settings.seed}); measured here: {measured}"
+        return f"run folder of {self._model.name} ({size} settings, seed {self._settings.seed}); used here: {measured}"
 
-    @property
-    def model(self) -> Model:
-        """The model, loaded at first use."""
-        if self._model is None:
-            self._model = load(self._source, remote=self._remote)
-        return self._model
-
-    @property
-    def passages(self) -> pd.DataFrame:
-        """The passages of the main instrument, as the model reads them."""
-        return corpus.quick_subset(next(iter(self._instruments.values())), self._settings.topics)
+    # -- what the experiments measured --------------------------------------------------------------------------
 
     def table(self, name: str, instrument: str | None = None) -> pd.DataFrame:
         """A table of ``docs/tables.md``, measured now if it was not before: the rows of one instrument.
 
         Args:
             name: its name.
-            instrument: default: the main one.
+            instrument: default: the lab's own.
 
         Raises:
             EmotraceError: no such table, or none on this model (a base model writes no stories).
         """
         self._measure(_known("table", name, experiments.TABLES))
-        tables = of_instrument(self._results.tables, instrument or next(iter(self._instruments)))
+        tables = of_instrument(self._results.tables, instrument or self._instrument)
         return self._existing(tables, name)
+
+    @property
+    def tables(self) -> Tables:
+        """What was asked for so far, by name, with the rows of every instrument."""
+        return dict(self._results.tables)
 
     def texts(self, name: str) -> pd.DataFrame:
         """Texts that the model wrote: ``stories``, ``steered`` or ``scenarios``.
@@ -126,14 +121,6 @@ class Lab:
         self._measure(_known("set of texts", name, experiments.TEXTS))
         return self._existing(self._results.texts, name)
 
-    def row(self, table: str, **values: Any) -> pd.Series:
-        """The one row of a table whose columns have these values.
-
-        Raises:
-            EmotraceError: there is none, or more than one.
-        """
-        return _only(select(self.table(table), **values), f"rows of {table} have {values}")
-
     def vectors(self, pooling: str = "mean", method: str = "comprehension") -> EmotionVectors:
         """The emotion vectors of a method (``comprehension`` or ``generation``) and pooling (``last`` or ``mean``).
 
@@ -141,91 +128,75 @@ class Lab:
             EmotraceError: there are none such.
         """
         # Those of comprehension as they were read: the calibration that steering adds is not always there.
-        vectors = self._reading().vectors()
+        vectors = self._reading().instruments[self._instrument].vectors()
         if method == "generation":
             self._measure(experiments.by_name("method_comparison"))
             vectors = self._results.vectors | vectors
         return _known("vectors", f"{method}, {pooling}", {", ".join(key): one for key, one in vectors.items()})
 
-    def figure(self, name: str) -> Figure:
-        """One of the report's figures, to look at or to change; :meth:`show` displays it with its caption.
+    def claims(self, *ids: str) -> pd.DataFrame:
+        """The rows of ``claims.csv`` of these claims (``"C6"``, ``"C6.u"``, …: the beginning of an id); or of all.
 
-        Raises:
-            EmotraceError: no such figure, or nothing to draw in it.
-        """
-        picture = _known("figure", name, experiments.PICTURES)
-        self._measure(experiments.TABLES[picture.table], beside=True)
-        tables = of_instrument(self._results.tables, next(iter(self._instruments)))
-        figure = picture.figure(tables, self.vectors("mean") if picture.vectors else None)
-        if figure is None:
-            raise EmotraceError(f"{self._source} has nothing to draw in {name}")
-        return figure
-
-    def show(self, *names: str) -> None:
-        """Displays figures, each with its caption."""
-        for name in names:
-            figure = self.figure(name)
-            notebook.show_figure(figure, name, experiments.PICTURES[name].caption)
-            plt.close(figure)
-
-    def claims(self, *ids: str) -> notebook.Table:
-        """What the paper claims (``"C6"``, ``"C6.u"``, …: the beginning of an id) beside what was measured; or all.
+        Those that rest on a set of passages are there once for each.
 
         Raises:
             EmotraceError: no claim has such an id.
         """
-        return notebook.claims_table(self._claims(*ids))
+        wanted = _beginning_with(experiments.CLAIMS, ids)
+        for id in ids:
+            if not _beginning_with(wanted, (id,)):
+                raise unknown("claim", id, experiments.CLAIMS)
+        self._measure(*(experiments.CLAIMS[id] for id in wanted), beside=True)
+        claims = claims_table(self._model.name, experiments.claims(self._results.tables, self._model.family))
+        return claims[claims["id"].isin(wanted)]
 
     def claim(self, id: str) -> pd.Series:
-        """The claim of this id (``docs/claims.md``) on the main instrument, a row of ``claims.csv``.
+        """One row of :meth:`claims`, on the lab's own instrument.
 
         Raises:
             EmotraceError: there is no such claim, or this model has none.
         """
-        rows = select(self._claims(id), id=id).drop_duplicates("id")
-        return _only(rows, f"claims have the id {id!r}")
+        rows = self.claims(id)
+        rows = rows[(rows["id"] == id) & rows["instrument"].isin(["", self._instrument])]
+        if len(rows) != 1:
+            raise EmotraceError(f"{len(rows)} claims have the id {id!r}, not one")
+        return rows.iloc[0]
 
-    def published(self, *ids: str) -> notebook.Table:
-        """The claims on the packaged models as ``docs/results`` has them, one column a model.
+    def show(self, *names: str) -> None:
+        """Displays figures of the report, each with its caption.
 
         Raises:
-            EmotraceError: the package is installed without the checkout that holds them.
+            EmotraceError: no such figure, or nothing to draw in it.
         """
-        results = corpus.data_dir().parent / "docs" / "results"
-        if not (results / "tables" / "claims.csv").exists():
-            raise EmotraceError("the published results are in a checkout only: docs/results/tables/claims.csv")
-        claims = pd.read_csv(results / "tables" / "claims.csv")
-        claims = claims[claims["id"].isin(_beginning_with(claims["id"], ids))]
-        quick = {name: f"{name} (quick)" for name in read_manifest(results).get("quick", [])}
-        return notebook.claims_of_models(claims.replace({"model": quick}))
+        for name in names:
+            picture = _known("figure", name, experiments.PICTURES)
+            self._measure(experiments.TABLES[picture.table], beside=True)
+            tables = of_instrument(self._results.tables, self._instrument)
+            figure = picture.figure(tables, self.vectors("mean") if picture.vectors else None)
+            if figure is None:
+                raise EmotraceError(f"{self._model.name} has nothing to draw in {name}")
+            notebook.show_figure(figure, name, picture.caption)
+            plt.close(figure)
 
-    def guidelines(self) -> notebook.Table:
-        """What to do (C12, the rules are ours), and what was measured here of each."""
-        claims = self._claims()  # which measures everything
-        stated = guidelines.rules({**self._results.tables, "claims": claims})
-        rows = [
-            {"rule": rule["rule"], "measured here": finding["measured"], "borne out": finding["verdict"]}
-            for rule in stated
-            for finding in rule["findings"]
-        ]
-        return notebook.Table(pd.DataFrame(rows, columns=["rule", "measured here", "borne out"]))
+    # -- a cache of one's own work ------------------------------------------------------------------------------
 
-    def examples(self, count: int = 4) -> notebook.Table:
-        """Scenarios spread over the table, not picked by outcome: plain and steered text side by side."""
-        rows = pd.DataFrame(texts_shown(self.texts("scenarios"), self.table("verification"), count))
-        rows["success"] = rows["success"].map({True: "yes", False: "no"})
-        return notebook.Table(
-            rows.rename(
-                columns={"plain": "… plain", "target": "… steered", "prompted": "… asked", "rise": "rise of the score"}
-            )
-        )
+    def arrays(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array kept under ``key`` in the folder; computed and kept first if there is none."""
+        with self._run_folder() as (run, _):
+            return run.arrays(key, compute)
+
+    def rows(self, key: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The table rows kept under the content of ``key`` in the folder; computed and kept first if there are none."""
+        with self._run_folder() as (run, _):
+            return run.rows(key, compute)
+
+    # -- measuring ----------------------------------------------------------------------------------------------
 
     def _reading(self) -> Study:
         """What the model held when it read the texts; read at first use."""
         if self._study is None:
-            model = self.model
             with self._run_folder() as (run, progress):
-                self._study = read(model, self._settings, run, progress, self._instruments, self._classifier)
+                self._study = read(self._model, self._settings, run, progress, self._instruments, self._classifier)
         return self._study
 
     def _measure(self, *wanted: Experiment, beside: bool = False) -> None:
@@ -242,27 +213,21 @@ class Lab:
                     study.run.write_table(name, table)
         self._measured += plan
 
-    def _claims(self, *ids: str) -> pd.DataFrame:
-        """The rows of ``claims.csv`` whose ids begin so; all without any."""
-        wanted = _beginning_with(experiments.CLAIMS, ids)
-        for id in ids:
-            if not _beginning_with(wanted, (id,)):
-                raise unknown("claim", id, experiments.CLAIMS)
-        self._measure(*(experiments.CLAIMS[id] for id in wanted), beside=True)
-        study = self._reading()
-        claims = claims_table(study.model_name, experiments.claims(self._results.tables, study.family))
-        return claims[claims["id"].isin(wanted)]
-
     def _existing(self, tables: Tables, name: str) -> pd.DataFrame:
         if name not in tables or tables[name].empty:
-            raise EmotraceError(f"{self._source} has no {name}: a base model writes no stories")
+            raise EmotraceError(f"{self._model.name} has no {name}: a base model writes no stories")
         return tables[name]
 
     @contextlib.contextmanager
     def _run_folder(self) -> Iterator[tuple[RunFolder, notebook.Progress]]:
         """The run folder, held only while something is computed: several notebooks may be open on it."""
         settings = run_settings(
-            [self._source], list(experiments.NAMES), self._quick, self._settings, self._classifier, self._instruments
+            [self._model.name],
+            list(experiments.NAMES),
+            self._quick,
+            self._settings,
+            self._classifier,
+            self._instruments,
         )
         run, progress = RunFolder(self.folder, settings, resume=True), notebook.Progress()
         try:
@@ -272,8 +237,11 @@ class Lab:
             run.close()
 
     def _folder_name(self, own_passages: bool) -> str:
-        parts = [file_name(Path(self._source).name if Path(self._source).exists() else self._source)]
-        parts += ["quick"] * self._quick + ["remote"] * bool(self._remote)
+        parts = [file_name(self._model.name)]
+        on_a_server = (
+            self._model.remote is not None and self._model.remote.where != "local"
+        )  # simulated: the same model
+        parts += ["quick"] * self._quick + ["remote"] * on_a_server
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
         return "-".join(parts + [corpus.fingerprint(next(iter(self._instruments.values())))[:8]] * own_passages)
 
@@ -293,12 +261,6 @@ def _known(kind: str, name: str, known: Mapping[str, Known]) -> Known:
     if name not in known:
         raise unknown(kind, name, known)
     return known[name]
-
-
-def _only(rows: pd.DataFrame, description: str) -> pd.Series:
-    if len(rows) != 1:
-        raise EmotraceError(f"{len(rows)} {description}, not one")
-    return rows.iloc[0]
 
 
 def _beginning_with(ids: Iterable[str], beginnings: tuple[str, ...]) -> list[str]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from emotrace.instrument import corpus
+from emotrace.study.folder import read_manifest
 from emotrace.study.verdicts import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -97,12 +99,26 @@ def claims_of_models(claims: pd.DataFrame) -> Table:
     return Table(wide.rename_axis(None, axis=1).reset_index())
 
 
+def published(*ids: str) -> Table:
+    """The claims whose ids begin so (``C6``, ``C6.u``, …) on the packaged models, as ``docs/results`` has them.
+
+    Where the package is installed without its checkout, a line that says where they are.
+    """
+    results = corpus.data_dir().parent / "docs" / "results"
+    if not (results / "tables" / "claims.csv").exists():
+        return Table(pd.DataFrame({"published results": ["docs/results/tables/claims.csv of the repository"]}))
+    claims = pd.read_csv(results / "tables" / "claims.csv")
+    begins = [any(f"{id}.".startswith(f"{first}.") for first in ids) for id in claims["id"]]
+    quick = {name: f"{name} (quick)" for name in read_manifest(results).get("quick", [])}
+    return claims_of_models(claims[begins].replace({"model": quick}))
+
+
 def show_figure(figure: Figure, name: str, caption: str) -> None:
     """Displays a figure as a small PNG, and its caption below."""
     from IPython.display import Markdown, display
 
     content, width = png(figure)
-    metadata = {"emotrace": {"figure": name}, "image/png": {"width": width}}
+    metadata = {"emotrace": {"figure": name}, "image/png": {"width": width, "alt": caption}}
     display({"image/png": base64.b64encode(content).decode(), "text/plain": caption}, raw=True, metadata=metadata)
     display(Markdown(f"*{caption}*"))
 

@@ -1,5 +1,8 @@
 """A notebook's calls run what they need, once, through the same code as a run; what they show is what was measured."""
 
+import base64
+import copy
+import io
 import json
 import re
 from pathlib import Path
@@ -9,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import emotrace
 from emotrace.errors import EmotraceError
+from emotrace.hosts.remote import Remote
 from emotrace.study import experiments, notebook, pipeline
 from emotrace.study.experiment import of_main_instrument
 from emotrace.study.folder import read_tables
@@ -45,16 +50,21 @@ def small():
         yield
 
 
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return emotrace.load(str(tiny_folder("llama")))
+
+
 @pytest.fixture
-def lab(tiny_folder, tmp_path):
+def lab(model, tmp_path):
     """A lab with nothing in its folder."""
-    return Lab(str(tiny_folder("llama")), folder=tmp_path / "run")
+    return Lab(model, folder=tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def used(tiny_folder, tmp_path_factory):
+def used(model, tmp_path_factory):
     """A lab that tests share: what one has measured the next finds done."""
-    return Lab(str(tiny_folder("llama")), folder=tmp_path_factory.mktemp("lab") / "run")
+    return Lab(model, folder=tmp_path_factory.mktemp("lab") / "run")
 
 
 def counting(monkeypatch, module, name):
@@ -69,10 +79,34 @@ def counting(monkeypatch, module, name):
     return calls
 
 
-def test_nothing_is_loaded_or_measured_until_it_is_asked_for(lab):
+def test_nothing_is_measured_until_it_is_asked_for(lab):
     assert "nothing yet" in repr(lab)
-    assert lab._model is None
     assert not lab.folder.exists()
+
+
+def test_a_lab_keeps_work_of_ones_own(lab, model, monkeypatch):
+    from emotrace import activations
+
+    texts = ["The kettle boils.", "Somebody is at the door, and it is late."]
+    first = activations.read_activations(model, texts, cache=lab)
+    calls = counting(monkeypatch, activations, "_pool_batch")
+    again = activations.read_activations(model, texts, cache=lab)
+    assert not calls
+    for pooling, values in activations.read_activations(model, texts).items():
+        np.testing.assert_array_equal(first[pooling], again[pooling])
+        np.testing.assert_allclose(again[pooling], values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_lab_shows_the_instrument_that_it_is_asked_for(used, model):
+    accounts = Lab(model, instrument="accounts", folder=used.folder)
+    theirs, ours = accounts.table("separation"), used.table("separation")
+    assert set(theirs["instrument"]) == {"accounts"}
+    pd.testing.assert_frame_equal(theirs, used.table("separation", "accounts"))
+    assert not np.allclose(theirs["value"].iloc[:40], ours["value"].iloc[:40])
+    assert accounts.claim("C6.depth.mean")["instrument"] == "accounts"
+    assert accounts.vectors().provenance["texts"] != used.vectors().provenance["texts"]
+    with pytest.raises(EmotraceError, match="unknown instrument 'diaries': known are scenes, accounts"):
+        Lab(model, instrument="diaries")
 
 
 def test_a_table_runs_its_experiment_alone_and_once(lab, monkeypatch):
@@ -83,29 +117,29 @@ def test_a_table_runs_its_experiment_alone_and_once(lab, monkeypatch):
     assert set(table["instrument"]) == {"scenes"}
     assert set(lab.table("separation", "accounts")["instrument"]) == {"accounts"}
     assert [experiment.name for (plan, *_) in measured for experiment in plan] == ["separation"]
-    assert repr(lab).endswith("measured here: separation")
+    assert repr(lab).endswith("used here: separation")
     assert sorted(read_tables(lab.folder)) == ["separation"]
 
 
-def test_a_second_lab_on_the_folder_computes_nothing_anew(lab, tiny_folder, monkeypatch):
+def test_a_second_lab_on_the_folder_computes_nothing_anew(lab, model, monkeypatch):
     from emotrace.measures import geometry
 
     table = lab.table("separation")
     before = sorted((lab.folder / ".cache").iterdir())
     calls = counting(monkeypatch, geometry, "decode")
-    again = Lab(str(tiny_folder("llama")), folder=lab.folder).table("separation")
+    again = Lab(model, folder=lab.folder).table("separation")
     pd.testing.assert_frame_equal(again, table)
     assert not calls
     assert sorted((lab.folder / ".cache").iterdir()) == before
 
 
 def test_claims_run_what_they_rest_on_alone(lab):
-    assert len(lab.claims("C6").frame) == 20  # five claims, two poolings, two instruments
-    assert repr(lab).endswith("measured here: anisotropy, separation, localisation")
+    assert len(lab.claims("C6")) == 20  # five claims, two poolings, two instruments
+    assert repr(lab).endswith("used here: anisotropy, separation, localisation")
 
 
-def test_two_labs_may_be_open_on_one_folder(lab, tiny_folder):
-    other = Lab(str(tiny_folder("llama")), folder=lab.folder)
+def test_two_labs_may_be_open_on_one_folder(lab, model):
+    other = Lab(model, folder=lab.folder)
     assert len(lab.table("anisotropy")) == len(other.table("anisotropy"))
     assert len(lab.table("geometry")) == len(other.table("geometry"))
 
@@ -114,7 +148,7 @@ def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_f
     mine = {
         name: used.table(name) for name in ("separation", "localisation", "dose_response", "verification", "factorial")
     }
-    stated = used._claims()
+    stated = used.claims()
     assert {claim.split(".")[0] for claim in stated["id"]} == {claim.split(".")[0] for claim in experiments.CLAIMS}
     pipeline.run([str(tiny_folder("llama"))], used.folder, quick=True, resume=True)
     theirs = read_tables(used.folder)
@@ -127,17 +161,17 @@ def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_f
 
 
 def test_claims_are_found_by_their_ids_and_by_how_these_begin(used):
-    frame = used.claims("C6").frame
+    stated = used.claims("C6")
     tables = {name: table for name, table in used._results.tables.items() if name != "claims"}
     whole = [claim for claim in experiments.claims(tables, "llama") if claim.id.startswith("C6.")]
-    assert list(frame["claim"]) == [claim.claim for claim in whole]
-    assert list(frame["the paper"]) == [claim.paper for claim in whole]
-    assert list(used._claims("C6.u")["id"]) == ["C6.u.last", "C6.u.mean"] * 2  # C6.u_null is another claim
-    several = used._claims("C6.depth", "C7.gemma")
+    assert list(stated["claim"]) == [claim.claim for claim in whole]
+    assert list(stated["paper"]) == [claim.paper for claim in whole]
+    assert list(used.claims("C6.u")["id"]) == ["C6.u.last", "C6.u.mean"] * 2  # C6.u_null is another claim
+    several = used.claims("C6.depth", "C7.gemma")
     assert list(several["id"]) == ["C6.depth.last", "C6.depth.mean"] * 2 + ["C7.gemma"]
     assert list(several["instrument"])[:4] == ["scenes", "scenes", "accounts", "accounts"]
-    located = used.row("localisation", pooling="mean", criterion="cosine")
-    assert used.claim("C6.depth.mean")["measured"] == located["depth"]
+    located = used.table("localisation").query("pooling == 'mean' and criterion == 'cosine'")
+    assert used.claim("C6.depth.mean")["measured"] == located["depth"].item()
     curve = used.table("learning_curve")
     curve = curve[(curve["pooling"] == "mean") & (curve["metric"] == "logistic_regression")]
     assert used.claim("neighbour.probe.mean")["measured"] == curve.sort_values("topics").iloc[-1]["value"]
@@ -146,7 +180,7 @@ def test_claims_are_found_by_their_ids_and_by_how_these_begin(used):
 
 
 def test_experiments_state_the_claims_that_their_records_list(used):
-    stated = used._claims()
+    stated = used.claims()
     assert not stated.duplicated(["id", "instrument"]).any()
     # The tiny model's vocabulary has no English kin word as one token.
     missing = set(experiments.CLAIMS) - set(stated["id"])
@@ -175,70 +209,64 @@ def test_every_table_is_made_by_the_experiment_it_stands_under(used):
     for name in experiments.TEXTS:
         assert used.texts(name)["text"].map(len).sum() > 0
     assert used.vectors("last").provenance["pooling"] == "last"
-    assert len(used.examples(2).frame) == 2
 
 
 @pytest.mark.parametrize("name", ["separation_over_depth", "cosine_matrix", "regime_map", "factorial_effects"])
-def test_a_figure_is_the_reports_own(used, name):
-    figure = used.figure(name)
-    content, width = notebook.png(figure)
-    plt.close(figure)
-    assert content.startswith(b"\x89PNG")
+def test_a_figure_is_the_reports_own_as_a_small_png_with_its_caption(used, name, monkeypatch):
+    found, open_before = shown(monkeypatch), plt.get_fignums()
+    used.show(name)
+    (bundle, how), (caption, _) = found
+    assert how["metadata"]["emotrace"] == {"figure": name}
+    content = base64.b64decode(bundle["image/png"])
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    assert picture.std() > 10
     assert len(content) < 100_000
-    assert 300 < width < 1200
-    assert len(experiments.PICTURES[name].caption) > 40
-
-
-def test_a_figure_of_separation_has_its_baseline(used):
-    figure = used.figure("separation_over_depth")
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    plt.close(figure)
-    assert "unrelated texts, same group size" in labels
+    assert 300 < how["metadata"]["image/png"]["width"] < 1200
+    assert caption.data == f"*{experiments.PICTURES[name].caption}*"
+    assert len(caption.data) > 40
+    assert plt.get_fignums() == open_before
 
 
 def test_wrong_names_list_the_known(used):
-    for ask, known in ((used.table, "separation"), (used.figure, "regime_map"), (used.texts, "stories")):
+    for ask, known in ((used.table, "separation"), (used.show, "regime_map"), (used.texts, "stories")):
         with pytest.raises(EmotraceError, match=known):
             ask("nonsense")
     for ask in (used.claims, used.claim):
         with pytest.raises(EmotraceError, match=r"unknown claim 'C99': known are C7\.gemma, .*C11"):
             ask("C99")
     with pytest.raises(EmotraceError, match="not one"):
-        used.row("separation", pooling="mean")
+        used.claim("C6.depth")
 
 
 def test_a_base_model_says_why_it_has_no_stories(tiny_folder, tmp_path):
-    lab = Lab(str(tiny_folder("gpt2")), folder=tmp_path / "base")
+    lab = Lab(emotrace.load(str(tiny_folder("gpt2"))), folder=tmp_path / "base")
     for ask in (lambda: lab.table("method_comparison"), lambda: lab.texts("stories")):
         with pytest.raises(EmotraceError, match="a base model writes no stories"):
             ask()
 
 
-def test_folders_differ_by_what_makes_a_run(monkeypatch, tmp_path):
+def test_folders_differ_by_what_makes_a_run(model, monkeypatch, tmp_path):
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
-    names = {Lab(**how).folder for how in ({}, {"quick": False}, {"seed": 3}, {"model": "org/name"}, {"remote": True})}
-    assert len(names) == 5
-    assert Lab().folder == tmp_path / "smollm2-135m-instruct-quick"
+    other, served, simulated = copy.copy(model), copy.copy(model), copy.copy(model)
+    other.name, served.remote, simulated.remote = "org/name", Remote("https://a.server"), Remote("local")
+    labs = Lab(model), Lab(model, quick=False), Lab(model, seed=3), Lab(other), Lab(served)
+    assert len({lab.folder for lab in labs}) == 5
+    assert labs[0].folder == tmp_path / f"{model.name}-quick"
+    assert labs[3].folder == tmp_path / "org--name-quick"
+    assert Lab(simulated).folder == labs[0].folder  # the same weights on the same machine
 
 
-def test_passages_of_ones_own_have_a_folder_of_their_own(monkeypatch, tmp_path):
+def test_passages_of_ones_own_have_a_folder_of_their_own(model, monkeypatch, tmp_path):
     from emotrace.instrument import corpus
 
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
     mine = corpus.passages().assign(text=lambda table: table["text"] + " Then it was over.")
     mine.to_csv(tmp_path / "mine.csv", index=False)
-    assert Lab(passages=tmp_path / "mine.csv").folder != Lab().folder
+    assert Lab(model, passages=tmp_path / "mine.csv").folder != Lab(model).folder
 
 
-def test_remote_is_passed_on_to_load(monkeypatch):
-    asked = []
-    monkeypatch.setattr("emotrace.study.lab.load", lambda name, **how: asked.append((name, how)))
-    _ = Lab("a").model, Lab("b", remote="local").model
-    assert asked == [("a", {"remote": False}), ("b", {"remote": "local"})]
-
-
-def test_published_claims_have_one_column_a_model(used):
-    frame = used.published("C6").frame
+def test_published_claims_have_one_column_a_model():
+    frame = notebook.published("C6").frame
     assert list(frame.columns[:2]) == ["claim", "the paper"]
     assert frame["claim"].str.startswith("C6 ").all()
     whole = pd.read_csv(Path(__file__).parents[2] / "docs" / "results" / "tables" / "claims.csv")
@@ -246,6 +274,13 @@ def test_published_claims_have_one_column_a_model(used):
         (column,) = [name for name in frame.columns if name in (row.model, f"{row.model} (quick)")]
         assert frame.loc[0, column].startswith(notebook.MARKS[row.verdict])
         assert f"{row.measured:.3g}" in frame.loc[0, column] or pd.isna(row.measured)
+
+
+def test_without_a_checkout_a_line_says_where_the_published_claims_are(monkeypatch, tmp_path):
+    from emotrace.instrument import corpus
+
+    monkeypatch.setattr(corpus, "data_dir", lambda: tmp_path / "data")
+    assert "docs/results/tables/claims.csv" in repr(notebook.published("C6"))
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
@@ -309,20 +344,6 @@ def test_claims_tables_mark_their_verdicts():
     assert "by looking" in one._repr_html_()
     wide = notebook.claims_of_models(rows).frame
     assert wide.to_dict("records") == [{"claim": "C6 x", "the paper": "0.5", "a": "✓ 0.61 (0.6 to 0.7)", "b": "– 0.2"}]
-
-
-def test_a_figure_is_shown_as_a_small_png_with_its_caption(used, monkeypatch):
-    import base64
-    import io
-
-    found, open_before = shown(monkeypatch), plt.get_fignums()
-    used.show("separation_over_depth")
-    (bundle, how), (caption, _) = found
-    assert how["metadata"]["emotrace"] == {"figure": "separation_over_depth"}
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("L"))
-    assert picture.std() > 10
-    assert caption.data == f"*{experiments.PICTURES['separation_over_depth'].caption}*"
-    assert plt.get_fignums() == open_before
 
 
 def test_text_of_a_table_has_no_address():
