@@ -24,6 +24,7 @@ from emotrace.command_parts import (
     layer_of,
     layers_of,
     loaded_model,
+    print_claims,
     print_table,
 )
 from emotrace.errors import EmotraceError, missing_extra, require
@@ -105,7 +106,7 @@ def run(
     except KeyboardInterrupt:
         print(f"interrupted; what was finished is kept: --out {out} --resume goes on with it", file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_claims(out / "tables" / "claims.csv")
+    print_claims(out / "tables" / "claims.csv")
     print(f"\nreport: {report}")
     if failures := read_manifest(out).get("failures"):
         print(f"emotrace: without {', '.join(failures)}; --out {out} --resume tries again", file=sys.stderr)
@@ -348,20 +349,3 @@ def report(folder: Annotated[Path, Argument(help="A run folder.")]) -> None:
     from emotrace.study import pipeline
 
     print(pipeline.report(folder))
-
-
-def _print_claims(path: Path) -> None:
-    import pandas as pd
-
-    from emotrace.study.verdicts import format_interval, format_number
-
-    if not path.exists():
-        return
-    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
-    for model, rows in pd.read_csv(path).groupby("model", sort=False):
-        table.add_section()
-        table.add_row(f"[bold]{model}[/]")
-        for row in rows.to_dict("records"):
-            measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
-            table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
-    print_table(table)

@@ -74,3 +74,21 @@ def loaded_model(
     model = load(name, remote=remote, instruct=instruct)
     with bars() as progress:
         yield model, progress
+
+
+def print_claims(path: Path) -> None:
+    """The claims of a run, model by model."""
+    import pandas as pd
+
+    from emotrace.study.verdicts import format_interval, format_number
+
+    if not path.exists():
+        return
+    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
+    for model, rows in pd.read_csv(path).groupby("model", sort=False):
+        table.add_section()
+        table.add_row(f"[bold]{model}[/]")
+        for row in rows.to_dict("records"):
+            measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
+            table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
+    print_table(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from emotrace.errors import EmotraceError, unknown
 from emotrace.hosts import checkpoints, quantised, threads
 from emotrace.hosts import remote as servers
 from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
-from emotrace.hosts.sources import base_by_registry, load_failure, resolve, run_names
+from emotrace.hosts.sources import base_by_registry, load_failure, quiet, resolve, run_names
 from emotrace.redaction import without_secret
 
 if TYPE_CHECKING:
@@ -255,15 +254,6 @@ def _on_server(name: str, source: str, hub_id: str, where: str, instruct: bool |
     model = handle_of(name, nn, nn._module.config, provenance, instruct)
     model.remote = servers.Remote(where, deployed.key)
     return model
-
-
-def quiet() -> None:
-    """Keeps transformers and the hub's client from reporting on each load."""
-    import transformers
-
-    for noisy in ("transformers", "accelerate", "huggingface_hub"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _load_nnsight(name: str, source: str, way: checkpoints.Way) -> tuple[TransformersModel, str | None]:

