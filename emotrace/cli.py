@@ -70,7 +70,7 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 def run(
     models: Annotated[list[str] | None, Argument(help=f"Models; default {DEFAULT_MODEL}.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/latest"),
-    experiments: Annotated[str, Option(help="Which experiments, comma-separated; default all.")] = "all",
+    experiments: Annotated[str, Option(help="Which, comma-separated; all: but estimators and precision.")] = "all",
     passages: Passages = None,
     classifier: Annotated[
         str, Option(help="The judge of steered texts: a hub id or folder of a text-classification model.")

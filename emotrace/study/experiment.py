@@ -130,6 +130,7 @@ class Experiment:
             weights, ``first`` and ``analyse`` only what was read before.
         per_instrument: it runs on each set of passages; others run on the main one alone.
         selectable: users ask for it by name; otherwise it runs only where another one needs it.
+        extra: not one of ``all``; runs where it is asked for by name.
         claims: the claims that its tables speak to, from all of one model's tables and the model's family. Called only
             where one of ``tables`` was made.
         claim_ids: the ids of all these claims (``docs/claims.md`` lists them).
@@ -149,6 +150,7 @@ class Experiment:
     stage: str = ANALYSE
     per_instrument: bool = False
     selectable: bool = True
+    extra: bool = False
     claims: Callable[[Tables, str], Sequence[Claim]] = no_claims
     claim_ids: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()

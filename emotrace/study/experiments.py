@@ -9,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from emotrace import arguments
 from emotrace.errors import unknown
 from emotrace.study.effects.experiments import EXPERIMENTS as EFFECTS
 from emotrace.study.estimators.experiments import EXPERIMENTS as ESTIMATORS
@@ -22,6 +23,8 @@ from emotrace.study.verdicts import Claim
 
 EXPERIMENTS: tuple[Experiment, ...] = (*SEPARATION, *METHODS, *EFFECTS, *LANGUAGES, *READING, *ESTIMATORS)
 NAMES = tuple(experiment.name for experiment in EXPERIMENTS if experiment.selectable)
+ALL = tuple(experiment.name for experiment in EXPERIMENTS if experiment.selectable and not experiment.extra)
+"""What ``all`` stands for."""
 """What ``emotrace run --experiments`` takes."""
 CLAIMS_FIRST = (
     "localisation",
@@ -41,6 +44,12 @@ TABLES = {table: experiment for experiment in EXPERIMENTS for table in experimen
 TEXTS = {texts: experiment for experiment in EXPERIMENTS for texts in experiment.texts}
 CLAIMS = {id: experiment for experiment in EXPERIMENTS for id in experiment.claim_ids}
 PICTURES = {picture.name: picture for experiment in EXPERIMENTS for picture in experiment.pictures}
+
+
+def names_in(chosen: str) -> list[str]:
+    """``separation,precision`` or ``all,precision`` → the names, each once."""
+    asked = arguments.split(chosen) or [chosen]
+    return list(dict.fromkeys(each for name in asked for each in (ALL if name == "all" else (name,))))
 
 
 def by_name(name: str) -> Experiment:

@@ -222,12 +222,7 @@ class Lab:
     def _run_folder(self) -> Iterator[tuple[RunFolder, notebook.Progress]]:
         """The run folder, held only while something is computed: several notebooks may be open on it."""
         settings = run_settings(
-            [self._model.name],
-            list(experiments.NAMES),
-            self._quick,
-            self._settings,
-            self._classifier,
-            self._instruments,
+            [self._model.name], list(experiments.ALL), self._quick, self._settings, self._classifier, self._instruments
         )
         run, progress = RunFolder(self.folder, settings, resume=True), notebook.Progress()
         try:

@@ -60,7 +60,7 @@ def run(
         EmotraceError: an unknown experiment, a model that is given twice, a passages file that cannot be used, an
             output folder that cannot be written or holds another run; no model of the run could be used.
     """
-    names = list(experiments.NAMES) if chosen.strip() == "all" else arguments.split(chosen) or [chosen]
+    names = experiments.names_in(chosen)
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
     _check_models(models, out)  # before the folder is made

@@ -141,3 +141,10 @@ def test_the_list_of_claims_has_exactly_the_claims_there_are_and_where_each_is_m
 def test_the_list_of_claims_has_all_twelve_of_the_paper():
     titles = re.findall(r"^## (C\d+)\b", (ROOT / "docs" / "claims.md").read_text(), flags=re.MULTILINE)
     assert titles == [f"C{number}" for number in range(1, 13)]
+
+
+def test_all_leaves_out_what_is_asked_for_by_name_alone():
+    assert not {"estimators", "precision"} & set(experiments.names_in("all"))
+    assert set(experiments.names_in(" all, precision,all")) == {*experiments.ALL, "precision"}
+    assert experiments.names_in("separation,precision,separation") == ["separation", "precision"]
+    assert {*experiments.ALL, "estimators", "precision"} == set(experiments.NAMES)
