@@ -23,7 +23,7 @@ _WANTED = {
     "Writing": "an emotrace.Writing",
     "Edit": "an edit (emotrace.steering.Edit)",
     "Thresholds": "an emotrace.judges.regimes.Thresholds",
-    "DataFrame": "a table (pandas.DataFrame)",
+    "DataFrame": "a table (a pandas DataFrame)",
     "bool": "True or False",
     "Path": "a path",
     "Callable": "a function",
@@ -34,7 +34,7 @@ _WANTED = {
 _ALIKE: dict[str, Callable[[Any], bool]] = {
     "Path": lambda value: hasattr(value, "__fspath__"),
     "Callable": callable,
-    "Cache": lambda value: hasattr(value, "arrays") and hasattr(value, "rows"),
+    "Cache": lambda value: hasattr(value, "arrays") or hasattr(value, "rows"),
     "Classifier": lambda value: hasattr(value, "scores") and hasattr(value, "labels"),
 }
 _KIND = {"Progress": "Callable", "Schedule": "Callable"}
@@ -171,8 +171,10 @@ def token_rows(value: Any, what: str, vocabulary: int, first: int = 1) -> list[l
     return rows
 
 
-def array(value: Any, what: str, *shape: int | None) -> Any:
-    """Finite numbers of a shape (None: any size along that axis) as an array in float32 at least; tensors are as good.
+def array(value: Any, what: str, *shape: int | None, finite: bool = True) -> Any:
+    """Numbers of a shape (None: any size along that axis) as an array in float32 at least; tensors are as good.
+
+    They are ``finite``, or may be any.
 
     Raises:
         EmotraceError: anything else.
@@ -188,7 +190,7 @@ def array(value: Any, what: str, *shape: int | None) -> Any:
     fits = plain.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, plain.shape, strict=False)
     )
-    if not fits or not np.isfinite(plain).all():
+    if not fits or (finite and not np.isfinite(plain).all()):
         wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
         raise EmotraceError(f"{what}: finite numbers of the shape [{wanted_shape}] are wanted, not {shown(value)}")
     return plain

@@ -28,7 +28,6 @@ from emotrace.command_parts import (
     print_table,
 )
 from emotrace.errors import EmotraceError, missing_extra, require
-from emotrace.files import write_file
 from emotrace.progress import bars
 from emotrace.redaction import redacted
 
@@ -251,9 +250,8 @@ def _watch(
 
     if html or remote:
         raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
-    with loaded_model(model, remote, None) as (loaded, progress):
+    with loaded_model(model, remote, None) as (loaded, progress):  # whose bars end before the text's display begins
         vectors = vectors_for(loaded, None, progress)
-    # The bars of progress are gone: two displays would write over each other.
     watch(
         loaded,
         prompt,
@@ -278,6 +276,7 @@ def lens(
     remote: Remote = False,
 ) -> None:
     """Which tokens does a vector raise and lower, by layer, on its way through final norm and unembedding?"""
+    from emotrace.files import write_file
     from emotrace.logit_lens import by_layer, lens
     from emotrace.vectors import EmotionVectors
 

@@ -298,7 +298,7 @@ def extract(
     if emotions is not None and not (emotions := corpus.check_emotions(arguments.names(emotions, "emotion"))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     layers, seed = model.check_layers(layers), arguments.integer(seed, "a seed")
-    if remove_neutral is not None and not 0 < arguments.number(remove_neutral, "a share of variance") <= 1:
+    if remove_neutral is not None and not 0 < (remove_neutral := arguments.number(remove_neutral, "a share")) <= 1:
         raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {remove_neutral:g}")
     if method == "comprehension":
         own = not isinstance(passages, str | Path | None)

@@ -35,7 +35,7 @@ DIRECT_STRENGTH = 0.1
 PROMPTS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Directions:
     """The vectors of ``vectors`` at one layer of the model, each an edit of its own."""
 

@@ -191,6 +191,7 @@ def _reread_batch(
 
 
 @arguments.checked
+@arguments.checked
 def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
     """How far an edit moves the model's predictions on texts that are given: KL(unedited ‖ edited), nats a token.
 
@@ -299,7 +300,7 @@ def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
     Raises:
         EmotraceError: states of another shape; logits that are no numbers.
     """
-    states = torch.from_numpy(arguments.array(stream, "last-layer states", None, model.d_model))
+    states = torch.from_numpy(arguments.array(stream, "last-layer states", None, model.d_model, finite=False))
     nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="cpu")}
     with torch.no_grad(), model.trace(nothing, use_cache=False):
         like = model.layers[-1].output

@@ -416,6 +416,7 @@ def calls(model, vectors):
             "prompts writing seeds layers",
         ),
         "score": (scoring.score, {"prompts": [TEXT], "edit": edit}, "prompts edit read_layers groups"),
+        "divergence": (scoring.divergence, {"texts": [TEXT], "edit": edit}, "texts edit"),
         "reread": (
             scoring.reread,
             {"prompts": prompts, "texts": [[8, 9]], "edit": edit, "groups": np.ones((600, 1))},
@@ -536,7 +537,7 @@ NAMES = (
     *("steered", "request_ids", "kept", "write_stories", "read_texts", "frame_tokens", "read_stories", "extract"),
     *("what_if", "what_if_slider", "read_emotions", "project_text", "calibrate", "Writing", "mixture_name", "vectors"),
     *("index", "at", "mix", "direction", "times", "through", "plus", "minus", "recentre", "without", "check", "save"),
-    *("read", "export_gguf", "load", "attach", "Lab"),
+    *("read", "export_gguf", "load", "attach", "Lab", "divergence"),
 )
 INNER = {  # given what the functions above have checked
     *(
@@ -552,7 +553,7 @@ INNER = {  # given what the functions above have checked
     ),
     *("in_parts", "pooling_weights", "directions", "shared_prefix", "row_directions", "strengths_of", "nearest_half"),
     *("steered_positions", "steered_layers", "read_layer", "check_instruct", "seed_of", "judge", "class_means"),
-    *("quiet", "handle_of", "describe", "quantisation", "window", "cached_vectors", "vectors_for", "cosines"),
+    *("scale_of", "handle_of", "describe", "window", "cached_vectors", "vectors_for", "cosines"),
     *("chosen_layers", "runs_folder", "bracket", "design", "shipped"),
 }
 

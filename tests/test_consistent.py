@@ -530,11 +530,11 @@ def test_a_model_that_fails_late_is_no_model_of_the_run(tmp_path, tiny_folder, m
 
 def test_a_plan_that_would_run_a_need_too_late_is_refused(monkeypatch):
     first = experiments.by_name("localisation")
-    late = dataclasses.replace(first, name="late", stage="generate", needs=("separation",))
-    circle = dataclasses.replace(first, name="circle", needs=("late", "separation"))
+    late = dataclasses.replace(first, name="late", stage="generate", needs=("reliability",))
+    circle = dataclasses.replace(first, name="circle", needs=("late", "reliability"))
     monkeypatch.setattr(experiments, "_BY_NAME", {**experiments._BY_NAME, "late": late, "circle": circle})
     for one in (late, circle):
-        with pytest.raises(RuntimeError, match="late needs separation, which would run after it"):
+        with pytest.raises(RuntimeError, match="late needs reliability, which would run after it"):
             experiments.planned([one])
 
 

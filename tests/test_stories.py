@@ -252,7 +252,7 @@ def test_a_text_that_ends_is_read_up_to_its_end(tiny):
     short = [row for row in rows if len(row.ids) < 60]
     assert short  # some draw the end of the text
     for row in short:
-        again = activations.read_tokens(model, [Tokens((*ids[0], *row.ids), 0, 0)])[0][len(ids[0]) :]
+        again = activations.read_tokens(model, [Tokens((*ids[0], *row.ids), 0, len(ids[0]))])[0][len(ids[0]) :]
         assert len(row.stream) == len(row.ids)
         assert gap(row.stream, again) < 1e-4 if row.ids else True
 

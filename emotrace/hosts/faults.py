@@ -18,7 +18,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "could not create a 
 
 def too_large(error: BaseException) -> bool:
     """Whether fewer rows at once may pass: the server refused them for their size, or memory ran out here."""
-    if isinstance(error, (TooLarge, MemoryError)):
+    if isinstance(error, (TooLarge, MemoryError)) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
 

@@ -24,6 +24,7 @@ TITLES = {
     "C10": "Three regimes, separated by architecture",
     "C11": "Steering in English brings up Chinese",
     "C12": "Guidelines",
+    "estimator": "Other estimators of a vector than the paper's",
     "sequel": "The sequel (arXiv:2604.11050)",
     "neighbour": "Neighbouring papers, beside C4",
 }

@@ -135,7 +135,8 @@ class Lab:
         return _known("vectors", f"{method}, {pooling}", {", ".join(key): one for key, one in vectors.items()})
 
     def claims(self, *ids: str) -> pd.DataFrame:
-        """The rows of ``claims.csv`` of these claims (``"C6"``, ``"C6.u"``, …: the beginning of an id); or of all.
+        """The rows of ``claims.csv`` of these claims (``"C6"``, ``"C6.u"``, …: the beginning of an id), or of
+        all but those whose experiments ``all`` leaves out.
 
         Those that rest on a set of passages are there once for each.
 
@@ -143,6 +144,8 @@ class Lab:
             EmotraceError: no claim has such an id.
         """
         wanted = _beginning_with(experiments.CLAIMS, ids)
+        if not ids:
+            wanted = [id for id in wanted if not experiments.CLAIMS[id].extra]
         for id in ids:
             if not _beginning_with(wanted, (id,)):
                 raise unknown("claim", id, experiments.CLAIMS)

@@ -166,7 +166,7 @@ def test_a_reports_contents_lead_to_every_part(chromium, pages):
     """
     assert chromium.run(broken) == []
     parts = chromium.run("[...document.querySelectorAll('.contents ul ul a')].map(a => a.textContent)")
-    assert parts[:2] == ["The paper's claims against ours", "Separation and localisation"]
+    assert parts[:3] == ["What was found", "The paper's claims against ours", "Separation and localisation"]
     ids = chromium.run("[...document.querySelectorAll('[id]')].map(element => element.id)")
     assert len(ids) == len(set(ids))
     chromium.run("scrollTo(0, document.body.scrollHeight / 2)")

@@ -75,8 +75,8 @@ def _gain(rows: pd.DataFrame, pooling: str, name: str) -> Claim:
     other, decoding = _row(rows, name, "transfer_ranking_gain"), _row(rows, name, "decoding_gain")
     return Claim(
         id=f"estimator.{name}.{pooling}",
-        claim=f"{ESTIMATORS[name].title.strip('… ')}: ranks unseen texts better than the difference of means "
-        f"({POOLINGS[pooling]})",
+        claim=f"estimator: {ESTIMATORS[name].title.strip('… ')} ranks unseen texts better than the difference of "
+        f"means ({POOLINGS[pooling]})",
         paper="the paper takes the difference of means; not compared",
         estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
         rule=GAIN if np.isfinite(row["value"]) else None,
@@ -93,7 +93,7 @@ def _words(rows: pd.DataFrame, pooling: str) -> Claim:
     plain, name = _row(rows, MEAN_DIFFERENCE, "ranking"), _row(rows, "name_token", "ranking")
     return Claim(
         id=f"estimator.words.{pooling}",
-        claim=f"the difference of means ranks unseen texts better than the same of their embeddings "
+        claim=f"estimator: the difference of means ranks unseen texts better than the same of their embeddings "
         f"({POOLINGS[pooling]})",
         paper="not compared",
         estimate=Estimate(-gain["value"], -gain["high"], -gain["low"], gain["n"], gain["p"]),
