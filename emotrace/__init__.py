@@ -16,6 +16,7 @@ _PUBLIC = {
     "load": "models",
     "attach": "in_memory",
     "extract": "extraction",
+    "load_instrument": "instrument.loading",
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
     "steered": "steering_hooks",

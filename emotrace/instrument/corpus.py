@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +36,7 @@ _COLUMNS = {
     "models": "name hub_id family parameters_millions kind source weights files sha256 licence paper_nine note",
 }
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
+_ANY_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -251,9 +252,14 @@ def scenarios() -> pd.DataFrame:
     return _read("scenarios")
 
 
+def openings() -> pd.DataFrame:
+    """Openings without a tone: ``id, use, prompt``."""
+    return _read("prompts")
+
+
 def prompts(use: str) -> list[str]:
     """Openings without a tone, for ``calibration`` or for ``dose`` response; no experiment uses the other's."""
-    table = _read("prompts")
+    table = openings()
     return list(table[table["use"] == use]["prompt"])
 
 
@@ -292,12 +298,24 @@ def words(text: str) -> list[str]:
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
+def any_words(text: str) -> list[str]:
+    """The words of a text in any alphabet, in lower case; the characters where nothing stands between words."""
+    tokens = [word.lower().replace("’", "'") for word in _ANY_WORD.findall(text)]
+    if 12 * len(tokens) >= len(text):
+        return tokens
+    return [letter for letter in text.lower() if letter.isalnum()]
+
+
 def leaks(text: str, names: Sequence[str] | None = None) -> list[str]:
     """The kin words of the emotions ``names`` (default all 21 classes) in ``text``, also as part of a hyphenation."""
     kin_words = emotions()["kin"]
-    kin = {word for name in (names or kin_words.index) for word in kin_words[name]}
+    return kin_in(words(text), {word for name in (names or kin_words.index) for word in kin_words[name]})
+
+
+def kin_in(tokens: Sequence[str], kin: Set[str]) -> list[str]:
+    """The words of ``kin`` (lower case) among a text's ``tokens``, also as part of a hyphenation."""
     # joy's, joy'll, mother-love's: every piece between apostrophes and hyphens
-    parts = (part for word in words(text) for part in re.split(r"['-]", word))
+    parts = (part for word in tokens for part in re.split(r"['-]", word))
     return sorted({part for part in parts if part in kin})
 
 
