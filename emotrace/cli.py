@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from emotrace import __version__, arguments
+from emotrace import __version__, arguments, cli_arguments
+from emotrace.cli_arguments import Columns, InstrumentPath
+from emotrace.cli_output import Progress, print_claims, print_table, progress_bars
 from emotrace.errors import EmotraceError
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from emotrace.instrument.instrument import Instrument
     from emotrace.models import Model
-    from emotrace.study.study import Progress
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -81,7 +83,7 @@ def run(
     from emotrace.study.folder import read_manifest
 
     try:
-        with _progress_bars() as progress:
+        with progress_bars() as progress:
             report = pipeline.run(
                 models or [DEFAULT_MODEL],
                 out,
@@ -98,7 +100,7 @@ def run(
     except KeyboardInterrupt:
         print(f"interrupted; what was finished is kept: --out {out} --resume goes on with it", file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_claims(out / "tables" / "claims.csv")
+    print_claims(out / "tables" / "claims.csv")
     print(f"\nreport: {report}")
     if failures := read_manifest(out).get("failures"):
         print(f"emotrace: without {', '.join(failures)}; --out {out} --resume tries again", file=sys.stderr)
@@ -120,17 +122,18 @@ def extract(
     layers: Annotated[str, Option(help="Layer indices, comma-separated, or all.")] = "all",
     emotions: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
     passages: Passages = None,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     gguf: Annotated[Path | None, Option(help="Also write llama.cpp control vectors, one an emotion, here.")] = None,
     instruct: Instruct = None,
     remote: Remote = False,
 ) -> None:
-    """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
+    """Extract a model's emotion vectors from texts that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
-    from emotrace.instrument import corpus
 
-    names = None if emotions.strip() == "all" else corpus.check_emotions(arguments.split(emotions))
-    table = corpus.passages(passages)
-    indices = _layers(layers)
+    names = None if emotions.strip() == "all" else arguments.split(emotions)
+    own, table = _texts_to_extract(instrument, columns, passages, names, method)
+    indices = cli_arguments.layers(layers)
     with _loaded(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
@@ -138,34 +141,49 @@ def extract(
             pooling=pooling,
             layers=loaded.check_layers(indices),
             emotions=names,
+            instrument=own,
             passages=table,
             continuation=continuation,
             remove_neutral=remove_neutral,
-            progress=lambda done: progress("texts", done, _count_texts(method, table, remove_neutral)),
+            progress=lambda done: progress("texts", done, _count_texts(method, own, table, remove_neutral)),
         )
     vectors.save(out)
     print(f"{len(vectors.emotions)} emotions × {len(vectors.layers)} layers × {vectors.d_model} dimensions: {out}")
     if gguf:
         for emotion in vectors.emotions:
-            vectors.export_gguf(gguf / f"{emotion}.gguf", emotion)
+            vectors.export_gguf(gguf / f"{emotion.replace('/', '--')}.gguf", emotion)
         print(f"llama.cpp control vectors: {gguf}")
 
 
-def _count_texts(method: str, passages: Sized, remove_neutral: float | None) -> int:
-    """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
+def _texts_to_extract(
+    source: str | None, columns: str | None, passages: Path | None, names: list[str] | None, method: str
+) -> tuple[Instrument | None, DataFrame | None]:
+    """The instrument that is named, or emotions by name alone for a model to write of; else the passages."""
     from emotrace.instrument import corpus
+    from emotrace.instrument.instrument import from_names
 
-    texts = len(passages) if method == "comprehension" else 2 * len(corpus.topics()) * len(corpus.emotions())
-    return texts + (len(corpus.baseline_texts()) if remove_neutral else 0)
+    if source is not None and passages is not None:
+        raise EmotraceError("texts are named by --instrument or by --passages, not by both")
+    if (own := cli_arguments.instrument(source, columns)) is not None:
+        own.check_emotions(names or [])
+        return own, None
+    if method == "generation" and names and not set(names) <= set(corpus.emotion_names()):
+        own = from_names(names)
+        cli_arguments.show(own)
+        return own, None
+    corpus.check_emotions(names or [])
+    return None, corpus.passages(passages)
 
 
-def _layers(text: str) -> list[int] | None:
-    if text.strip() == "all":
-        return None
-    try:
-        return [int(part) for part in arguments.split(text)]
-    except ValueError:
-        raise EmotraceError(f"layers are numbers with commas between, or all, not {text!r}") from None
+def _count_texts(method: str, own: Instrument | None, passages: Sized | None, remove_neutral: float | None) -> int:
+    """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
+    from emotrace.instrument.instrument import default
+
+    used = own or default()
+    texts = len(used.passages if passages is None else passages) + (0 if used.has_neutral else len(used.unfelt))
+    if method == "generation":
+        texts = 2 * len(used.topics) * (len(used.emotions) + 1)
+    return texts + (len(used.baseline_texts) if remove_neutral else 0)
 
 
 @app.command(
@@ -181,6 +199,8 @@ def read(
     vectors: Annotated[
         Path | None, Option(help="Vectors from `emotrace extract`; default: extracted now, kept.")
     ] = None,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     layer: Annotated[str | None, Option(help="Layer index, or all; default: calibrated, else half depth.")] = None,
     top: Annotated[int, Option(help="How many emotions of the whole text to print.")] = 20,
     html: Annotated[Path | None, Option(help="Also write the coloured text to this page.")] = None,
@@ -189,10 +209,13 @@ def read(
     from emotrace.whatif.text_reading import project_text, vectors_for
     from emotrace.whatif.token_reading import read_emotions
 
-    index, mixture = _layer(layer), None if emotion is None else _emotion(emotion)
+    own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
+    mixture = None if emotion is None else _emotion(emotion, own, vectors)
     with _loaded(model, remote, html) as (loaded, progress):
-        directions = vectors_for(loaded, vectors, progress)
-        tokens = read_emotions(loaded, text, mixture, layer=index, vectors=directions, progress=progress)
+        directions = vectors_for(loaded, vectors, progress, own)
+        tokens = read_emotions(
+            loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
+        )
         whole = project_text(loaded, text, vectors=directions, layer=None if isinstance(index, str) else index)
     longest = whole["z"].abs().max() or 1
     for name, z in whole.head(top)[["emotion", "z"]].itertuples(index=False):
@@ -202,11 +225,12 @@ def read(
         print(f"\npage: {tokens.to_html(html)}")
 
 
-def _layer(text: str | None) -> int | str | None:
-    try:
-        return None if text is None else "all" if text.strip() == "all" else int(text)
-    except ValueError:
-        raise EmotraceError(f"a layer is a number or all, not {text!r}") from None
+def _emotion(text: str, own: Instrument | None, vectors: Path | None) -> str | dict[str, float]:
+    """An emotion of the instrument, or of the vectors in a file."""
+    from emotrace.instrument.instrument import from_names
+    from emotrace.vectors import EmotionVectors
+
+    return cli_arguments.emotion(text, from_names(EmotionVectors.load(vectors).emotions) if vectors else own)
 
 
 @app.command()
@@ -217,6 +241,8 @@ def whatif(
         float | None, Option(help="Multiple of the residual norm; negative steers away; default: calibrated.")
     ] = None,
     model: Annotated[str, Option(help="A model.")] = DEFAULT_MODEL,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     layer: Annotated[int | None, Option(help="Layer index; default: calibrated, else half depth.")] = None,
     tokens: Annotated[int, Option(help="At most so many new tokens.")] = 60,
     temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
@@ -230,28 +256,15 @@ def whatif(
     from emotrace.tokens import Writing
     from emotrace.whatif.compare import what_if
 
-    target = _emotion(emotion)
+    own = cli_arguments.instrument(instrument, columns)
+    target = cli_arguments.emotion(emotion, own)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
     with _loaded(model, remote, html) as (loaded, progress):
-        result = what_if(
-            loaded, prompt, target, strength, layer=layer, writing=writing, judge=not no_judge, progress=progress
-        )
+        how: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "judge": not no_judge}
+        result = what_if(loaded, prompt, target, strength, progress=progress, **how)
     print(result)
     if html:
         print(f"\npage: {result.to_html(html)}")
-
-
-def _emotion(text: str) -> str | dict[str, float]:
-    """``happy`` unchanged, ``happy=1,calm=0.5`` as a mixture; unknown names are refused before a model is loaded."""
-    from emotrace.instrument import corpus
-
-    parts = [part.partition("=") for part in arguments.split(text)]
-    try:
-        mixture = {name.strip(): float(weight) if sign else 1.0 for name, sign, weight in parts}
-    except ValueError:
-        raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
-    corpus.check_emotions(list(mixture) or [text])
-    return mixture if "=" in text or len(mixture) > 1 else next(iter(mixture))
 
 
 @app.command()
@@ -266,7 +279,7 @@ def models() -> None:
         size = f"{millions:.0f}M", f"{millions * 4 / 1000:.1f} GB"
         about = row["licence"], "yes" if row["paper_nine"] == "ours" else ""
         table.add_row(row["name"], row["family"], row["kind"], *size, availability(row["name"]), *about)
-    _print_table(table)
+    print_table(table)
     print("\nAlso: any hub id (org/name) of these families, a folder that save_pretrained wrote, or a .gguf file.")
     print("* The full text of the paper could not be read here: this list is our reading.")
 
@@ -296,27 +309,6 @@ def report(folder: Annotated[Path, Argument(help="A run folder.")]) -> None:
     print(pipeline.report(folder))
 
 
-def _print_claims(path: Path) -> None:
-    import pandas as pd
-
-    from emotrace.study.verdicts import format_interval, format_number
-
-    if not path.exists():
-        return
-    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
-    for model, rows in pd.read_csv(path).groupby("model", sort=False):
-        table.add_section()
-        table.add_row(f"[bold]{model}[/]")
-        for row in rows.to_dict("records"):
-            measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
-            table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
 @contextlib.contextmanager
 def _loaded(
     name: str, remote: bool, out: Path | None, instruct: bool | None = None
@@ -328,23 +320,5 @@ def _loaded(
     if out:
         ensure_writable(out)
     model = load(name, remote=remote, instruct=instruct)
-    with _progress_bars() as progress:
+    with progress_bars() as progress:
         yield model, progress
-
-
-@contextlib.contextmanager
-def _progress_bars() -> Iterator[Progress]:
-    """A progress bar for each kind of work, on standard error; ``progress(task, done, total)`` advances it."""
-    from rich import progress as bars
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
-    with bars.Progress(*columns, bars.TimeElapsedColumn(), console=Console(stderr=True)) as display:
-        tasks: dict[str, bars.TaskID] = {}
-
-        def progress(task: str, done: int, total: int) -> None:
-            if task not in tasks:
-                tasks[task] = display.add_task(task, total=total)
-            display.advance(tasks[task], done)
-
-        yield progress

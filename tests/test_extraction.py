@@ -9,8 +9,8 @@ from tiny_models import PLANTED, planted_passages
 
 import emotrace
 from emotrace import EmotraceError
-from emotrace.extraction import class_means, read_texts
 from emotrace.instrument import corpus
+from emotrace.readings import class_means, read_texts
 
 STRENGTH = 20.0
 

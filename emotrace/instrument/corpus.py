@@ -155,7 +155,12 @@ def check_passages(table: pd.DataFrame, source: str = "the table of passages", *
 
 
 def check_texts(
-    table: pd.DataFrame, source: str = "the table of texts", *, topics: bool = False, emotions_known: bool = True
+    table: pd.DataFrame,
+    source: str = "the table of texts",
+    *,
+    topics: bool = False,
+    emotions_known: bool = True,
+    known: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """A table of labelled texts, its rows numbered from 0 and its labels without spaces around them.
 
@@ -163,7 +168,8 @@ def check_texts(
         table: columns ``emotion`` and ``text``.
         source: what it is, for messages.
         topics: whether it needs the column ``topic``, too.
-        emotions_known: whether the emotions must be among the 21 classes.
+        emotions_known: whether the emotions must be known ones.
+        known: those; default: the 21 classes.
 
     Raises:
         EmotraceError: no table; a column that is missing or there twice; no rows; a label or text that is no string or
@@ -183,7 +189,7 @@ def check_texts(
             if any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise EmotraceError(f"{source}, {_row_name(table, number)}: the {column} has half a character in it")
     table = table.assign(**{column: table[column].str.strip() for column in columns[:-1]})
-    known = list(emotions().index)
+    known = list(emotions().index if known is None else known)
     for number, name in enumerate(table["emotion"]):
         if emotions_known and name not in known:
             raise EmotraceError(

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from emotrace.activations import POOLINGS, read_activations
-from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER, Classifier, load_classifier
 from emotrace.measures import geometry, statistics
 from emotrace.measures.randomness import generator
+from emotrace.readings import Reading, read_texts
 
 if TYPE_CHECKING:
     from emotrace.models import Model

@@ -12,7 +12,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import pooling_weights, read_tokens
 from emotrace.errors import EmotraceError, unknown
-from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument, default
 from emotrace.steered_texts import read_layer
 from emotrace.tokens import Tokens, encode
 from emotrace.vectors import Emotion, mixture_name
@@ -41,6 +41,7 @@ def read_emotions(
     *,
     layer: int | str | None = None,
     vectors: EmotionVectors | None = None,
+    instrument: Instrument | None = None,
     progress: Progress | None = None,
 ) -> TokenReading:
     """Reads a text and says, for every token, how far the residual stream lies along each emotion's vector.
@@ -57,13 +58,15 @@ def read_emotions(
         layer: layer index; default: what the vectors are calibrated at, else half depth; ``all``: every layer of the
             vectors.
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
+        instrument: of which they are extracted, and whose neutral texts (else baseline texts) are the unit; default:
+            ``data/``.
         progress: called with what is being done, how much of it, of how much.
 
     Raises:
         EmotraceError: a text that is empty, too long or of one token, an unknown emotion, a layer out of range,
             vectors of another model, or an emotion whose vector has no direction at the layer.
     """
-    vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
+    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
     vectors.check(model)
     text = arguments.text(text, "the text")
     emotion = None if emotion is None else arguments.emotion(emotion)
@@ -74,7 +77,7 @@ def read_emotions(
     # By itself, so that two equal texts get equal numbers.
     (stream,) = read_tokens(model, [tokens], layers=layers)
     own, norms = _dots(stream, vectors, layers)
-    neutral, neutral_norms = _neutral_dots(model, vectors, layers, progress)
+    neutral, neutral_norms = _neutral_dots(model, vectors, layers, instrument, progress)
     counted, limit = _counted(tokens), MASSIVE * np.median(neutral_norms, axis=0)
     squares = _squares(vectors, layers, weights, blank=isinstance(layer, str))
     projection, reference = own @ weights / squares, neutral @ weights / squares
@@ -157,15 +160,15 @@ _remembered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _neutral_dots(
-    model: Model, vectors: EmotionVectors, layers: list[int], progress: Progress | None
+    model: Model, vectors: EmotionVectors, layers: list[int], instrument: Instrument | None, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`_dots` at every counted token of the neutral passages, read once in a process."""
     digest = hashlib.sha256(vectors.values.tobytes() + vectors.grand_mean.tobytes()).hexdigest()
-    key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest}"
+    unfelt = () if instrument is None else tuple(instrument.unfelt)
+    key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest} {hash(unfelt)}"
     with model.lock:  # so that threads which come at the same time read it once
         if key not in _remembered:
-            passages = corpus.passages()
-            texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
+            texts = encode(model, list(unfelt or default().unfelt))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
             streams = read_tokens(model, texts, layers=layers, progress=report)
             counted = [_counted(tokens) for tokens in texts]

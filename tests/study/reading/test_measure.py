@@ -11,8 +11,8 @@ from planted_messages import NAMES, doses, passages
 
 import emotrace
 from emotrace.activations import read_activations, read_tokens
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
+from emotrace.readings import Reading
 from emotrace.study.experiment import of_instrument
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.reading import claims, measure

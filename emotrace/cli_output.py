@@ -1,0 +1,56 @@
+"""What the command line shows: tables, and progress bars on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it was just done, of how much."""
+
+
+def print_claims(path: Path) -> None:
+    """The claims of a run, a table row each."""
+    import pandas as pd
+
+    from emotrace.study.verdicts import format_interval, format_number
+
+    if not path.exists():
+        return
+    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
+    for model, rows in pd.read_csv(path).groupby("model", sort=False):
+        table.add_section()
+        table.add_row(f"[bold]{model}[/]")
+        for row in rows.to_dict("records"):
+            measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
+            table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as the terminal, or 160 characters where there is none."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A progress bar for each kind of work, on standard error; ``progress(task, done, total)`` advances it."""
+    from rich import progress as bars
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    with bars.Progress(*columns, bars.TimeElapsedColumn(), console=Console(stderr=True)) as display:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def progress(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = display.add_task(task, total=total)
+            display.advance(tasks[task], done)
+
+        yield progress
