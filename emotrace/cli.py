@@ -14,8 +14,8 @@ import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from emotrace import __version__, arguments, cli_arguments
-from emotrace.cli_arguments import Columns, InstrumentPath
+from emotrace import __version__, arguments, cli_arguments, commands
+from emotrace.cli_arguments import Columns, InstrumentPath, Instruments, Norms
 from emotrace.cli_output import Progress, print_claims, print_table, progress_bars
 from emotrace.errors import EmotraceError
 from emotrace.redaction import redacted
@@ -66,6 +66,9 @@ def run(
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/latest"),
     experiments: Annotated[str, Option(help="Which experiments, comma-separated; default all.")] = "all",
     passages: Passages = None,
+    instrument: Instruments = None,
+    columns: Columns = None,
+    norms: Norms = None,
     classifier: Annotated[
         str, Option(help="The judge of steered texts: a hub id or folder of a text-classification model.")
     ] = "minilm-goemotions",
@@ -82,6 +85,7 @@ def run(
     from emotrace.study import pipeline
     from emotrace.study.folder import read_manifest
 
+    own = cli_arguments.instruments(instrument, columns, norms)
     try:
         with progress_bars() as progress:
             report = pipeline.run(
@@ -89,6 +93,7 @@ def run(
                 out,
                 chosen=experiments,
                 passages=passages,
+                instruments=own,
                 classifier=classifier,
                 quick=quick,
                 resume=resume,
@@ -299,6 +304,9 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
         print(check)
     if wrong:
         raise typer.Exit(1)
+
+
+app.command()(commands.check)
 
 
 @app.command()

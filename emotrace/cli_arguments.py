@@ -22,7 +22,18 @@ Columns = Annotated[
 ]
 Norms = Annotated[Path | None, Option(help="Its emotions' valence and arousal: a file of published norms.")]
 
+Instruments = Annotated[
+    list[str] | None,
+    Option("--instrument", help="Any emotions and any texts: a file or folder; again for several, the first is main."),
+]
+
 LEFT_OUT_SHOWN = 20
+
+
+def instruments(sources: list[str] | None, columns: str | None, norms: Path | None) -> list[Instrument]:
+    """The instruments at several paths, all with the same columns; none for the default."""
+    loaded = [instrument(source, columns, norms) for source in sources or (None,)]
+    return [one for one in loaded if one is not None]
 
 
 def instrument(source: str | None, columns: str | None = None, norms: Path | None = None) -> Instrument | None:

@@ -218,8 +218,13 @@ def _row_name(table: pd.DataFrame, number: int) -> str:
     return f"passage {table['id'].iloc[number]}" if "id" in table.columns else f"row {number + 1}"
 
 
-def imbalances(table: pd.DataFrame, topics_kept: int) -> list[str]:
+def imbalances(table: pd.DataFrame, topics_kept: int, names: Sequence[str] | None = None) -> list[str]:
     """What a reader of the study's statistics should know of passages that are not fully crossed, a sentence each.
+
+    Args:
+        table: passages.
+        topics_kept: how many of their topics are read, the first ones.
+        names: of the emotions, in their order; default: the 20.
 
     Raises:
         EmotraceError: fewer than two emotions or two topics on the first ``topics_kept`` topics, which the study reads.
@@ -231,7 +236,7 @@ def imbalances(table: pd.DataFrame, topics_kept: int) -> list[str]:
             "the study needs passages of two emotions or more on two topics or more, not of "
             f"{', '.join(counts.columns) or 'none'} on {', '.join(counts.index) or 'none'}"
         )
-    lost = [name for name in emotion_names() if name in set(table["emotion"]) - set(counts.columns)]
+    lost = [name for name in names or emotion_names() if name in set(table["emotion"]) - set(counts.columns)]
     notes = [f"no passage of {', '.join(lost)} on the {topics_kept} topics that are read"] if lost else []
     if (counts == counts.iloc[0, 0]).all(axis=None):
         return notes

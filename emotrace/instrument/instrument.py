@@ -8,8 +8,9 @@ are the same for any emotion, and come from the default where an instrument brin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -77,6 +78,10 @@ class Instrument:
     def has_neutral(self) -> bool:
         """There are texts of the class *neutral*."""
         return NEUTRAL in set(self.passages["emotion"])
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text in lower case: of English ones in ``data/``, of any alphabet in anyone else's."""
+        return corpus.words(text) if self.default else corpus.any_words(text)
 
     @property
     def unfelt(self) -> list[str]:
@@ -152,6 +157,18 @@ def default(name: str = corpus.MAIN_INSTRUMENT) -> Instrument:
         default=True,
         read=len(passages),
     )
+
+
+def of_passages(path: str | Path | None = None) -> dict[str, Instrument]:
+    """What a run reads where no instrument is named: the two of ``data/``, or passages of one's own of its emotions.
+
+    Raises:
+        EmotraceError: what :func:`corpus.instruments` refuses.
+    """
+    return {
+        name: replace(default(), name=name, passages=table, read=len(table))
+        for name, table in corpus.instruments(path).items()
+    }
 
 
 def from_names(names: Sequence[str], name: str = "names") -> Instrument:

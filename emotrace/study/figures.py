@@ -22,9 +22,18 @@ def draw_figures(run: RunFolder, tables: Tables, model: str) -> None:
     file = run.path / "vectors" / f"{file_name(model)}-comprehension-mean.safetensors"
     vectors = EmotionVectors.load(file) if file.exists() else None
     for name, picture in PICTURES.items():
-        _save(run, picture.figure(of_instrument(own, main), vectors), f"{name}-{file_name(model)}")
+        if _shows(own, picture.table, main):
+            _save(run, picture.figure(of_instrument(own, main), vectors), f"{name}-{file_name(model)}")
         for instrument in others if TABLES[picture.table].per_instrument and not picture.vectors else ():
+            if not _shows(own, picture.table, instrument):
+                continue
             _save(run, picture.figure(of_instrument(own, instrument)), f"{name}-{file_name(model)}-{instrument}")
+
+
+def _shows(tables: Tables, name: str, instrument: str) -> bool:
+    """A table has rows of the instrument, or rests on none."""
+    held = instruments({name: tables[name]}) if name in tables else []
+    return not held or instrument in held or not TABLES[name].per_instrument
 
 
 def draw_across(run: RunFolder, tables: Tables) -> None:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import of_passages
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import DEFAULT_MODEL, Model, load
 from emotrace.study import experiments, guidelines, notebook
@@ -72,9 +73,9 @@ class Lab:
     ) -> None:
         self._source, self._quick, self._remote, self._classifier = model, quick, remote, classifier
         self._settings = Settings.quick(seed) if quick else Settings(seed)
-        self._instruments = corpus.instruments(passages)
-        for table in self._instruments.values():
-            for note in corpus.imbalances(table, self._settings.topics):
+        self._instruments = of_passages(passages)
+        for source in self._instruments.values():
+            for note in corpus.imbalances(source.passages, self._settings.topics):
                 print(f"emotrace: {note}", file=sys.stderr)
         self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
         self._model: Model | None = None
@@ -97,7 +98,7 @@ class Lab:
     @property
     def passages(self) -> pd.DataFrame:
         """The passages of the main instrument, as the model reads them."""
-        return corpus.quick_subset(next(iter(self._instruments.values())), self._settings.topics)
+        return corpus.quick_subset(next(iter(self._instruments.values())).passages, self._settings.topics)
 
     def table(self, name: str, instrument: str | None = None) -> pd.DataFrame:
         """A table of ``docs/tables.md``, measured now if it was not before: the rows of one instrument.
@@ -271,7 +272,9 @@ class Lab:
         parts = [file_name(Path(self._source).name if Path(self._source).exists() else self._source)]
         parts += ["quick"] * self._quick + ["remote"] * bool(self._remote)
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
-        return "-".join(parts + [corpus.fingerprint(next(iter(self._instruments.values())))[:8]] * own_passages)
+        return "-".join(
+            parts + [corpus.fingerprint(next(iter(self._instruments.values())).passages)[:8]] * own_passages
+        )
 
 
 def runs_folder() -> Path:
