@@ -84,7 +84,7 @@ def test_what_an_instrument_lacks_is_left_out_with_a_reason(texts, model, tmp_pa
     vectors = emotrace.EmotionVectors.load(next((tmp_path / "vectors").glob("*-comprehension-last.safetensors")))
     assert vectors.emotions == MOODS
     other = emotrace.load_instrument(texts.assign(text=texts["text"] + " It was late."), name="moods")
-    with pytest.raises(EmotraceError, match="another run|holds a run"):
+    with pytest.raises(EmotraceError, match=r"another run|holds a run"):
         pipeline.run([model], tmp_path, chosen=chosen, quick=True, instruments=[other], resume=True)
 
 
