@@ -17,6 +17,7 @@ _PUBLIC = {
     "attach": "in_memory",
     "extract": "extraction",
     "load_instrument": "instrument.loading",
+    "transfer": "transfers",
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
     "steered": "steering_hooks",

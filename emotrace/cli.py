@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 import traceback
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,8 @@ from rich.table import Table
 from typer import Argument, Option
 
 from emotrace import __version__, arguments, cli_arguments, commands
-from emotrace.cli_arguments import Columns, InstrumentPath, Instruments, Norms
-from emotrace.cli_output import Progress, print_claims, print_table, progress_bars
+from emotrace.cli_arguments import DEFAULT_MODEL, Columns, InstrumentPath, Instruments, Norms
+from emotrace.cli_output import loaded_model, print_claims, print_table, progress_bars
 from emotrace.errors import EmotraceError
 from emotrace.redaction import redacted
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from emotrace.instrument.instrument import Instrument
-    from emotrace.models import Model
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Passages = Annotated[Path | None, Option(help="A file like data/passages.csv in place of it.")]
 Instruct = Annotated[
@@ -139,7 +135,7 @@ def extract(
     names = None if emotions.strip() == "all" else arguments.split(emotions)
     own, table = _texts_to_extract(instrument, columns, passages, names, method)
     indices = cli_arguments.layers(layers)
-    with _loaded(model, remote, out, instruct) as (loaded, progress):
+    with loaded_model(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
             method=method,
@@ -216,7 +212,7 @@ def read(
 
     own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
     mixture = None if emotion is None else _emotion(emotion, own, vectors)
-    with _loaded(model, remote, html) as (loaded, progress):
+    with loaded_model(model, remote, html) as (loaded, progress):
         directions = vectors_for(loaded, vectors, progress, own)
         tokens = read_emotions(
             loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
@@ -264,7 +260,7 @@ def whatif(
     own = cli_arguments.instrument(instrument, columns)
     target = cli_arguments.emotion(emotion, own)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
-    with _loaded(model, remote, html) as (loaded, progress):
+    with loaded_model(model, remote, html) as (loaded, progress):
         how: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "judge": not no_judge}
         result = what_if(loaded, prompt, target, strength, progress=progress, **how)
     print(result)
@@ -307,6 +303,7 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
 
 
 app.command()(commands.check)
+app.command()(commands.transfer)
 
 
 @app.command()
@@ -315,18 +312,3 @@ def report(folder: Annotated[Path, Argument(help="A run folder.")]) -> None:
     from emotrace.study import pipeline
 
     print(pipeline.report(folder))
-
-
-@contextlib.contextmanager
-def _loaded(
-    name: str, remote: bool, out: Path | None, instruct: bool | None = None
-) -> Iterator[tuple[Model, Progress]]:
-    """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
-    from emotrace.models import load
-    from emotrace.study.folder import ensure_writable
-
-    if out:
-        ensure_writable(out)
-    model = load(name, remote=remote, instruct=instruct)
-    with progress_bars() as progress:
-        yield model, progress

@@ -27,6 +27,7 @@ Instruments = Annotated[
     Option("--instrument", help="Any emotions and any texts: a file or folder; again for several, the first is main."),
 ]
 
+DEFAULT_MODEL = "smollm2-135m-instruct"
 LEFT_OUT_SHOWN = 20
 
 

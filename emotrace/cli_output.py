@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from emotrace.models import Model
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it was just done, of how much."""
@@ -54,3 +58,18 @@ def progress_bars() -> Iterator[Progress]:
             display.advance(tasks[task], done)
 
         yield progress
+
+
+@contextlib.contextmanager
+def loaded_model(
+    name: str, remote: bool, out: Path | None, instruct: bool | None = None
+) -> Iterator[tuple[Model, Progress]]:
+    """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
+    from emotrace.models import load
+    from emotrace.study.folder import ensure_writable
+
+    if out:
+        ensure_writable(out)
+    model = load(name, remote=remote, instruct=instruct)
+    with progress_bars() as progress:
+        yield model, progress

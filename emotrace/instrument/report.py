@@ -23,6 +23,8 @@ from emotrace.measures.words_floor import SURFACE, counts_leak, decode_tfidf, ha
 
 FEWEST = 8
 """With fewer texts an emotion's mean says little; ours have twelve."""
+FEWEST_OWNED = 3
+"""A word is one emotion's own in so many texts at least: one text of two is chance."""
 CURVE = (0.25, 0.5, 0.75, 1.0)
 """Shares of the topics on which the words-only floor is measured."""
 MANY = 1000
@@ -172,6 +174,7 @@ def _owned_words(instrument: Instrument, words: Words) -> Finding:
     owned = [
         f"{word.emotion}: {word.word!r} in {word.texts} of {word.of} texts, in {word.next} of any other emotion's"
         for word in owned_words(words, table["emotion"], FAMILIES)
+        if word.texts >= FEWEST_OWNED
     ]
     return Finding("owned words", not owned, f"{len(owned)} words that one emotion has for itself", _some(owned, 10))
 
