@@ -42,7 +42,9 @@ def transfer(
 ) -> pd.DataFrame:
     """Decodes each instrument's texts by the other's vectors, over the emotions that both have (not *neutral*).
 
-    Vectors are class means centred on their mean over these emotions; texts are centred on their own mean.
+    Vectors are class means centred on their mean over these emotions; texts are centred on their own mean. Where the
+    two have topics in common, a text is decoded by what was learnt on other topics: both authors may have put the same
+    thing into one topic and emotion.
 
     Args:
         model: the model that reads both.
@@ -93,6 +95,7 @@ class _Side:
     ) -> None:
         table = instrument.passages[instrument.passages["emotion"].isin(names)].reset_index(drop=True)
         self.name, self.layers = instrument.name, model.check_layers(None)
+        self.has_topics = instrument.has_topics
         self.emotions, self.topics = (table[column].to_numpy(str) for column in ("emotion", "topic"))
         self.words = [instrument.words(text) for text in table["text"]]
         self.pooled = read_texts(
@@ -118,18 +121,39 @@ class _Side:
 def _direction(model: Model, train: _Side, test: _Side, names: Sequence[str]) -> list[dict[str, Any]]:
     chance = float(np.unique(test.emotions, return_counts=True)[1].max() / len(test.emotions))
     front = {"model": model.name, "train": train.name, "test": test.name, "null": chance, "n": len(test.emotions)}
-    carried = decode_by_words(train.words, train.emotions, test.words, test.emotions)
+    folds = _folds(train, test, names)
+    carried = np.zeros(len(test.emotions), dtype=bool)
+    for seen, rows_of in folds:
+        words = [train.words[row] for row in seen], train.emotions[seen], [test.words[row] for row in rows_of]
+        carried[rows_of] = decode_by_words(*words, test.emotions[rows_of])
     rows = [{**front, "pooling": WORDS, "metric": "accuracy", **test.rate(carried)}]
     for pooling in train.pooled:
         own = [correct.mean() for correct in train.within(pooling)]
         chosen = 1 + int(np.argmax(own[1:]))
         for index, (layer, inside) in enumerate(zip(train.layers, test.within(pooling), strict=True)):
-            vectors = centred_vectors(train.pooled[pooling][:, index], train.emotions, names)
-            right = decode_by_vectors(vectors, test.pooled[pooling][:, index], test.emotions, names)
+            held, tested = train.pooled[pooling][:, index], test.pooled[pooling][:, index]
+            right, centre = np.zeros(len(test.emotions), dtype=bool), tested.mean(axis=0, dtype=np.float64)
+            for seen, rows_of in folds:
+                vectors = centred_vectors(held[seen], train.emotions[seen], names)
+                right[rows_of] = decode_by_vectors(vectors, tested[rows_of], test.emotions[rows_of], names, centre)
             at = {"pooling": pooling, "layer": layer, "depth": layer / model.n_layers, "chosen": index == chosen}
             rows.append({**front, **at, "metric": "accuracy", **test.rate(right)})
             rows.append({**front, **at, "metric": "within", **test.rate(inside)})
     return rows
+
+
+def _folds(train: _Side, test: _Side, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows: all by all, or, where both have topics in common, by those on other topics."""
+    whole = np.arange(len(train.emotions)), np.arange(len(test.emotions))
+    if not (train.has_topics and test.has_topics and set(train.topics) & set(test.topics)):
+        return [whole]
+    folds = []
+    for _, rows in geometry.topic_folds(test.topics):
+        seen = np.flatnonzero(~np.isin(train.topics, test.topics[rows]))
+        if lacking := [name for name in names if name not in set(train.emotions[seen])]:
+            raise EmotraceError(f"{train.name} has no text of {', '.join(lacking)} on topics other than those tested")
+        folds.append((seen, rows))
+    return folds
 
 
 def _agreement(model: Model, a: _Side, b: _Side, names: Sequence[str], seed: int) -> list[dict[str, Any]]:

@@ -21,19 +21,23 @@ def centred_vectors(activations: np.ndarray, emotions: Labels, names: Sequence[s
 
 
 def decode_by_vectors(
-    vectors: np.ndarray, activations: np.ndarray, emotions: Labels, names: Sequence[str]
+    vectors: np.ndarray,
+    activations: np.ndarray,
+    emotions: Labels,
+    names: Sequence[str],
+    centre: np.ndarray | None = None,
 ) -> np.ndarray:
     """Whether each text lies nearest, by cosine, to the vector of its own emotion: bool ``[text]``.
-
-    The texts are centred on their own mean, which needs no label: another author shifts them all alike.
 
     Args:
         vectors: ``[emotion, d_model]``, centred, of the other texts.
         activations: ``[text, d_model]``.
         emotions: of each text, each one of ``names``.
         names: along the vectors' first axis.
+        centre: what the texts are measured from, ``[d_model]``; default: their own mean, which needs no label. Another
+            author shifts all texts alike.
     """
-    centred = activations.astype(np.float64) - activations.mean(axis=0, dtype=np.float64)
+    centred = activations - (activations.mean(axis=0, dtype=np.float64) if centre is None else centre)
     nearest = (unit(centred) @ unit(vectors).T).argmax(axis=1)
     found: np.ndarray = np.asarray(names)[nearest] == np.asarray(emotions)
     return found
