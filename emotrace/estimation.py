@@ -11,6 +11,7 @@ import pandas as pd
 
 from emotrace.activations import read_activations, read_tokens
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.measures.estimators import ESTIMATORS, Texts, estimate
 from emotrace.tokens import encode
 from emotrace.vectors import EmotionVectors
@@ -27,6 +28,7 @@ def estimated(
     estimator: str,
     embeddings: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
+    instrument: Instrument | None = None,
 ) -> EmotionVectors:
     """The vectors ``plain`` computed by another estimator from the same texts, layer by layer.
 
@@ -38,6 +40,7 @@ def estimated(
         estimator: one of ``ESTIMATORS``.
         embeddings: the texts' mean token embeddings ``[text, d_model]``, for the floor of embeddings.
         progress: called with the number of texts just read.
+        instrument: whose baseline texts are the unrelated ones; default: those of ``data/``.
     """
     one = ESTIMATORS[estimator]
     texts = Texts(
@@ -47,7 +50,7 @@ def estimated(
         embeddings=embeddings,
         names=name_embeddings(model, list(labels["emotion"].unique())) if "names" in one.needs else None,
     )
-    unrelated = read_unrelated(model, plain, progress) if "unrelated" in one.needs else None
+    unrelated = read_unrelated(model, plain, progress, instrument) if "unrelated" in one.needs else None
     rows, values = [texts.classes.index(name) for name in plain.emotions], np.empty_like(plain.values)
     for index in range(len(plain.layers)):
         at = None if unrelated is None else unrelated[:, index]
@@ -57,9 +60,15 @@ def estimated(
     return replace(plain, values=values, provenance=named)
 
 
-def read_unrelated(model: Model, vectors: EmotionVectors, progress: Callable[[int], None] | None = None) -> np.ndarray:
+def read_unrelated(
+    model: Model,
+    vectors: EmotionVectors,
+    progress: Callable[[int], None] | None = None,
+    instrument: Instrument | None = None,
+) -> np.ndarray:
     """The baseline texts at the vectors' layers, pooled as they are: ``[text, layer, d_model]``."""
-    texts, pooling = list(corpus.baseline_texts()["text"]), vectors.provenance["pooling"]
+    table = corpus.baseline_texts() if instrument is None else instrument.baseline_texts
+    texts, pooling = list(table["text"]), vectors.provenance["pooling"]
     return read_activations(model, texts, layers=vectors.layers, poolings=(pooling,), progress=progress)[pooling]
 
 

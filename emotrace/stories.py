@@ -21,6 +21,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.instrument.stories import request, status, until_sentence_end
 from emotrace.measures.randomness import seed_from
 from emotrace.steering import generate
@@ -43,14 +44,20 @@ class Cell(NamedTuple):
 
 @arguments.checked
 def request_ids(
-    model: Model, topic: str, emotion: str, *, named: bool = True, continuation: bool = False
+    model: Model,
+    topic: str,
+    emotion: str,
+    *,
+    named: bool = True,
+    continuation: bool = False,
+    instrument: Instrument | None = None,
 ) -> tuple[int, ...]:
     """The token ids of :func:`request`, in the model's chat template unless it is a continuation.
 
     Raises:
         EmotraceError: the model is a base model; an unknown class.
     """
-    text = request(topic, emotion, named=named, continuation=continuation)
+    text = request(topic, emotion, named=named, continuation=continuation, instrument=instrument)
     if continuation:
         return encode(model, [text])[0].ids
     check_instruct(model)
@@ -82,6 +89,7 @@ def write_stories(
     writing: Writing = STORY,
     attempts: int = 8,
     continuation: bool = False,
+    instrument: Instrument | None = None,
     batch_rows: int = BATCH_ROWS,
     cache: Cache | None = None,
     progress: Callable[[int], None] | None = None,
@@ -94,13 +102,15 @@ def write_stories(
 
     Args:
         model: an instruct model, or any with ``continuation``.
-        topics: of ``data/topics.csv``; default all 12.
-        emotions: of the 21 classes; default all.
+        topics: of the instrument's; default all.
+        emotions: of the instrument's, and *neutral*; default all.
         per_cell: stories wanted for each topic and class.
         seed: of everything.
         writing: length and temperature, which is above 0, since every attempt at 0 is the same.
         attempts: at most, for each story.
         continuation: ask by the beginning of a page, without a chat template (for base models).
+        instrument: whose emotions and topics are asked for, and whose kin words no story may use; default: those of
+            ``data/``.
         batch_rows: stories written together.
         cache: keeps finished batches by content.
         progress: called with the number of stories just settled (kept, or given up).
@@ -114,20 +124,23 @@ def write_stories(
         EmotraceError: a base model without ``continuation``, an unknown topic or class, a size that is none, a prompt
             too long for the model.
     """
-    topics = list(corpus.topics().index) if topics is None else arguments.names(topics, "topic")
-    emotions = list(corpus.emotions().index) if emotions is None else arguments.names(emotions, "emotion")
+    known = list(corpus.topics().index if instrument is None else instrument.topics)
+    classes = corpus.emotions().index if instrument is None else (*instrument.emotions, corpus.NEUTRAL)
+    topics = known if topics is None else arguments.names(topics, "topic")
+    emotions = list(classes) if emotions is None else arguments.names(emotions, "emotion")
     per_cell, attempts, batch_rows = (
         arguments.integer(size, name, at_least=1)
         for name, size in (("per_cell", per_cell), ("attempts", attempts), ("batch_rows", batch_rows))
     )
     seed = arguments.integer(seed, "a seed")
-    for topic in set(topics).difference(corpus.topics().index):
-        raise unknown("topic", topic, corpus.topics().index)
+    for topic in set(topics).difference(known):
+        raise unknown("topic", topic, known)
     if not topics or not emotions:
         raise EmotraceError("nothing is to be written: a topic and an emotion are needed at least")
     if writing.temperature == 0:
         raise EmotraceError(f"stories are sampled at a temperature above 0, not {writing.temperature}")
-    prompts = {(t, e): request_ids(model, t, e, continuation=continuation) for t in topics for e in emotions}
+    asked: dict[str, Any] = {"continuation": continuation, "instrument": instrument}
+    prompts = {(t, e): request_ids(model, t, e, **asked) for t in topics for e in emotions}
     longest = max(map(len, prompts.values()), default=0)
     if longest + writing.max_new_tokens > model.context:
         raise EmotraceError(
@@ -144,7 +157,7 @@ def write_stories(
         for start in range(0, len(unsettled), batch_rows):
             batch = unsettled[start : start + batch_rows]
             ids, seeds = [prompts[cell[:2]] for cell in batch], [seed_of(seed, cell, attempt) for cell in batch]
-            stories = _write_batch(model, batch, ids, seeds, attempt, writing, continuation, cache)
+            stories = _write_batch(model, batch, ids, seeds, attempt, writing, asked, cache)
             rows += stories
             rejected = [cell for cell, row in zip(batch, stories, strict=True) if row["status"] != "kept"]
             failed += rejected
@@ -164,34 +177,39 @@ def _write_batch(
     seeds: list[int],
     attempt: int,
     writing: Writing,
-    continuation: bool,
+    request_of: dict[str, Any],
     cache: Cache | None,
 ) -> list[dict[str, Any]]:
     """One story a cell, judged; from the cache if they are there."""
-    limit = writing.max_new_tokens
+    limit, continuation, instrument = writing.max_new_tokens, request_of["continuation"], request_of["instrument"]
 
     def compute() -> list[dict[str, Any]]:
         texts = generate(model, prompts, None, replace(writing, chat=not continuation), seeds)
         rows = []
         for cell, seed, tokens in zip(cells, seeds, texts, strict=True):
-            asked = {"attempt": attempt, "seed": seed, "prompt": request(*cell[:2], continuation=continuation)}
-            rows.append({**cell._asdict(), **asked, **judge(model, tokens, cell.emotion, limit)})
+            asked = {"attempt": attempt, "seed": seed, "prompt": request(*cell[:2], **request_of)}
+            rows.append({**cell._asdict(), **asked, **judge(model, tokens, cell.emotion, limit, instrument)})
         return rows
 
     if cache is None:
         return compute()
     key: dict[str, Any] = {"what": "stories", "model": model.identity, "dtype": model.provenance["dtype"]}
     key |= {"max_new_tokens": limit, "temperature": writing.temperature, "continuation": continuation}
+    if instrument is not None:
+        key["kin"] = sorted(instrument.kin.items())
     return cache.rows({**key, "cells": cells, "prompts": prompts, "seeds": seeds, "attempt": attempt}, compute)
 
 
-def judge(model: Model, tokens: list[int], emotion: str, limit: int) -> dict[str, Any]:
+def judge(
+    model: Model, tokens: list[int], emotion: str, limit: int, instrument: Instrument | None = None
+) -> dict[str, Any]:
     """What was written as a story: its text, cut back if it reached ``limit`` tokens, and whether it is kept."""
     whole = model.tokenizer.decode(tokens, skip_special_tokens=True)
     ended = len(tokens) < limit
     text = (whole if ended else until_sentence_end(whole)).strip()
-    own = corpus.leaks(text, [emotion])
-    others, cut = sorted(set(corpus.leaks(text)) - set(own)), not ended and text != whole.strip()
+    leaks_of = corpus.leaks if instrument is None else instrument.leaks
+    own = leaks_of(text, [emotion])
+    others, cut = sorted(set(leaks_of(text)) - set(own)), not ended and text != whole.strip()
     size = {"n_tokens": len(tokens), "kept_tokens": _tokens_of(model, tokens, text), "ended": ended, "cut": cut}
     leaks = {"leaks": "|".join(own), "other_leaks": "|".join(others)}
     return {"text": text, **size, **leaks, "status": status(text, bool(own))}

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from joy_model import WordCounter
 
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.models import Model
+from emotrace.readings import Reading
 from emotrace.study.steered import Steering
 from emotrace.study.study import Progress, Settings, Study
 from emotrace.vectors import EmotionVectors

@@ -14,7 +14,7 @@ import torch
 from nnsight.intervention.backends.remote import RemoteError
 
 import emotrace
-from emotrace import activations, extraction, in_trace, scoring, steered_texts, steering, stories, tokens
+from emotrace import activations, in_trace, readings, scoring, steered_texts, steering, stories, tokens
 from emotrace.errors import EmotraceError
 from emotrace.hosts import checkpoints
 from emotrace.hosts.faults import diagnose
@@ -429,7 +429,7 @@ def test_a_reading_and_a_what_if_can_be_compared_and_kept_in_a_set(model, vector
     result = emotrace.what_if(model, PROMPT, "sad", 0.2, vectors=vectors, writing=SHORT, judge=False)
     reading = result.sides[0].reading
     edit = steering.Edit({2: torch.ones(1, 32)})
-    held = extraction.read_texts(model, pd.DataFrame({"emotion": ["happy", "sad"], "text": TEXTS[:2]}))
+    held = readings.read_texts(model, pd.DataFrame({"emotion": ["happy", "sad"], "text": TEXTS[:2]}))
     for value in (result, reading, result.sides[0], edit, held, model):
         assert value == value
         assert len({value, value}) == 1

@@ -11,9 +11,9 @@ import emotrace
 from emotrace import EmotraceError
 from emotrace.activations import read_activations
 from emotrace.estimation import name_embeddings
-from emotrace.extraction import class_means, read_texts
 from emotrace.instrument import corpus
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE, Texts
+from emotrace.readings import class_means, read_texts
 
 STRENGTH = 20.0
 

@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "emotrace"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = ["errors", "files", "in_trace", "vectors", "models", "tokens"]
-CORE += ["activations", "steering", "steered_texts", "scoring", "estimation", "extraction", "stories"]
+CORE += ["activations", "steering", "steered_texts", "scoring", "readings", "estimation", "extraction", "stories"]
 TRACING = {"activations.py", "steering.py", "scoring.py"}
 TRACES = {"trace", "generate", "session"}
 
 # Ceilings against growth, not goals: the core is what a reader is asked to read.
-MAX_PACKAGE_LINES = 25_200
-MAX_CORE_LINES = 3_200
+MAX_PACKAGE_LINES = 27_500
+MAX_CORE_LINES = 3_350
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_WITH_DOCSTRING = 90

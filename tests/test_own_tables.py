@@ -10,10 +10,10 @@ from scipy import stats
 
 import emotrace
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
 from emotrace.measures import geometry, grams, groups
 from emotrace.measures.statistics import permutation_p
+from emotrace.readings import Reading, read_texts
 from emotrace.study import experiments, pipeline
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, read_manifest, select

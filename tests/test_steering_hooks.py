@@ -12,8 +12,8 @@ import transformers
 import emotrace
 from emotrace import EmotraceError, Writing
 from emotrace.activations import residual_norms
-from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
+from emotrace.readings import read_texts
 from emotrace.steering import Edit, ablation, directions, generate
 from emotrace.tokens import end_tokens
 

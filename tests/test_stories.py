@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import emotrace
-from emotrace import EmotraceError, activations, extraction, steering, stories
+from emotrace import EmotraceError, activations, extraction, readings, steering, stories
 from emotrace.instrument import corpus
 from emotrace.instrument import stories as stored_stories
 from emotrace.study.folder import RunFolder
@@ -270,11 +270,11 @@ def passages():
     return corpus.passages().query("topic in ['cooking', 'pet']").reset_index(drop=True)
 
 
-@pytest.mark.parametrize("frame", extraction.FRAMES)
+@pytest.mark.parametrize("frame", readings.FRAMES)
 def test_a_frame_puts_the_request_before_the_very_tokens_of_the_text(llama, passages, frame):
-    alone = extraction.frame_tokens(llama, passages, "plain")
+    alone = readings.frame_tokens(llama, passages, "plain")
     for row, item, plain in zip(
-        passages.itertuples(), extraction.frame_tokens(llama, passages, frame), alone, strict=True
+        passages.itertuples(), readings.frame_tokens(llama, passages, frame), alone, strict=True
     ):
         assert item.ids[item.start : item.stop] == plain.ids[plain.start : plain.stop]
         if frame == "plain":
@@ -286,8 +286,8 @@ def test_a_frame_puts_the_request_before_the_very_tokens_of_the_text(llama, pass
 
 
 def test_pooling_in_a_frame_takes_the_texts_own_tokens_without_the_first(llama, passages):
-    reading = extraction.read_texts(llama, passages[:3], "chat", author="ours")
-    for place, item in enumerate(extraction.frame_tokens(llama, passages[:3], "chat")):
+    reading = readings.read_texts(llama, passages[:3], "chat", author="ours")
+    for place, item in enumerate(readings.frame_tokens(llama, passages[:3], "chat")):
         stream = activations.read_tokens(llama, [item])[0]
         np.testing.assert_allclose(reading.pooled["last"][place], stream[-1], atol=1e-4)
         np.testing.assert_allclose(reading.pooled["mean"][place], stream[item.start + 1 :].mean(axis=0), atol=1e-4)
@@ -295,12 +295,12 @@ def test_pooling_in_a_frame_takes_the_texts_own_tokens_without_the_first(llama, 
 
 def test_a_frame_that_a_model_lacks_or_cannot_hold_is_refused(tiny, llama, passages):
     with pytest.raises(EmotraceError, match="needs an instruct model"):
-        extraction.frame_tokens(tiny("gpt2"), passages, "chat")
+        readings.frame_tokens(tiny("gpt2"), passages, "chat")
     with pytest.raises(EmotraceError, match="unknown frame 'letter'"):
-        extraction.frame_tokens(llama, passages, "letter")
+        readings.frame_tokens(llama, passages, "letter")
     long = passages[:1].assign(text="word " * llama.context)
     with pytest.raises(EmotraceError, match="text 1 is too long"):
-        extraction.frame_tokens(llama, long, "chat")
+        readings.frame_tokens(llama, long, "chat")
 
 
 def test_generation_vectors_are_the_class_means_of_the_stories_after_their_requests(llama, passages):
@@ -309,7 +309,7 @@ def test_generation_vectors_are_the_class_means_of_the_stories_after_their_reque
     vectors = emotrace.extract(
         llama, method="generation", pooling="mean", stories=pd.concat([told, extra], ignore_index=True)
     )
-    pooled = extraction.read_texts(llama, passages, "chat", author="self").pooled["mean"].astype(np.float64)
+    pooled = readings.read_texts(llama, passages, "chat", author="self").pooled["mean"].astype(np.float64)
     means = {name: pooled[passages["emotion"] == name].mean(axis=0) for name in corpus.emotions().index}
     grand = np.mean(list(means.values()), axis=0)
     np.testing.assert_allclose(vectors["proud"], means["proud"] - grand, atol=1e-5)

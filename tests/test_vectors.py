@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading, class_means
 from emotrace.instrument import corpus
+from emotrace.readings import Reading, class_means
 from emotrace.vectors import EmotionVectors
 
 LAYERS = [0, 1, 2, 5]

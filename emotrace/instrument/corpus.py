@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +37,7 @@ _COLUMNS = {
     "models": "name hub_id family parameters_millions kind source weights files sha256 licence paper_nine note",
 }
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
+_ANY_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -155,7 +156,12 @@ def check_passages(table: pd.DataFrame, source: str = "the table of passages", *
 
 
 def check_texts(
-    table: pd.DataFrame, source: str = "the table of texts", *, topics: bool = False, emotions_known: bool = True
+    table: pd.DataFrame,
+    source: str = "the table of texts",
+    *,
+    topics: bool = False,
+    emotions_known: bool = True,
+    known: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """A table of labelled texts, its rows numbered from 0 and its labels without spaces around them.
 
@@ -163,7 +169,8 @@ def check_texts(
         table: columns ``emotion`` and ``text``.
         source: what it is, for messages.
         topics: whether it needs the column ``topic``, too.
-        emotions_known: whether the emotions must be among the 21 classes.
+        emotions_known: whether the emotions must be known ones.
+        known: those; default: the 21 classes.
 
     Raises:
         EmotraceError: no table; a column that is missing or there twice; no rows; a label or text that is no string or
@@ -183,7 +190,7 @@ def check_texts(
             if any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise EmotraceError(f"{source}, {_row_name(table, number)}: the {column} has half a character in it")
     table = table.assign(**{column: table[column].str.strip() for column in columns[:-1]})
-    known = list(emotions().index)
+    known = list(emotions().index if known is None else known)
     for number, name in enumerate(table["emotion"]):
         if emotions_known and name not in known:
             raise EmotraceError(
@@ -212,8 +219,13 @@ def _row_name(table: pd.DataFrame, number: int) -> str:
     return f"passage {table['id'].iloc[number]}" if "id" in table.columns else f"row {number + 1}"
 
 
-def imbalances(table: pd.DataFrame, topics_kept: int) -> list[str]:
+def imbalances(table: pd.DataFrame, topics_kept: int, names: Sequence[str] | None = None) -> list[str]:
     """What a reader of the study's statistics should know of passages that are not fully crossed, a sentence each.
+
+    Args:
+        table: passages.
+        topics_kept: how many of their topics are read, the first ones.
+        names: of the emotions, in their order; default: the 20.
 
     Raises:
         EmotraceError: fewer than two emotions or two topics on the first ``topics_kept`` topics, which the study reads.
@@ -225,7 +237,7 @@ def imbalances(table: pd.DataFrame, topics_kept: int) -> list[str]:
             "the study needs passages of two emotions or more on two topics or more, not of "
             f"{', '.join(counts.columns) or 'none'} on {', '.join(counts.index) or 'none'}"
         )
-    lost = [name for name in emotion_names() if name in set(table["emotion"]) - set(counts.columns)]
+    lost = [name for name in names or emotion_names() if name in set(table["emotion"]) - set(counts.columns)]
     notes = [f"no passage of {', '.join(lost)} on the {topics_kept} topics that are read"] if lost else []
     if (counts == counts.iloc[0, 0]).all(axis=None):
         return notes
@@ -252,9 +264,14 @@ def scenarios() -> pd.DataFrame:
     return _read("scenarios")
 
 
+def openings() -> pd.DataFrame:
+    """Openings without a tone: ``id, use, prompt``."""
+    return _read("prompts")
+
+
 def prompts(use: str) -> list[str]:
     """Openings without a tone, for ``calibration`` or for ``dose`` response; no experiment uses the other's."""
-    table = _read("prompts")
+    table = openings()
     return list(table[table["use"] == use]["prompt"])
 
 
@@ -301,12 +318,24 @@ def words(text: str) -> list[str]:
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
+def any_words(text: str) -> list[str]:
+    """The words of a text in any alphabet, in lower case; the characters where nothing stands between words."""
+    tokens = [word.lower().replace("’", "'") for word in _ANY_WORD.findall(text)]
+    if 12 * len(tokens) >= len(text):
+        return tokens
+    return [letter for letter in text.lower() if letter.isalnum()]
+
+
 def leaks(text: str, names: Sequence[str] | None = None) -> list[str]:
     """The kin words of the emotions ``names`` (default all 21 classes) in ``text``, also as part of a hyphenation."""
     kin_words = emotions()["kin"]
-    kin = {word for name in (names or kin_words.index) for word in kin_words[name]}
+    return kin_in(words(text), {word for name in (names or kin_words.index) for word in kin_words[name]})
+
+
+def kin_in(tokens: Sequence[str], kin: Set[str]) -> list[str]:
+    """The words of ``kin`` (lower case) among a text's ``tokens``, also as part of a hyphenation."""
     # joy's, joy'll, mother-love's: every piece between apostrophes and hyphens
-    parts = (part for word in words(text) for part in re.split(r"['-]", word))
+    parts = (part for word in tokens for part in re.split(r"['-]", word))
     return sorted({part for part in parts if part in kin})
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.instrument.tables import read_table
 
 _SCENE = "Write a very short story, about 50 words, about this everyday scene: {scene}."
@@ -51,22 +52,27 @@ STORED = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 STORED_COLUMNS = ["topic", "emotion", "story", "attempt", "seed", "base_seed", "max_new_tokens", "temperature", "text"]
 
 
-def request(topic: str, emotion: str, *, named: bool = True, continuation: bool = False) -> str:
+def request(
+    topic: str, emotion: str, *, named: bool = True, continuation: bool = False, instrument: Instrument | None = None
+) -> str:
     """What the model is asked.
 
     Args:
-        topic: of ``data/topics.csv``; any other is the scene itself, in one's own words.
-        emotion: one of the 21 classes.
+        topic: of the instrument; any other is the scene itself, in one's own words.
+        emotion: one of the instrument's, or *neutral*.
         named: with the feeling in it; otherwise the bare scene, the same for every class.
         continuation: the beginning of a page that a base model would go on with, instead of a request.
+        instrument: whose emotions and topics; default: those of ``data/``.
 
     Raises:
         EmotraceError: an unknown class.
     """
-    arguments.choice(emotion, "emotion", list(corpus.emotions().index))
+    known = corpus.emotions().index if instrument is None else [*instrument.emotions, corpus.NEUTRAL]
+    arguments.choice(emotion, "emotion", list(known))
     if not arguments.text(topic, "a topic").strip():
         raise EmotraceError("a topic is a name or the scene itself, not nothing")
-    description = str(corpus.topics()["description"].get(topic, topic))
+    topics = corpus.topics()["description"] if instrument is None else instrument.topics
+    description = str(topics.get(topic, topic))
     scene = description[0].lower() + description[1:]
     if not named:
         return (_OPENING + "\n\n" if continuation else UNNAMED_PROMPT).format(scene=scene)

@@ -34,7 +34,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         EmotraceError: the file is missing or unreadable, in another encoding, empty, lacks one of ``columns``, names
             one twice, or has a row that is longer or shorter than the first line.
     """
-    rows = _rows(path, _decoded(path), columns)
+    rows = _rows(path, decoded(path), columns)
     header = [name.strip() for name in rows[0]]
     while header and not header[-1] and all(len(row) < len(header) or not row[-1] for row in rows[1:]):
         rows = [row[: len(header) - 1] for row in rows]
@@ -60,27 +60,36 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([row[: len(names)] for row in rows[1:]], columns=names)
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    Raises:
+        EmotraceError: it is missing or unreadable, is in another encoding, or holds NUL characters.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise EmotraceError(f"no file {path}") from None
     except OSError as error:
-        raise EmotraceError(f"{path} cannot be read as CSV: {error.strerror or error}") from None
+        raise EmotraceError(f"{path} cannot be read: {error.strerror or error}") from None
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
         raise EmotraceError(
-            f"{path} cannot be read as CSV: byte {error.start} is not {encoding.upper()}; save it as UTF-8"
+            f"{path}, line {line}: it cannot be read: byte {error.start} is not {encoding.upper()}; save it as UTF-8"
         ) from None
+    if "\0" in text:
+        raise EmotraceError(f"{path} cannot be read: it is no text")
+    return text
 
 
 def _rows(path: Path, text: str, columns: Sequence[str]) -> list[list[str]]:
     """All rows that are not empty, the first line first."""
     first = text.lstrip("\r\n").splitlines()[:1]
-    if not first or "\0" in text:
-        raise EmotraceError(f"{path} cannot be read as CSV: it is {'empty' if not first else 'no text'}")
+    if not first:
+        raise EmotraceError(f"{path} cannot be read as CSV: it is empty")
     separator = max(SEPARATORS, key=lambda sign: len({name.strip(' "') for name in first[0].split(sign)} & {*columns}))
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))

@@ -16,6 +16,7 @@ from emotrace.study.verdicts import Claim
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from emotrace.instrument.instrument import Instrument
     from emotrace.study.study import Study
     from emotrace.vectors import EmotionVectors
 
@@ -58,11 +59,13 @@ class Results:
         tables: name → tidy table (``docs/tables.md``).
         texts: name → texts that the model wrote.
         vectors: (method, pooling) → emotion vectors, in place of any that were there.
+        left_out: experiment → instrument → why it was not measured.
     """
 
     tables: Tables = field(default_factory=dict)
     texts: Tables = field(default_factory=dict)
     vectors: dict[tuple[str, str], EmotionVectors] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, other: Results) -> None:
         """Takes up the results of another experiment on the same model; they replace those of one name."""
@@ -111,6 +114,23 @@ def no_tables(tables: Tables) -> Tables:
     return {}
 
 
+def nothing(instrument: Instrument) -> str:
+    """For an experiment that any instrument will do for."""
+    return ""
+
+
+def only_data(what: str) -> Callable[[Instrument], str]:
+    """For an experiment on what ``data/`` alone has."""
+    return lambda instrument: "" if instrument.default else f"needs {what}, which data/ alone has"
+
+
+def norms(instrument: Instrument) -> str:
+    """For an experiment on valence and arousal."""
+    known = int(instrument.norms[["valence", "arousal"]].reindex(instrument.emotions).notna().all(axis=1).sum())
+    least = 5
+    return "" if known >= least else f"needs norms of valence and arousal of {least} emotions, not of {known} (--norms)"
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One experiment.
@@ -136,6 +156,8 @@ class Experiment:
         claim_ids: the ids of all these claims (``docs/claims.md`` lists them).
         pictures: its figures.
         over_models: the tables over models that it makes of the tables of all models of a run.
+        requires: what an instrument lacks that the experiment needs, in words; empty where it lacks nothing. Without it
+            the experiment is left out, and the run says so.
         notebook: number of the notebook that walks through it.
     """
 
@@ -155,6 +177,7 @@ class Experiment:
     claim_ids: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     over_models: Callable[[Tables], Tables] = no_tables
+    requires: Callable[[Instrument], str] = nothing
     notebook: str = ""
 
     @property

@@ -98,21 +98,38 @@ def measure(
 ) -> None:
     """Runs experiments on one model and adds what they measure to ``results``, whose tables they may need.
 
-    ``finished`` is told of each.
+    An experiment that an instrument lacks something for is left out there, and so is what needs it; ``results`` say
+    why. ``finished`` is told of each.
     """
     for experiment in experiments:
+        if not (parts := _able(experiment, study, results)):
+            continue
         # Matrices of the analysis are small: more threads only wait for one another, up to a hundred times longer on a
         # busy machine.
         with contextlib.nullcontext() if experiment.uses_model else threadpool_limits(1):
-            results.add(_run(experiment, study, results.tables))
+            results.add(_run(experiment, parts, results.tables))
         finished(experiment)
 
 
-def _run(experiment: Experiment, study: Study, tables: Tables) -> Results:
+def _able(experiment: Experiment, study: Study, results: Results) -> list[Study]:
+    """The studies that have what the experiment needs: of the main set of passages, or of each."""
+    able = []
+    for part in study.instruments.values() if experiment.per_instrument else [study]:
+        gone = (name for name in experiment.needs if part.instrument in results.left_out.get(name, {}))
+        needed = next(gone, "")
+        reason = experiment.requires(part.source) or (f"needs {needed}, which is left out" if needed else "")
+        if reason:
+            results.left_out.setdefault(experiment.name, {})[part.instrument] = reason
+        else:
+            able.append(part)
+    return able
+
+
+def _run(experiment: Experiment, parts: list[Study], tables: Tables) -> Results:
     """On the main set of passages or on each, the rows of the second below those of the first."""
+    made = [experiment.run(part, of_instrument(tables, part.instrument)) for part in parts]
     if not experiment.per_instrument:
-        return experiment.run(study, of_instrument(tables, study.instrument))
-    made = [experiment.run(part, of_instrument(tables, part.instrument)) for part in study.instruments.values()]
+        return made[0]
     together = {name: pd.concat([part.tables[name] for part in made], ignore_index=True) for name in made[0].tables}
     return replace(made[0], tables=together)
 

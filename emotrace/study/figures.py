@@ -64,10 +64,19 @@ def draw_figures(run: RunFolder, tables: Tables, model: str, drawn: Container[st
     vectors = EmotionVectors.load(file) if file.exists() else None
     _save(run, OVERVIEW.figure(own), f"{OVERVIEW.name}-{file_name(model)}")
     for name, picture in PICTURES.items():
-        if picture.table not in drawn:
+        if picture.table in drawn:
+            continue
+        if _shows(own, picture.table, main):
             _save(run, picture.figure(of_instrument(own, main), vectors), f"{name}-{file_name(model)}")
-            for instrument in others if TABLES[picture.table].per_instrument and not picture.vectors else ():
+        for instrument in others if TABLES[picture.table].per_instrument and not picture.vectors else ():
+            if _shows(own, picture.table, instrument):
                 _save(run, picture.figure(of_instrument(own, instrument)), f"{name}-{file_name(model)}-{instrument}")
+
+
+def _shows(tables: Tables, name: str, instrument: str) -> bool:
+    """A table has rows of the instrument, or rests on none."""
+    held = instruments({name: tables[name]}) if name in tables else []
+    return not held or instrument in held or not TABLES[name].per_instrument
 
 
 def draw_across(run: RunFolder, tables: Tables) -> None:

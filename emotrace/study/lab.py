@@ -23,6 +23,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import of_passages
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.study import experiments, notebook
 from emotrace.study.experiment import Experiment, Results, Tables, of_instrument
@@ -74,12 +75,12 @@ class Lab:
         self._classifier = arguments.text(classifier, "a classifier's name")
         seed = arguments.integer(seed, "a seed", at_least=0)
         self._settings = Settings.quick(seed) if quick else Settings(seed)
-        self._instruments = corpus.instruments(passages)
+        self._instruments = of_passages(passages)
         self._instrument = instrument or next(iter(self._instruments))
         if self._instrument not in self._instruments:
             raise unknown("instrument", self._instrument, self._instruments)
-        for table in self._instruments.values():
-            for note in corpus.imbalances(table, self._settings.topics):
+        for source in self._instruments.values():
+            for note in corpus.imbalances(source.passages, self._settings.topics):
                 print(f"emotrace: {note}", file=sys.stderr)
         self.folder = Path(folder) if folder else runs_folder() / self._folder_name(own_passages=passages is not None)
         self._study: Study | None = None
@@ -241,7 +242,9 @@ class Lab:
         )  # simulated: the same model
         parts += ["quick"] * self._quick + ["remote"] * on_a_server
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
-        return "-".join(parts + [corpus.fingerprint(next(iter(self._instruments.values())))[:8]] * own_passages)
+        return "-".join(
+            parts + [corpus.fingerprint(next(iter(self._instruments.values())).passages)[:8]] * own_passages
+        )
 
 
 def runs_folder() -> Path:

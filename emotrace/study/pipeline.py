@@ -8,7 +8,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from emotrace.errors import EmotraceError, WriteError
 from emotrace.hosts import checkpoints, cpu_matmul
 from emotrace.hosts.sources import run_names
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument, of_passages
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER
 from emotrace.models import Model, load
 from emotrace.study import experiments, pace
@@ -40,6 +41,7 @@ def run(
     *,
     chosen: str = "all",
     passages: Path | None = None,
+    instruments: Sequence[Instrument] = (),
     classifier: str = DEFAULT_CLASSIFIER,
     quick: bool = False,
     resume: bool = False,
@@ -53,19 +55,23 @@ def run(
     Of several models, one that fails is named with its reason on standard error and in the manifest (``failures``), and
     the others go on; ``resume`` tries it again. Where there is no run to resume it starts afresh, and says so.
 
+    An experiment for which an instrument lacks something is left out there, with a line on standard error and its
+    reason in the manifest (``left_out``) and the report.
+
     Returns:
         The path of ``report.html``.
 
     Raises:
-        EmotraceError: an unknown experiment, a model that is given twice, a passages file that cannot be used, an
-            output folder that cannot be written or holds another run; no model of the run could be used.
+        EmotraceError: an unknown experiment, a model or an instrument's name that is given twice, passages beside
+            instruments, texts that cannot be used, an output folder that cannot be written or holds another run; no
+            model of the run could be used.
     """
     names = experiments.names_in(chosen)
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
     _check_models(models, out)  # before the folder is made
-    sets, settings = corpus.instruments(passages), Settings.quick(seed) if quick else Settings(seed)
-    notes = [note for table in sets.values() for note in corpus.imbalances(table, settings.topics)]
+    sets, settings = _sets(passages, instruments), Settings.quick(seed) if quick else Settings(seed)
+    notes = [note for source in sets.values() for note in _notes(source, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
     _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
@@ -105,6 +111,34 @@ def run(
         return path
     finally:
         folder.close()
+
+
+def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instrument]:
+    """The instruments by their names, the first of which is the main one."""
+    if not named:
+        return of_passages(passages)
+    if passages is not None:
+        raise EmotraceError("texts are named by instruments or by passages, not by both")
+    sets = {source.name: source for source in named}
+    if len(sets) < len(named):
+        names = [source.name for source in named]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
+    return sets
+
+
+def _notes(source: Instrument, topics: int) -> list[str]:
+    """What a reader should know of an instrument's texts, a sentence each."""
+    notes = corpus.imbalances(source.passages, topics, source.emotions)
+    if source.default:
+        return notes
+    kept, kind = len(corpus.quick_subset(source.passages, topics)), "topics" if source.has_topics else "folds"
+    if kept < len(source.passages):
+        count = source.passages["topic"].nunique()
+        notes.append(f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {count} {kind}")
+    if not source.has_topics:
+        notes.append("no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics")
+    return [f"{source.name}: {note}" for note in notes]
 
 
 def _say_if_afresh(out: Path, resume: bool) -> None:
@@ -178,11 +212,12 @@ def run_settings(
     quick: bool,
     settings: Settings,
     classifier: str,
-    passages: dict[str, pd.DataFrame],
+    instruments: dict[str, Instrument],
     remote: bool = False,
     instruct: bool | None = None,
 ) -> dict[str, Any]:
     """What makes a run this run and no other: the ``settings`` of its manifest."""
+    own = {name: source.identity for name, source in instruments.items() if not source.default}
     return {
         "emotrace": __version__,
         "models": run_names(models),  # however their folders are spelt
@@ -190,8 +225,9 @@ def run_settings(
         "quick": quick,
         "sizes": json.loads(json.dumps(asdict(settings))),
         "classifier": classifier,
-        "passages": {name: corpus.fingerprint(table) for name, table in passages.items()},
-        "baseline_texts": corpus.fingerprint(corpus.baseline_texts()),
+        "passages": {name: corpus.fingerprint(source.passages) for name, source in instruments.items()},
+        "baseline_texts": corpus.fingerprint(next(iter(instruments.values())).baseline_texts),
+        **({"instruments": own} if own else {}),
         **({"remote": True} if remote else {}),
         **({} if instruct is None else {"instruct": instruct}),
     }
@@ -204,7 +240,7 @@ def _run_model(
     plan: list[Experiment],
     folder: RunFolder,
     settings: Settings,
-    passages: dict[str, pd.DataFrame],
+    instruments: dict[str, Instrument],
     classifier: str,
     progress: Progress,
     show: Callable[[str, Results, Experiment], None],
@@ -221,7 +257,7 @@ def _run_model(
         raise EmotraceError(f"{folder.path} holds a run of other weights of {name}: name another --out")
     _say_how_long(model, plan, settings)
     with folder.timed(f"{name}: read"):
-        study = read(model, settings, folder, progress, passages, classifier)
+        study = read(model, settings, folder, progress, instruments, classifier)
     folder.manifest["models"][name] = facts = _facts(
         model, sum(len(part.reading.labels) for part in study.instruments.values())
     )
@@ -245,6 +281,7 @@ def _run_model(
     with folder.timed(f"{name}: {ANALYSE}"):
         experiments.measure(stages[ANALYSE], study, results)
         keep_topics(study)
+    _note_left_out(folder, results.left_out)
     results.tables["claims"] = claims_table(name, experiments.claims(results.tables, study.family))
     return results
 
@@ -291,6 +328,17 @@ def _named(progress: Progress, model: str) -> Progress:
 def _stops_all(error: Exception) -> bool:
     """Whether no other model would fare better: nothing can be written any more."""
     return isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def _note_left_out(folder: RunFolder, left_out: dict[str, dict[str, str]]) -> None:
+    """A line on standard error for each experiment left out, once a run; all of them in the manifest."""
+    known = folder.manifest.get("left_out", {})
+    for experiment, reasons in left_out.items():
+        for instrument, reason in reasons.items():
+            if known.get(experiment, {}).get(instrument) != reason:
+                print(f"emotrace: without {experiment} on {instrument}: {reason}", file=sys.stderr)
+    if left_out:
+        folder.manifest["left_out"] = left_out
 
 
 def _note_failure(folder: RunFolder, name: str, error: Exception) -> None:

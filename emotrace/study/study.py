@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from emotrace.activations import POOLINGS, read_activations
-from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument, default, of_passages
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER, Classifier, load_classifier
 from emotrace.measures import geometry, statistics
 from emotrace.measures.randomness import generator
+from emotrace.readings import Reading, read_texts
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -99,6 +100,7 @@ class Study:
         loaded: the model itself, until :meth:`release`.
         passages: the whole table of passages, of which the model read those on the topics of ``settings``.
         instrument: the name of that set of passages.
+        source: the instrument itself: its emotions, their words and norms, and its prompts.
         instruments: name → the study of each set of passages that the model read; this one's is the first.
         classifier_name: the judge of steered texts.
     """
@@ -116,6 +118,7 @@ class Study:
     passages: pd.DataFrame = field(default_factory=corpus.passages)
     classifier_name: str = DEFAULT_CLASSIFIER
     instrument: str = corpus.MAIN_INSTRUMENT
+    source: Instrument = field(default_factory=default)
     instruments: dict[str, Study] = field(default_factory=dict, repr=False)
     _shared: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -161,13 +164,13 @@ class Study:
 
     @cached_property
     def emotional(self) -> np.ndarray:
-        """Which texts are of one of the 20 emotions, not neutral: bool ``[text]``."""
+        """Which texts are of an emotion, not neutral: bool ``[text]``."""
         return (self.reading.labels["emotion"] != corpus.NEUTRAL).to_numpy()
 
     @cached_property
     def names(self) -> list[str]:
-        """The emotions that were read, in the order of ``data/emotions.csv``."""
-        return [name for name in corpus.emotion_names() if name in set(self.reading.labels["emotion"])]
+        """The emotions that were read, in the instrument's order."""
+        return [name for name in self.source.emotions if name in set(self.reading.labels["emotion"])]
 
     @cached_property
     def emotions(self) -> np.ndarray:
@@ -255,42 +258,49 @@ def read(
     settings: Settings,
     run: RunFolder,
     progress: Progress,
-    instruments: dict[str, pd.DataFrame] | None = None,
+    instruments: dict[str, Instrument] | None = None,
     classifier: str = DEFAULT_CLASSIFIER,
 ) -> Study:
-    """The model reads each set of passages and the baseline texts; both poolings, all layers.
+    """The model reads each set of passages and the first one's baseline texts; both poolings, all layers.
 
     Returns:
         The study of the first set, with those of the others in its ``instruments``.
     """
-    unrelated = list(corpus.baseline_texts()["text"])
+    chosen = instruments or of_passages()
+    unrelated = list(next(iter(chosen.values())).baseline_texts["text"])
     # Every k-th text, so that a quick run keeps all kinds.
     unrelated = unrelated[:: max(1, len(unrelated) // settings.baseline_texts)][: settings.baseline_texts]
     baseline = read_activations(
         model, unrelated, cache=run, progress=lambda done: progress("reading baseline texts", done, len(unrelated))
     )
 
-    def study(name: str, passages: pd.DataFrame) -> Study:
-        table = corpus.quick_subset(passages, settings.topics)
+    def study(name: str, source: Instrument) -> Study:
+        table = corpus.quick_subset(source.passages, settings.topics)
+        report = partial(_report, progress, f"reading {name}", len(table))
         return Study(
             model.name,
             model.family,
             model.n_layers,
             model.instruct,
-            read_texts(model, table, cache=run, progress=lambda done: progress(f"reading {name}", done, len(table))),
+            read_texts(model, table, instrument=source, cache=run, progress=report),
             baseline,
             settings,
             run,
             progress,
             loaded=model,
-            passages=passages,
+            passages=source.passages,
             classifier_name=classifier,
             instrument=name,
+            source=source,
         )
 
-    main, *others = (study(name, table) for name, table in (instruments or corpus.instruments()).items())
+    main, *others = (study(name, source) for name, source in chosen.items())
     main.instruments |= {part.instrument: part for part in others}
     return main
+
+
+def _report(progress: Progress, what: str, of: int, done: int) -> None:
+    progress(what, done, of)
 
 
 def choose_layer(study: Study, pooling: str, decoder: str, half: int = 0) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError
+from emotrace.instrument.instrument import Instrument
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import Classifier, load_classifier
 from emotrace.steered_texts import nearest_half, steer, steered_layers
@@ -38,6 +39,7 @@ def what_if(
     strength: float | None = None,
     *,
     vectors: EmotionVectors | None = None,
+    instrument: Instrument | None = None,
     layer: int | None = None,
     writing: Writing = WRITING,
     judge: bool | Classifier = True,
@@ -52,6 +54,7 @@ def what_if(
         strength: multiple of the mean residual norm at the layer; negative steers away, 0 changes nothing. Default:
             what the vectors are calibrated to, else 0.2.
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
+        instrument: of which they are extracted; default: ``data/``.
         layer: layer index; default: what the vectors are calibrated at, else half depth. Of several layers that the
             text is steered at, what it changes is read at the one nearest to half depth.
         writing: length, temperature, chat; default: 60 tokens, greedy. Both texts are sampled with the first of its
@@ -62,7 +65,7 @@ def what_if(
     Raises:
         EmotraceError: whatever :func:`~emotrace.steered_texts.steer` refuses; no classifier where one is asked for.
     """
-    vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
+    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
     prompt, emotion = arguments.text(prompt, "the prompt"), arguments.emotion(emotion)
     edited = steered_layers(model, vectors, None if layer is None else arguments.integer(layer, "a layer"))
     layer = nearest_half(model, edited)
@@ -75,7 +78,8 @@ def what_if(
     texts = [prompt + ("\n\n" if writing.chat else "") + text for text in written["text"]]
     try:
         parsed = not writing.chat and _spells_special(model, prompt)
-        readings = [read_emotions(model, text, emotion, layer=layer, vectors=vectors, prompt=parsed) for text in texts]
+        how: dict[str, Any] = {"layer": layer, "vectors": vectors, "instrument": instrument, "prompt": parsed}
+        readings = [read_emotions(model, text, emotion, **how) for text in texts]
     except EmotraceError as error:
         raise EmotraceError(f"the texts cannot be read again: {error}") from None
     plain, steered = (cosines(vectors, reading.activation[0], layer) for reading in readings)

@@ -15,11 +15,12 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import read_activations
 from emotrace.errors import EmotraceError, WriteError
-from emotrace.extraction import read_texts
 from emotrace.hosts.gguf import cache_dir
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.judges import calibration
 from emotrace.measures import geometry
+from emotrace.readings import read_texts
 from emotrace.steered_texts import read_layer
 from emotrace.vectors import EmotionVectors
 
@@ -33,30 +34,42 @@ _UNSAVED: dict[str, EmotionVectors] = {}
 """What could not be kept in the cache, by the name of its file."""
 
 
-def cached_vectors(model: Model, pooling: str = "mean", progress: Progress | None = None) -> EmotionVectors:
-    """A model's comprehension vectors, extracted from ``data/passages.csv`` at the first call and kept in the cache.
+def cached_vectors(
+    model: Model, pooling: str = "mean", progress: Progress | None = None, instrument: Instrument | None = None
+) -> EmotionVectors:
+    """A model's comprehension vectors of an instrument, extracted at the first call and kept in the cache.
 
-    Those of a packaged model, pooled by mean, carry the layer and strength that they are calibrated to.
+    Those of a packaged model on the default instrument, pooled by mean, carry the layer and strength that they are
+    calibrated to.
     """
+    if instrument is not None and instrument.default and instrument.name == corpus.MAIN_INSTRUMENT:
+        instrument = None
     with model.lock:  # so that threads which come at the same time read the passages once
-        vectors = _extracted(model, pooling, progress)
-    calibrated = calibration.shipped(model) if pooling == "mean" else None
+        vectors = _extracted(model, pooling, progress, instrument)
+    calibrated = calibration.shipped(model) if pooling == "mean" and instrument is None else None
     return calibrated.onto(vectors) if calibrated else vectors
 
 
-def _extracted(model: Model, pooling: str, progress: Progress | None) -> EmotionVectors:
-    table = corpus.passages()
+def _extracted(model: Model, pooling: str, progress: Progress | None, instrument: Instrument | None) -> EmotionVectors:
+    table = corpus.passages() if instrument is None else instrument.passages
+    if table.empty:
+        raise EmotraceError("names of emotions alone have no texts to read")
+    texts = corpus.fingerprint(table)
+    if instrument is not None:  # baseline texts stand in for neutral, and the order of emotions is its own
+        about = f"{texts} {instrument.name} {instrument.emotions} {instrument.unfelt} {instrument.pairs}"
+        texts = hashlib.sha256(about.encode()).hexdigest()[:16]
     kind, _, weights = model.provenance["weights_id"].partition(":")
     if kind != "sha256" or "+" in weights:  # a revision's name is not a model's alone, nor is what was quantised
         weights = hashlib.sha256(f"{model.identity} {model.provenance.get('server')}".encode()).hexdigest()
-    name = f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{corpus.fingerprint(table)}.safetensors"
+    name = f"vectors-{weights[:12]}-{model.provenance['dtype']}-{pooling}-{texts}.safetensors"
     file = cache_dir() / name
     if name in _UNSAVED:
         return _UNSAVED[name]
     with contextlib.suppress(EmotraceError, OSError):  # damaged, or not of this model: extracted again
         return EmotionVectors.load(file).check(model)
     report = (lambda done: progress("reading passages, once", done, len(table))) if progress else None
-    vectors = read_texts(model, table, poolings=(pooling,), progress=report).vectors(pooling)
+    reading = read_texts(model, table, instrument=instrument, poolings=(pooling,), progress=report)
+    vectors = reading.vectors(pooling)
     try:
         vectors.save(file)
     except WriteError as error:
@@ -65,13 +78,19 @@ def _extracted(model: Model, pooling: str, progress: Progress | None) -> Emotion
     return vectors
 
 
-def vectors_for(model: Model, file: Path | None = None, progress: Progress | None = None) -> EmotionVectors:
+def vectors_for(
+    model: Model, file: Path | None = None, progress: Progress | None = None, instrument: Instrument | None = None
+) -> EmotionVectors:
     """The vectors in a file if one is named, else :func:`cached_vectors`.
 
     Raises:
         EmotraceError: no such file, a damaged one, or one of another model.
     """
-    return EmotionVectors.load(file).check(model) if file else cached_vectors(model, progress=progress)
+    return (
+        EmotionVectors.load(file).check(model)
+        if file
+        else cached_vectors(model, progress=progress, instrument=instrument)
+    )
 
 
 def cosines(vectors: EmotionVectors, activation: np.ndarray, layer: int) -> np.ndarray:
@@ -116,5 +135,5 @@ def project_text(
     z = (values - values.mean()) / (np.std(values) or 1)
     table = pd.DataFrame({"emotion": vectors.emotions, "layer": layer, "cosine": values, "z": z})
     table = table.sort_values("cosine", ascending=False, ignore_index=True)
-    table.attrs["unit"] = "cosine with each emotion's vector, standardised over the 20"
+    table.attrs["unit"] = f"cosine with each emotion's vector, standardised over the {len(vectors.emotions)}"
     return table

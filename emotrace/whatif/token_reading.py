@@ -14,7 +14,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import pooling_weights, read_tokens
 from emotrace.errors import EmotraceError, unknown
-from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument, default
 from emotrace.steered_texts import read_layer
 from emotrace.tokens import Tokens, encode
 from emotrace.vectors import Emotion, mixture_name
@@ -44,6 +44,7 @@ def read_emotions(
     layer: int | str | None = None,
     vectors: EmotionVectors | None = None,
     prompt: bool = False,
+    instrument: Instrument | None = None,
     progress: Progress | None = None,
 ) -> TokenReading:
     """Reads a text and says, for every token, how far the residual stream lies along each emotion's vector.
@@ -62,13 +63,15 @@ def read_emotions(
         vectors: default: mean-pooled comprehension vectors, extracted once for a model and cached.
         prompt: read the text as a prompt is that is continued: special tokens of the model that it spells are special
             tokens, not their characters, and count no more than those that the tokenizer adds.
+        instrument: of which they are extracted, and whose neutral texts (else baseline texts) are the unit; default:
+            ``data/``.
         progress: called with what is being done, how much of it, of how much.
 
     Raises:
         EmotraceError: a text that is empty, too long or of one token, an unknown emotion, a layer out of range,
             vectors of another model, or an emotion whose vector has no direction at the layer.
     """
-    vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
+    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
     vectors.check(model)
     text = arguments.text(text, "the text")
     emotion = None if emotion is None else arguments.emotion(emotion)
@@ -81,7 +84,8 @@ def read_emotions(
     # By itself, so that two equal texts get equal numbers.
     (stream,) = read_tokens(model, [tokens], layers=layers)
     shown: list[Emotion] = [*vectors.emotions, *mixture]
-    scale = scale_of(model, vectors, shown, layers, blank=isinstance(layer, str), progress=progress)
+    blank = isinstance(layer, str)
+    scale = scale_of(model, vectors, shown, layers, blank=blank, instrument=instrument, progress=progress)
     projection, score = scale.measure(stream)
     counted = _counted(model, tokens)
     projection[~counted] = score[~counted] = np.nan
@@ -172,16 +176,17 @@ def scale_of(
     layers: list[int],
     *,
     blank: bool = False,
+    instrument: Instrument | None = None,
     progress: Progress | None = None,
 ) -> Scale:
-    """The scale of some emotions or mixtures, from the neutral passages, which are read once in a process.
+    """The scale of some emotions or mixtures, from the instrument's neutral texts, read once in a process.
 
     Raises:
         EmotraceError: an unknown emotion; a direction that is zero, unless it may be left ``blank``.
     """
     weights = _weights(vectors, emotions)
     squares = _squares(vectors, layers, weights, blank)
-    neutral, norms = _neutral_dots(model, vectors, layers, progress)
+    neutral, norms = _neutral_dots(model, vectors, layers, instrument, progress)
     limit = MASSIVE * np.median(norms, axis=0)
     reference = neutral @ weights / squares
     reference[norms > limit] = np.nan
@@ -226,15 +231,15 @@ _remembered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _neutral_dots(
-    model: Model, vectors: EmotionVectors, layers: list[int], progress: Progress | None
+    model: Model, vectors: EmotionVectors, layers: list[int], instrument: Instrument | None, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`_dots` at every counted token of the neutral passages, read once in a process."""
     digest = hashlib.sha256(vectors.values.tobytes() + vectors.grand_mean.tobytes()).hexdigest()
-    key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest}"
+    unfelt = () if instrument is None else tuple(instrument.unfelt)
+    key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest} {hash(unfelt)}"
     with model.lock:  # so that threads which come at the same time read it once
         if key not in _remembered:
-            passages = corpus.passages()
-            texts = encode(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
+            texts = encode(model, list(unfelt or default().unfelt))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
             streams = read_tokens(model, texts, layers=layers, progress=report)
             counted = [_counted(model, tokens) for tokens in texts]

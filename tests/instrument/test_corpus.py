@@ -259,7 +259,7 @@ def test_an_unknown_emotion_in_a_file_lists_every_known_class(tmp_path):
 def test_an_empty_or_broken_file_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "own.csv"
     path.write_bytes(content)
-    with pytest.raises(EmotraceError, match=r"own\.csv (cannot be read as CSV|lacks the column)") as error:
+    with pytest.raises(EmotraceError, match=r"own\.csv.*(cannot be read|lacks the column)") as error:
         corpus.passages(path)
     assert "\n" not in str(error.value)
 
@@ -267,7 +267,7 @@ def test_an_empty_or_broken_file_is_refused_in_one_line(tmp_path, content):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(EmotraceError, match=r"no file .*none\.csv"):
         corpus.passages(tmp_path / "none.csv")
-    with pytest.raises(EmotraceError, match="cannot be read as CSV"):
+    with pytest.raises(EmotraceError, match="cannot be read"):
         corpus.passages(tmp_path)
 
 

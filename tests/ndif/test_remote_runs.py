@@ -22,10 +22,10 @@ import torch
 import emotrace
 from emotrace import activations, doctor, scoring, steered_texts, steering, stories, tokens
 from emotrace.errors import EmotraceError
-from emotrace.extraction import read_texts
 from emotrace.hosts import cpu_attention, patience, remote
 from emotrace.instrument import corpus
 from emotrace.models import DEFAULT_MODEL, Model
+from emotrace.readings import read_texts
 from emotrace.tokens import Writing
 
 TEXTS = list(corpus.passages()["text"])[::21]

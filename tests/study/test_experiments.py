@@ -85,7 +85,7 @@ def test_results_are_given_on_and_analysis_runs_on_one_thread():
 
     records = [Experiment("a", "?", (), run, stage=ANALYSE), Experiment("b", "?", (), run, stage=STEER)]
     results = Results()
-    study = types.SimpleNamespace(instrument="scenes")
+    study = types.SimpleNamespace(instrument="scenes", source=None)
     experiments.measure(records, study, results)
     assert list(results.tables) == ["0 before", "1 before"]
     assert threads[0] == {1}

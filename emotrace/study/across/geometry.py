@@ -135,7 +135,7 @@ def _tfidf(study: Study) -> np.ndarray:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = study.reading.labels["text"].to_numpy()[study.emotional]
-    return TfidfVectorizer(analyzer=corpus.words, sublinear_tf=True).fit_transform(texts).toarray()
+    return TfidfVectorizer(analyzer=study.source.words, sublinear_tf=True).fit_transform(texts).toarray()
 
 
 def _load_topics(file: Path, layer: int) -> tuple[TopicGram | None, tuple[TopicGram, ...]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from emotrace.study.effects import breaking, claims, figures, measure, success
-from emotrace.study.experiment import STEER, Experiment
+from emotrace.study.experiment import STEER, Experiment, only_data
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="calibration",
+        requires=only_data("kin words and labels of the judge for its emotions"),
         question="Steering and dose response",
         tables=("calibration", "residual_norms"),
         run=measure.calibration,
@@ -19,6 +20,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="dose_response",
+        requires=only_data("kin words and labels of the judge for its emotions"),
         question="Steering and dose response",
         tables=("dose_response", "monotonicity", "steering_effects", "steerability"),
         run=measure.dose_response,
@@ -33,6 +35,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="regimes",
+        requires=only_data("kin words and labels of the judge for its emotions"),
         question="Regimes",
         tables=("regimes", "regime_sensitivity"),
         run=measure.regime_tables,
@@ -45,6 +48,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="verification",
+        requires=only_data("scenarios against the tone, and labels of the judge for its emotions"),
         question="External verification",
         tables=("verification", "judge_ceiling", "prompting"),
         run=measure.verify,

@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from emotrace.errors import EmotraceError
-from emotrace.extraction import class_means, read_texts
 from emotrace.hosts.precision import PRECISIONS, stored_as
 from emotrace.measures import directions, geometry, jackknife, statistics
+from emotrace.readings import class_means, read_texts
 from emotrace.study.estimators.measure import fixed_layers
 from emotrace.study.study import Study, choose_layer
 

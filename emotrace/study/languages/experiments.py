@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import STEER, Experiment
+from emotrace.study.experiment import STEER, Experiment, only_data
 from emotrace.study.languages import claims, figures, measure
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -16,6 +16,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=claims.crosslingual_claims,
         claim_ids=claims.CLAIMS,
         pictures=figures.PICTURES,
+        requires=only_data("a Chinese lexicon of its emotions"),
         notebook="10",
     ),
 )

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading, read_texts
 from emotrace.instrument import corpus
 from emotrace.measures import statistics
 from emotrace.measures.geometry import neutral_components, project_out
 from emotrace.measures.randomness import generator
+from emotrace.readings import Reading, read_texts
 
 if TYPE_CHECKING:
     from emotrace.files import Cache

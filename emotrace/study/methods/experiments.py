@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import GENERATE, Experiment, Results, Tables
+from emotrace.study.experiment import GENERATE, Experiment, Results, Tables, only_data
 from emotrace.study.methods import claims, figures, measure
 from emotrace.study.study import Study
 
@@ -33,6 +33,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claim_ids=tuple(f"C5.separation.{pooling}" for pooling in claims.POOLINGS),
         pictures=figures.COMPARISON,
         over_models=measure.over_models,
+        requires=only_data("stories of another author on its topics"),
         notebook="03",
     ),
     Experiment(
@@ -45,6 +46,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=claims.factorial_claims,
         claim_ids=("C5.authorship",),
         pictures=figures.FACTORIAL,
+        requires=only_data("stories of another author on its topics"),
         notebook="04",
     ),
 )

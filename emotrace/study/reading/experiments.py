@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import STEER, Experiment
+from emotrace.study.experiment import STEER, Experiment, only_data
 from emotrace.study.reading import claims, figures, measure
 
 QUESTION = "Implied and graded feelings"
@@ -15,6 +15,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         run=lambda study, tables: measure.implicit_scenarios(study),
         stage=STEER,
         per_instrument=True,
+        requires=only_data("messages that imply its emotions"),
         claims=claims.implicit_claims,
         claim_ids=tuple(f"neighbour.{name}.{pooling}" for pooling in claims.POOLINGS for name in claims.IMPLICIT),
         pictures=figures.IMPLICIT,
@@ -27,6 +28,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         run=lambda study, tables: measure.graded_prompts(study),
         stage=STEER,
         per_instrument=True,
+        requires=only_data("messages with a number that grades an emotion"),
         claims=claims.graded_claims,
         claim_ids=tuple(f"neighbour.graded.{pooling}" for pooling in claims.POOLINGS),
         pictures=figures.GRADED,

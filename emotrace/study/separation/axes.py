@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from emotrace.instrument import corpus
 from emotrace.measures import geometry, statistics, words_floor
 from emotrace.study.study import Study, choose_layer
 
@@ -48,7 +47,7 @@ def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> li
     if np.abs(vectors).max() <= 1e-6 * np.abs(centroids).max():
         return []
     row = partial(study.row, pooling, layer, split="all" if half is None else "held_out")
-    norms = corpus.emotions().loc[names]
+    norms = study.source.norms.loc[names]
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     permutations = study.settings.permutations
     scores, shares = geometry.principal_components(vectors)
@@ -94,7 +93,7 @@ def _surface_rows(study: Study, names: list[str], scores: np.ndarray, valence: n
 def _surface(study: Study) -> pd.DataFrame:
     """Mean surface of each emotion's passages, the columns ``SURFACE``."""
     texts = study.reading.labels["text"].to_numpy()[study.emotional]
-    tokens = [corpus.words(text) for text in texts]
+    tokens = [study.source.words(text) for text in texts]
     table = pd.DataFrame(words_floor.surface_counts(texts, tokens), columns=words_floor.SURFACE)
     table = table.assign(dialogue=[words_floor.has_speech(text) for text in texts], length=table["words"])
     return table[list(SURFACE)].astype(float).groupby(study.emotions).mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import FIRST, Experiment, Results
+from emotrace.study.experiment import FIRST, Experiment, Results, norms
 from emotrace.study.separation import axes, claims, figures, localisation, measure, vectors
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -34,6 +34,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         question="Anisotropy and geometry",
         tables=("geometry",),
         run=lambda study, tables: Results({"geometry": axes.geometry_table(study)}),
+        requires=norms,
         claims=claims.geometry_claims,
         claim_ids=tuple(f"neighbour.valence.{pooling}" for pooling in claims.POOLINGS),
         pictures=figures.GEOMETRY,

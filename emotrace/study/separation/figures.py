@@ -174,8 +174,8 @@ def axes_over_depth(tables: Tables) -> Figure:
 
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
-    """Cosines between the emotion vectors at one layer, centred on the 20, ordered by valence."""
-    valence = corpus.emotions()["valence"].fillna(3)
+    """Cosines between the emotion vectors at one layer, centred on their mean, ordered by valence."""
+    valence = corpus.emotions()["valence"].reindex(vectors.emotions).fillna(3)
     order = sorted(vectors.emotions, key=lambda name: valence[name])
     directions = np.stack([vectors[name, layer] for name in order]).astype(np.float64)
     cosines = 1 - geometry.rdm(directions - directions.mean(axis=0))
@@ -185,17 +185,20 @@ def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
     ax.set_yticks(range(len(order)), order)
     pooling = POOLING_TITLES[vectors.provenance["pooling"]]
     ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions by valence, low to high")
-    figure.colorbar(image, ax=ax, shrink=0.8, label="cosine between emotion vectors (centred on the 20)")
+    figure.colorbar(image, ax=ax, shrink=0.8, label=f"cosine between emotion vectors (centred on the {len(order)})")
     return figure
 
 
 def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     """The emotions on the first two principal components of their vectors, coloured by the norms' valence."""
-    norms = corpus.emotions().loc[list(vectors.emotions)]
+    norms = corpus.emotions().reindex(list(vectors.emotions))
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
-    r = [np.corrcoef(scores[known, idx], axis[known])[0, 1] for idx, axis in enumerate((valence, arousal))]
+    few = known.sum() < 3  # of emotions without norms there is no correlation with them
+    r = [
+        np.nan if few else np.corrcoef(scores[known, i], axis[known])[0, 1] for i, axis in enumerate((valence, arousal))
+    ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
     figure, ax = plt.subplots(figsize=(7.5, 5.6))
     x, y = scores.T

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emotrace.instrument import corpus
 from emotrace.measures import geometry, groups, statistics, words_floor
 from emotrace.study.separation.spreads import SPREADS, spreads
 from emotrace.study.study import GROUP_REPEATS, Study
@@ -86,7 +85,7 @@ def separation(study: Study) -> pd.DataFrame:
 
     def words() -> list[dict[str, Any]]:
         texts = study.reading.labels["text"].to_numpy()[study.emotional]
-        tokens = [corpus.words(text) for text in texts]
+        tokens = [study.source.words(text) for text in texts]
         counts = words_floor.surface_counts(texts, tokens)
         found = {
             "tfidf": words_floor.decode_tfidf(tokens, study.emotions, study.topics),

@@ -11,11 +11,11 @@ from joy_model import D_MODEL, N_LAYERS, Joy, WordCounter, joy_vectors, plant_jo
 import emotrace
 from emotrace import activations, steered_texts, steering
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.judges import calibration, classifiers, confirmation, regimes
 from emotrace.measures import statistics
 from emotrace.models import Model
+from emotrace.readings import Reading
 from emotrace.study import experiments
 from emotrace.study.effects import arms, measure, prompting, sweep, verification
 from emotrace.study.experiment import Results

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from emotrace.errors import EmotraceError
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.measures import geometry
 from emotrace.measures.estimators import ESTIMATORS, Texts
+from emotrace.readings import Reading
 from emotrace.study.estimators import claims, figures, measure, precision
 from emotrace.study.experiment import Results, of_instrument
 from emotrace.study.experiments import by_name

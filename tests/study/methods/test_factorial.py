@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from emotrace import EmotraceError
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.instrument.stories import stored
 from emotrace.measures import geometry, grams
 from emotrace.measures.geometry import neutral_components
+from emotrace.readings import Reading
 from emotrace.study.folder import select
 from emotrace.study.methods import figures, intraclass
 from emotrace.study.methods.design import AUTHORS, FRAMES, Design, match_readings, read_design

@@ -11,8 +11,9 @@ from planted_messages import NAMES, doses, passages
 
 import emotrace
 from emotrace.activations import read_activations, read_tokens
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import default
+from emotrace.readings import Reading
 from emotrace.study.experiment import of_instrument
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.reading import claims, measure
@@ -64,7 +65,8 @@ def scenarios(monkeypatch, template: str) -> pd.DataFrame:
 
 def marked_study(marked, tmp_path) -> Study:
     run = RunFolder(tmp_path / "run", {"models": ["marked"]})
-    return read(marked, SETTINGS, run, ignored, {"planted": tiny_models.planted_passages()})
+    planted = replace(default(), name="planted", passages=tiny_models.planted_passages())
+    return read(marked, SETTINGS, run, ignored, {"planted": planted})
 
 
 def test_a_feeling_that_the_last_token_holds_is_found_and_no_other(marked, tmp_path, monkeypatch):

