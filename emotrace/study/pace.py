@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emotrace.activations import residual_norms
-from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
+from emotrace.readings import read_texts
 from emotrace.steered_texts import Row, write
 from emotrace.stories import STORY
 from emotrace.study.effects import sweep, verification
