@@ -23,7 +23,7 @@ import torch
 from hypothesis import strategies as st
 
 import emotrace
-from emotrace import activations, cli, extraction, scoring, steered_texts, steering, stories, tokens
+from emotrace import activations, cli, extraction, readings, scoring, steered_texts, steering, stories, tokens
 from emotrace.arguments import integer, integers, names, number, numbers, text, texts
 from emotrace.errors import EmotraceError
 from emotrace.judges import calibration
@@ -465,9 +465,9 @@ def calls(model, vectors):
             {"topics": "work", "emotions": "sad", "attempts": 1, "continuation": True, "writing": Writing(2, 0.8)},
             "topics emotions per_cell attempts batch_rows seed writing continuation cache progress",
         ),
-        "read_texts": (extraction.read_texts, framed, "texts frame author continuation layers poolings cache progress"),
+        "read_texts": (readings.read_texts, framed, "texts frame author continuation layers poolings cache progress"),
         "frame_tokens": (
-            extraction.frame_tokens,
+            readings.frame_tokens,
             {"texts": framed["texts"], "frame": "unnamed"},
             "texts frame continuation",
         ),
@@ -479,7 +479,8 @@ def calls(model, vectors):
         "extract": (
             emotrace.extract,
             {"layers": 2},
-            "method pooling layers emotions passages stories seed continuation remove_neutral estimator progress",
+            "method pooling layers emotions passages stories seed continuation remove_neutral estimator progress "
+            "instrument columns",
         ),
         "what_if": (
             emotrace.what_if,
@@ -553,16 +554,19 @@ INNER = {  # given what the functions above have checked
     ),
     *("in_parts", "pooling_weights", "directions", "shared_prefix", "row_directions", "strengths_of", "nearest_half"),
     *("steered_positions", "steered_layers", "read_layer", "check_instruct", "seed_of", "judge", "class_means"),
-    *("scale_of", "handle_of", "describe", "window", "cached_vectors", "vectors_for", "cosines"),
+    *("provenance_of", "scale_of", "handle_of", "describe", "window", "cached_vectors", "vectors_for", "cosines"),
     *("chosen_layers", "runs_folder", "bracket", "design", "shipped"),
 }
 
 
 def test_every_public_function_of_the_core_is_tried(model, vectors):
-    rooms = (
-        "activations steering steered_texts steering_hooks scoring tokens extraction stories models in_memory vectors"
-    )
-    rooms = [*rooms.split(), *(f"whatif.{name}" for name in ("compare", "slider", "token_reading", "text_reading"))]
+    rooms = "activations steering steered_texts steering_hooks scoring tokens readings extraction stories models"
+    rooms = [
+        *rooms.split(),
+        "in_memory",
+        "vectors",
+        *(f"whatif.{name}" for name in ("compare", "slider", "token_reading", "text_reading")),
+    ]
     public = {
         name
         for room in [*rooms, "study.lab", "judges.calibration"]

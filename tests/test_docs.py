@@ -67,6 +67,8 @@ def offline(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr(emotrace, "load", models.load, raising=False)
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
+    (moods,) = [text for text in blocks(ROOT / "docs/your_texts.md", "") if "mood,scene,prose" in text]
+    (tmp_path / "moods.csv").write_text(moods)  # the guide's own example
     return tmp_path
 
 

@@ -119,12 +119,10 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
         return of_passages(passages)
     if passages is not None:
         raise EmotraceError("texts are named by instruments or by passages, not by both")
-    sets = {source.name: source for source in named}
-    if len(sets) < len(named):
-        names = [source.name for source in named]
-        twice = next(name for name in names if names.count(name) > 1)
+    names = [source.name for source in named]
+    if names.count(twice := max(names, key=names.count)) > 1:
         raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
-    return sets
+    return dict(zip(names, named, strict=True))
 
 
 def _notes(source: Instrument, topics: int) -> list[str]:
@@ -132,13 +130,12 @@ def _notes(source: Instrument, topics: int) -> list[str]:
     notes = corpus.imbalances(source.passages, topics, source.emotions)
     if source.default:
         return notes
-    kept, kind = len(corpus.quick_subset(source.passages, topics)), "topics" if source.has_topics else "folds"
+    kept, of = len(corpus.quick_subset(source.passages, topics)), source.passages["topic"].nunique()
     if kept < len(source.passages):
-        count = source.passages["topic"].nunique()
-        notes.append(f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {count} {kind}")
-    if not source.has_topics:
-        notes.append("no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics")
-    return [f"{source.name}: {note}" for note in notes]
+        kind = "topics" if source.has_topics else "folds"
+        notes.append(f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {of} {kind}")
+    folds = "no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics"
+    return [f"{source.name}: {note}" for note in (*notes, *([folds] if not source.has_topics else []))]
 
 
 def _say_if_afresh(out: Path, resume: bool) -> None:
