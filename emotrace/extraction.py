@@ -298,8 +298,7 @@ def extract(
     if emotions is not None and not (emotions := corpus.check_emotions(arguments.names(emotions, "emotion"))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     layers, seed = model.check_layers(layers), arguments.integer(seed, "a seed")
-    if remove_neutral is not None and not 0 < (remove_neutral := arguments.number(remove_neutral, "a share")) <= 1:
-        raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {remove_neutral:g}")
+    share = _share_of_variance(remove_neutral)
     if method == "comprehension":
         own = not isinstance(passages, str | Path | None)
         table = corpus.check_passages(passages) if own else corpus.passages(passages)
@@ -319,11 +318,20 @@ def extract(
         activations, layer_0 = reading.pooled[pooling], {"layers": [0], "poolings": ("mean",), "progress": None}
         embeddings = read(**layer_0).pooled["mean"][:, 0] if "embeddings" in ESTIMATORS[estimator].needs else None
         vectors = estimated(model, reading.labels, activations, vectors, estimator, embeddings, progress)
-    if remove_neutral is None:
+    if share is None:
         return vectors
     neutral = read_unrelated(model, vectors, progress)
-    what = f"neutral components up to {remove_neutral:g} of the variance of {len(neutral)} baseline texts"
-    return vectors.without(neutral_components(neutral, remove_neutral), what)
+    what = f"neutral components up to {share:g} of the variance of {len(neutral)} baseline texts"
+    return vectors.without(neutral_components(neutral, share), what)
+
+
+def _share_of_variance(value: float | None) -> float | None:
+    if value is None:
+        return None
+    share = arguments.number(value, "a share of variance")
+    if not 0 < share <= 1:
+        raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {share:g}")
+    return share
 
 
 def _complete(model: Model, stories: pd.DataFrame) -> pd.DataFrame:
