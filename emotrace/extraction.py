@@ -150,14 +150,12 @@ def extract(
         instrument: any emotions and any texts, as :func:`emotrace.load_instrument` takes them; default: ``data/``.
         columns: of its file, role → column.
         passages: for comprehension, texts of the 20 emotions and *neutral*, as a table or a CSV file.
-        stories: for generation, what :func:`emotrace.stories.write_stories` returned, instead of writing now, or a
-            table with the columns ``topic``, ``emotion`` and ``text``.
+        stories: for generation, in place of writing now: a table with ``topic, emotion, text`` (``write_stories``).
         seed: of the writing.
         continuation: lets a base model generate, by going on with the beginning of a page.
         remove_neutral: project out the leading principal components of the baseline texts, read plain, up to this share
             of their variance (0.5, say); the provenance records it.
-        estimator: how vectors are computed from what was read, one of ``measures.estimators.ESTIMATORS``; the
-            provenance names any but the difference of means.
+        estimator: one of ``measures.estimators.ESTIMATORS``; the provenance names any but the difference of means.
         progress: called with the number of texts just written or read.
 
     Raises:
