@@ -66,6 +66,7 @@ def offline(stand_in, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "load", lambda name, **_: stand_in)
     monkeypatch.setattr(emotrace, "load", models.load, raising=False)
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(stand_in, "name", stand_in.name)  # a run gives its model its own name; other tests share it
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
