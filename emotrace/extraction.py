@@ -215,7 +215,9 @@ def read_stories(
     for start in range(0, len(stories), WRITING_ROWS):
         batch = stories.iloc[start : start + WRITING_ROWS]
         requests = [request_ids(model, row.topic, row.emotion, continuation=continuation) for row in batch.itertuples()]
-        written = read_while_writing(model, requests, while_writing, list(batch["seed"]), layers=layers)
+        written = read_while_writing(
+            model, requests, while_writing, list(pd.to_numeric(batch["seed"], errors="coerce")), layers=layers
+        )
         for row, text in zip(batch.itertuples(), written, strict=True):
             _check_same(model, row, text.ids, while_writing)
             stream = text.stream[: row.kept_tokens]  # pooled as activations.read_activations does

@@ -392,7 +392,7 @@ def test_on_a_real_model_both_ways_of_reading_agree(packaged):
     model = packaged("smollm2-135m-instruct")
     table = stored_stories.stored(model.name).query("topic == 'train'")[:3]
     ids = [stories.request_ids(model, row.topic, row.emotion) for row in table.itertuples()]
-    written = activations.read_while_writing(model, ids, stories.STORY, list(table["seed"]))
+    written = activations.read_while_writing(model, ids, stories.STORY, list(table["seed"].astype(int)))
     for prompt, row in zip(ids, written, strict=True):
         whole = Tokens((*prompt, *row.ids), 0, len(prompt) + len(row.ids))
         assert gap(row.stream, activations.read_tokens(model, [whole])[0][len(prompt) :]) < 1e-3
