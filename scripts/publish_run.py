@@ -14,26 +14,40 @@ import json
 import re
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+from published_pages import (
+    advice_table,
+    by_model,
+    claims_table,
+    findings_list,
+    models_table,
+    rules_table,
+    u_answer,
+    what_holds,
+)
 
 from emotrace.errors import EmotraceError
-from emotrace.study import experiments, findings, guidelines
+from emotrace.study import experiments
 from emotrace.study.across import measure as across_models
 from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.experiment import of_model
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
-from emotrace.study.verdicts import ALL_MODELS, format_interval, format_number
+from emotrace.study.verdicts import ALL_MODELS
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
 # Small tables only; the rest is in a run of one's own.
 TABLES = (
     "claims",
+    "separation",
     "localisation",
+    "space",
+    "anisotropy",
+    "reliability",
+    "learning_curve",
     "calibration",
     "dose_response",
     "verification",
@@ -49,10 +63,14 @@ TABLES = (
     "factorial_effects",
     "factorial_decoding",
     "story_rates",
+    "implicit_rates",
+    "graded_scales",
     *across_models.TABLES,
 )
 TEXTS = ("steered", "scenarios", "prompted")
 """What was written under steering and on request, so that anyone can judge it."""
+LEFT_OUT = ["instrument", "method", "pooling", "layer", "depth", "ended", "distinct_2", "longest_loop", "real_words"]
+"""Columns of the texts that say the same in every row of a model, or that a reader of the text does not need."""
 FIGURES = (
     "u_question",
     "separation_over_depth",
@@ -105,88 +123,6 @@ def merged(runs: list[Path]) -> tuple[dict, dict[str, pd.DataFrame]]:
     return whole, tables | experiments.over_models(tables)
 
 
-def claims_table(claims: pd.DataFrame) -> str:
-    """The claims as Markdown."""
-    rows = ["| claim | paper | measured | 95% interval | verdict |", "|---|---|---|---|---|"]
-    for row in claims.itertuples():
-        cells = (row.claim, row.paper, format_number(row.measured), format_interval(row.low, row.high), row.verdict)
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
-
-
-def findings_list(own: dict[str, pd.DataFrame]) -> str:
-    """The five findings of one model as Markdown; those whose tables are missing are left out."""
-    told = [finding for finding in findings.findings(own) if finding.sentence]
-    return "\n".join(f"{number}. **{one.title}.** {one.sentence}" for number, one in enumerate(told, 1))
-
-
-def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
-    """One row a claim and set of passages, one column a model: measured value, interval, a mark for the verdict."""
-    claims = claims[claims["model"] != ALL_MODELS]
-    marks = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not testable on this model": "–"}
-    models = list(dict.fromkeys(claims["model"]))
-    rows = [
-        "| id | claim | paper | passages | "
-        + " | ".join(name + (" (quick)" if name in quick else "") for name in models)
-        + " |",
-        "|---|---|---|---|" + "---|" * len(models),
-    ]
-    claims = claims.assign(instrument=claims["instrument"].fillna(""))
-    for (name, instrument), own in claims.groupby(["id", "instrument"], sort=False):
-        row_of = own.set_index("model").to_dict("index")
-        first = next(iter(row_of.values()))
-        cells = [f"`{name}`", first["claim"], str(first["paper"]), instrument]
-        for row in map(row_of.get, models):
-            interval = row and format_interval(row["low"], row["high"])
-            cells.append(f"{marks[row['verdict']]} {format_number(row['measured'])} ({interval})" if row else "")
-        rows.append("| " + " | ".join(cells).replace("(–)", "") + " |")
-    return "\n".join(rows)
-
-
-def rules_table(tables: dict[str, pd.DataFrame]) -> str:
-    """The guidelines with what was measured of each, as Markdown."""
-    rows = ["| rule | measured | borne out? | table |", "|---|---|---|---|"]
-    for rule in guidelines.rules(tables):
-        measured = "<br>".join(
-            ("" if finding["model"] == ALL_MODELS else f"**{finding['model']}** ({finding['verdict']}): ")
-            + finding["measured"]
-            for finding in rule["findings"]
-        )
-        path = f"results/tables/{rule['table']}.csv"
-        table = f"[{rule['table']}]({path})" if rule["table"] in (*TABLES, *SUMMARIES) else rule["table"]
-        rows.append(f"| {rule['rule']} | {measured} | {rule['verdict']} | {table} |")
-    return "\n".join(rows)
-
-
-ADVICE = (
-    ("extract by generation, since it separates better (C5)", ("C5.separation", "C5.authorship", "C5.models")),
-    ("take the layer at half depth (C6)", ("C6.depth",)),
-    ("expect a U of the emotions over depth (C6)", ("C6.u", "C6.u_ratio", "C6.space")),
-    ("check anisotropy before trusting a separation (C7)", ("C7.baseline", "C7.unrelated", "C7.gemma")),
-    ("trust steering at any scale and sign (C8)", ("C8",)),
-    ("verify with an outside classifier (C9)", ("C9",)),
-    ("sort texts into three regimes (C10)", ("C10",)),
-    ("audit multilingual models in other scripts (C11)", ("C11",)),
-)
-"""What a reader of the abstract would do, and the claims (by the start of their ids) that it stands on."""
-
-
-def advice_table(claims: pd.DataFrame) -> str:
-    """What a reader of the abstract would do, beside how often each verdict fell on the claims behind it, as Markdown.
-
-    Over models and sets of passages.
-    """
-    rows = ["| what a reader of the abstract would do | verdicts of this run on the claims behind it |", "|---|---|"]
-    for text, starts in ADVICE:
-        parts = []
-        for start in starts:
-            own = claims[(claims["id"] == start) | claims["id"].str.startswith(f"{start}.")]
-            counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(own["verdict"]).most_common())
-            parts += [f"`{start}` {counts}"] if counts else []
-        rows.append(f"| {text} | {'; '.join(parts)} |")
-    return "\n".join(rows)
-
-
 def replace_between(path: Path, name: str, text: str) -> None:
     """Puts ``text`` between the markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -195,12 +131,6 @@ def replace_between(path: Path, name: str, text: str) -> None:
     if count != 1:
         raise EmotraceError(f"{path} lacks the markers {begin} and {end}")
     path.write_text(new)
-
-
-def models_table(manifest: dict) -> str:
-    """What the models of the run are: size, kind, weights."""
-    described = in_words(manifest)
-    return "\n".join(f"- **{name}**: {words}" for name, words in described.items())
 
 
 def calibrations(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFrame:
@@ -233,7 +163,8 @@ def publish_texts(runs: list[Path], folder: Path) -> None:
             for run in runs
             if (run / "texts" / f"{name}.csv").exists()
         ]
-        pd.concat(pieces, ignore_index=True).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        table = pd.concat(pieces, ignore_index=True).drop(columns=LEFT_OUT, errors="ignore")
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
 def main() -> None:
@@ -267,8 +198,10 @@ def main() -> None:
     replace_between(results / "README.md", "weights", models_table(manifest))
     replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
+    replace_between(results / "README.md", "holds", what_holds(claims))
+    replace_between(results / "README.md", "u", u_answer(tables))
     replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
-    replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables))
+    replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables, (*TABLES, *SUMMARIES)))
     replace_between(ROOT / "docs" / "guidelines.md", "advice", advice_table(claims))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"

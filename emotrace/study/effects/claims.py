@@ -99,6 +99,11 @@ def _where(rows: pd.DataFrame) -> str:
     return f"{PUBLISHED_STRENGTH:g} norms at every layer (the author's setting)"
 
 
+def _setting(rows: pd.DataFrame) -> str:
+    """What a title adds where the arm is not the calibrated one."""
+    return "" if rows["arm"].iloc[0] == CALIBRATED else ", the author's setting, every layer at once"
+
+
 def _row(rows: pd.DataFrame, contrast: str, control: str = PERMUTED, match: str = NORM) -> pd.Series | None:
     found = select(rows, contrast=contrast, control=control, match=match)
     return found.iloc[0] if len(found) else None
@@ -147,7 +152,7 @@ def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str) -> Claim 
     apart = int((trends["beyond"] < 0.05).sum())
     return Claim(
         id=f"{_prefix(rows)}monotonic.{reading}",
-        claim=f"C8 the dose response is monotonic ({READINGS[reading]})",
+        claim=f"C8 the dose response is monotonic ({READINGS[reading]}{_setting(rows)})",
         paper="monotonic",
         estimate=_estimate(row),
         rule=monotonic_rule(trends),
@@ -173,7 +178,7 @@ def _signed(rows: pd.DataFrame, reading: str, contrast: str) -> Claim | None:
     steering = "towards an emotion raises" if contrast == TOWARDS else "away from an emotion lowers"
     return Claim(
         id=f"{_prefix(rows)}{contrast}.{reading}",
-        claim=f"C8 steering {steering} {READINGS[reading]}",
+        claim=f"C8 steering {steering} {READINGS[reading]}{_setting(rows)}",
         paper="both directions of sign",
         estimate=_estimate(row),
         rule=signed_rule(reading, contrast),

@@ -6,6 +6,7 @@ calibrated one.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,8 @@ def _verified(steering: Steering, arm: Arm, count: int, seeds: int) -> tuple[pd.
     def compute() -> list[dict[str, Any]]:
         texts = verification.write_scenarios(steering, arm, scenarios, seeds)
         verdicts = verification.verdicts(texts, emotion_scores(study.classifier, list(texts["text"]), labels))
-        shares = verification.coherence(study.model, texts)
+        scored = partial(study.progress, f"scenarios, {arm.name}: texts scored")
+        shares = verification.coherence(study.model, texts, scored)
         verdicts = verdicts.assign(**{name: verdicts["scenario"].map(shares[name]) for name in shares})
         shown = texts[texts["kind"].isin(verification.SHOWN)].drop(columns="tokens")
         return [{"table": verdicts.to_dict("records"), "texts": shown.to_dict("records")}]

@@ -18,7 +18,7 @@ not matter to them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from emotrace.steered_texts import Row, row_directions, write
 from emotrace.steering import Edit
 from emotrace.study.effects.arms import EMOTION, GAUSSIAN, Arm
 from emotrace.study.steered import Steering
+from emotrace.study.study import Study
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -86,18 +87,16 @@ def sweep(steering: Steering, arm: Arm) -> Sweep:
     study, model, settings = steering.study, steering.model, steering.study.settings
     arm.vectors.check(model)
     rows, facts = _rows(arm, corpus.prompts("dose")[: settings.dose_prompts], settings.seed, settings.dose_seeds)
-
-    def progress(done: int) -> None:
-        study.progress(f"dose response, {arm.name}: texts", done, len(rows))
-
     writing = arm.writing(settings.tokens)
-    texts = write(model, rows, arm.layers, writing, on_the_fly=arm.on_the_fly, cache=study.run, progress=progress)
+    written = _progress(study, arm, "texts", len(rows))
+    texts = write(model, rows, arm.layers, writing, on_the_fly=arm.on_the_fly, cache=study.run, progress=written)
     table = pd.concat([facts, texts], axis=1)
     unsteered = table["strength"] == 0
     references = regimes.references(model, table[unsteered])
+    scored = _progress(study, arm, "texts scored", int((~unsteered).sum()))
     measured = [
         regimes.measure_plain(table[unsteered], references),
-        regimes.measure(model, table[~unsteered], references),
+        regimes.measure(model, table[~unsteered], references, progress=scored),
     ]
     table = pd.concat(measured, ignore_index=True)
     values = {
@@ -105,6 +104,10 @@ def sweep(steering: Steering, arm: Arm) -> Sweep:
         **text_readings(steering.classifier, list(table["text"]), arm.vectors.emotions),
     }
     return Sweep(table, values, tuple(arm.vectors.emotions), arm.strength)
+
+
+def _progress(study: Study, arm: Arm, stage: str, total: int) -> Callable[[int], None]:
+    return lambda done: study.progress(f"dose response, {arm.name}: {stage}", done, total)
 
 
 def _rows(arm: Arm, prompts: Sequence[str], seed: int, seeds: int) -> tuple[list[Row], pd.DataFrame]:
@@ -150,6 +153,7 @@ def _next_token(steering: Steering, arm: Arm, rows: Sequence[Row]) -> dict[str, 
     different = list(dict(zip(keys, rows, strict=True)).values())
     place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     streams, probabilities, edits = [], [], []
+    read = _progress(steering.study, arm, "next tokens read", len(different))
     for start in range(0, len(different), _SCORED_ROWS):
         batch = different[start : start + _SCORED_ROWS]
         directions = row_directions(batch, arm.layers, scale)
@@ -158,6 +162,7 @@ def _next_token(steering: Steering, arm: Arm, rows: Sequence[Row]) -> dict[str, 
         streams.append(scores["stream"][:, 0].astype(np.float64) / norms[read_layer])
         probabilities.append(scores["log_probabilities"])
         edits.append(directions[arm.layers[0]].double().numpy() / norms[read_layer])
+        read(len(batch))
     order = [place[key] for key in keys]
     readings = {"kin_log_probability": np.concatenate(probabilities)[order]}
     if len(arm.layers) > 1:

@@ -17,7 +17,7 @@ for the feeling (:mod:`emotrace.study.effects.prompting`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,8 +174,13 @@ def _verdict(texts: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def coherence(model: Model, texts: pd.DataFrame) -> pd.DataFrame:
+def coherence(model: Model, texts: pd.DataFrame, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
     """The shares of a scenario's target texts, and of some of its control texts, that are surgical.
+
+    Args:
+        model: the model that wrote them.
+        texts: of :func:`write_scenarios`.
+        progress: called with the number of texts just scored and with that of all.
 
     Returns:
         Indexed by scenario: ``coherent, control_coherent``.
@@ -184,7 +189,9 @@ def coherence(model: Model, texts: pd.DataFrame) -> pd.DataFrame:
     first = texts["seed"] == texts["seed"].min()
     control = (texts["kind"] == PERMUTED) & texts["emotion"].isin(controls) & first
     references = regimes.references(model, texts[texts["kind"] == PLAIN])
-    measured = regimes.measure(model, texts[(texts["kind"] == TARGET) | control], references)
+    chosen = texts[(texts["kind"] == TARGET) | control]
+    scored = (lambda done: progress(done, len(chosen))) if progress else None
+    measured = regimes.measure(model, chosen, references, progress=scored)
     surgical = (measured["regime"] == regimes.SURGICAL).groupby([measured["scenario"], measured["kind"]]).mean()
     return surgical.unstack().rename(columns={TARGET: "coherent", PERMUTED: "control_coherent"})
 

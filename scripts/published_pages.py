@@ -1,0 +1,187 @@
+"""What a published run says, as Markdown: claims by model, what holds, the answer on the U, guidelines, advice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import pandas as pd
+
+from emotrace.study import findings, guidelines
+from emotrace.study.across.facts import in_words
+from emotrace.study.verdicts import (
+    ALL_MODELS,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    format_interval,
+    format_number,
+)
+
+MARKS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", INCONCLUSIVE: "?", NOT_TESTABLE: "–"}
+
+
+def claims_table(claims: pd.DataFrame) -> str:
+    """The claims as Markdown."""
+    rows = ["| claim | paper | measured | 95% interval | verdict |", "|---|---|---|---|---|"]
+    for row in claims.itertuples():
+        cells = (row.claim, row.paper, format_number(row.measured), format_interval(row.low, row.high), row.verdict)
+        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def findings_list(own: dict[str, pd.DataFrame]) -> str:
+    """The five findings of one model as Markdown; those whose tables are missing are left out."""
+    told = [finding for finding in findings.findings(own) if finding.sentence]
+    return "\n".join(f"{number}. **{one.title}.** {one.sentence}" for number, one in enumerate(told, 1))
+
+
+def by_model(claims: pd.DataFrame, quick: list[str]) -> str:
+    """One row a claim and set of passages, one column a model: measured value, interval, a mark for the verdict."""
+    claims = claims[claims["model"] != ALL_MODELS]
+    models = list(dict.fromkeys(claims["model"]))
+    rows = [
+        "| id | claim | paper | passages | "
+        + " | ".join(name + (" (quick)" if name in quick else "") for name in models)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(models),
+    ]
+    claims = claims.assign(instrument=claims["instrument"].fillna(""))
+    for (name, instrument), own in claims.groupby(["id", "instrument"], sort=False):
+        row_of = own.set_index("model").to_dict("index")
+        first = next(iter(row_of.values()))
+        cells = [f"`{name}`", first["claim"], str(first["paper"]), instrument]
+        for row in map(row_of.get, models):
+            interval = row and format_interval(row["low"], row["high"])
+            cells.append(f"{MARKS[row['verdict']]} {format_number(row['measured'])} ({interval})" if row else "")
+        rows.append("| " + " | ".join(cells).replace("(–)", "") + " |")
+    return "\n".join(rows)
+
+
+def rules_table(tables: dict[str, pd.DataFrame], published: Collection[str]) -> str:
+    """The guidelines with what was measured of each, as Markdown."""
+    rows = ["| rule | measured | borne out? | table |", "|---|---|---|---|"]
+    for rule in guidelines.rules(tables):
+        measured = "<br>".join(
+            ("" if finding["model"] == ALL_MODELS else f"**{finding['model']}** ({finding['verdict']}): ")
+            + finding["measured"]
+            for finding in rule["findings"]
+        )
+        path = f"results/tables/{rule['table']}.csv"
+        table = f"[{rule['table']}]({path})" if rule["table"] in published else rule["table"]
+        rows.append(f"| {rule['rule']} | {measured} | {rule['verdict']} | {table} |")
+    return "\n".join(rows)
+
+
+ADVICE = (
+    ("extract by generation, since it separates better (C5)", ("C5.separation", "C5.authorship", "C5.models")),
+    ("take the layer at half depth (C6)", ("C6.depth",)),
+    ("expect a U of the emotions over depth (C6)", ("C6.u", "C6.u_ratio", "C6.space")),
+    ("check anisotropy before trusting a separation (C7)", ("C7.baseline", "C7.unrelated", "C7.gemma")),
+    ("trust steering at any scale and sign (C8)", ("C8",)),
+    ("verify with an outside classifier (C9)", ("C9",)),
+    ("sort texts into three regimes (C10)", ("C10",)),
+    ("audit multilingual models in other scripts (C11)", ("C11",)),
+)
+"""What a reader of the abstract would do, and the claims (by the start of their ids) that it stands on."""
+
+
+def advice_table(claims: pd.DataFrame) -> str:
+    """What a reader of the abstract would do, beside how often each verdict fell on the claims behind it, as Markdown.
+
+    Over models and sets of passages.
+    """
+    rows = ["| what a reader of the abstract would do | verdicts of this run on the claims behind it |", "|---|---|"]
+    for text, starts in ADVICE:
+        parts = []
+        for start in starts:
+            own = claims[(claims["id"] == start) | claims["id"].str.startswith(f"{start}.")]
+            counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(own["verdict"]).most_common())
+            parts += [f"`{start}` {counts}"] if counts else []
+        rows.append(f"| {text} | {'; '.join(parts)} |")
+    return "\n".join(rows)
+
+
+def models_table(manifest: dict) -> str:
+    """What the models of the run are: size, kind, weights."""
+    described = in_words(manifest)
+    return "\n".join(f"- **{name}**: {words}" for name, words in described.items())
+
+
+def what_holds(claims: pd.DataFrame) -> str:
+    """Which claims hold on every model and set of passages, which on none, which on some, as Markdown lists.
+
+    An inconclusive verdict is for neither side: a claim *holds wherever it could be told* if there is at least one
+    reproduced and none not reproduced.
+    """
+    claims = claims[claims["model"] != ALL_MODELS]
+    titles = {
+        "Reproduced on every model and set of passages": [],
+        "Reproduced wherever it could be told": [],
+        "Not reproduced on any model or set of passages": [],
+        "Not reproduced wherever it could be told": [],
+        "Reproduced on some, not on others": [],
+        "Cannot be told here": [],
+    }
+    everywhere, told, nowhere, untold, mixed, open_ = titles.values()
+    for id, own in claims.groupby("id", sort=False):
+        counts = Counter(own["verdict"])
+        line = f"`{id}` {own['claim'].iloc[0]} ({', '.join(f'{counts[key]} {key}' for key in MARKS if counts[key])})"
+        if counts[REPRODUCED] and counts[NOT_REPRODUCED]:
+            mixed.append(f"{line}: {_where(own)}")
+        elif counts[REPRODUCED]:
+            (everywhere if counts[REPRODUCED] == len(own) else told).append(line)
+        elif counts[NOT_REPRODUCED]:
+            (nowhere if counts[NOT_REPRODUCED] == len(own) else untold).append(line)
+        else:
+            open_.append(line)
+    parts = [
+        f"**{title}** ({len(lines)})\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in titles.items()
+    ]
+    return "\n\n".join(part for part, lines in zip(parts, titles.values(), strict=True) if lines)
+
+
+def _where(own: pd.DataFrame) -> str:
+    """``✓ model (scenes, accounts); ✗ model (scenes)``: where a claim came out which way."""
+    parts = []
+    for verdict in (REPRODUCED, NOT_REPRODUCED):
+        places = own[own["verdict"] == verdict].groupby("model", sort=False)["instrument"]
+        parts += [f"{MARKS[verdict]} " + ", ".join(f"{model} ({', '.join(sets)})" for model, sets in places)]
+    return "; ".join(parts)
+
+
+U_CURVES = {"cosine": "C6.u", "noise_cosine": "C6.u_null", "ratio": "C6.u_ratio"}
+"""The three curves of the question, and the claim on each."""
+U_IDS = (*U_CURVES.values(), "C6.space")
+
+
+def u_answer(tables: dict[str, pd.DataFrame]) -> str:
+    """Whose the U over depth is, as Markdown: where cosine, space and R have their best layer, and the verdicts.
+
+    In brackets the layer at which the smoothed curve turns, where it is another one.
+    """
+    verdicts = tables["claims"].set_index(["model", "instrument", "id"])["verdict"].map(MARKS)
+    located = tables["localisation"].set_index(["model", "instrument", "pooling", "criterion"])
+    rows = [
+        "| model | passages | pooling | cosine lowest at | space alone lowest at | R highest at | U of the cosine "
+        "| U of the space alone | R, upside down | left unexplained by the space |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in tables["space"].itertuples():
+        key = (row.model, row.instrument, row.pooling)
+        curves = [located.loc[(*key, criterion)] for criterion in U_CURVES]
+        mark = {id: verdicts.get((row.model, row.instrument, f"{id}.{row.pooling}"), "") for id in U_IDS}
+        depths = [_turn(curve) for curve in curves]
+        nets = [
+            f"{format_number(curve['u'])} ({format_interval(curve['u_low'], curve['u_high'])}) {mark[id]}"
+            for curve, id in zip(curves, U_CURVES.values(), strict=True)
+        ]
+        left = f"{format_number(row.value)} ({format_interval(row.low, row.high)}) {mark['C6.space']}"
+        rows.append("| " + " | ".join([*key, *depths, *nets, left]) + " |")
+    return "\n".join(rows)
+
+
+def _turn(curve: pd.Series) -> str:
+    lowest, turn = float(curve["depth"]), float(curve["turn"])
+    return f"{lowest:.2f}" if abs(turn - lowest) < 0.1 else f"{lowest:.2f} ({turn:.2f})"
