@@ -15,7 +15,9 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import notebook_cells
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -191,6 +193,28 @@ def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_pa
         handle.remove()
         assert ids == alone[0, prompt.shape[1] :].tolist()
     assert len({tuple(ids) for ids in written.values()}) == 3
+
+
+IN_SIMULATION = {"02": (2, 2), "03": (1, 2), "05": (1, 1), "06": (1, 0), "13": (1, 4), "15": (1, 3)}
+"""Notebook → its nnsight contexts that need no run folder, and lines that compare them and more with the core."""
+
+
+@pytest.mark.parametrize("number", IN_SIMULATION)
+def test_blocks_survive_the_journey_to_a_server(number, tiny_folder, tmp_path, monkeypatch, capsys):
+    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server."""
+    monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
+    plt.switch_backend("agg")
+    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
+    settings = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local"}
+    cells = notebook_cells.on_its_own(path, settings).cells
+    names = {}
+    for place, cell in enumerate(cells):
+        file = tmp_path / f"cell_{number}_{place}.py"  # nnsight reads the source of a block from its file
+        file.write_text(cell.source)
+        exec(compile(cell.source, str(file), "exec"), names)
+    assert names["model"].remote.traffic.requests >= 0
+    compared = sum(cell.source.count("assert_close(") for cell in cells)
+    assert (sum(len(contexts(cell)) for cell in cells), compared) == IN_SIMULATION[number]
 
 
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):

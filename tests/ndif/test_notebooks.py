@@ -57,5 +57,9 @@ def test_a_notebook_runs_on_a_server(
     where, requests = executed.cells[-1].outputs[0].text.split()
     assert where == server.url
     assert int(requests) >= 2 * traces
-    for found in runner.headlines(executed).values():  # notebook 11: the same numbers and texts here and there
-        assert found["value"] == (3 if found["name"] == "same_texts" else pytest.approx(0, abs=1e-4))
+    found = {name: number["value"] for name, number in runner.headlines(executed).items()}
+    if name == "11_remote":  # here and there: other kernels round otherwise, and a steered text may part at a tie
+        assert found["apart"] < 1e-5
+        assert found["same_texts"] >= 2
+    else:
+        assert found == {}
