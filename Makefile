@@ -6,6 +6,7 @@
 # make bench  speed and memory against peers and the machine's limit (an hour) → benchmarks/results/
 # make docs   the documentation site: guides and API → site/index.html (installs its tools in .venv-docs the first time)
 # make dist   wheel and source archive, checked → dist/
+# make try-dist  both, installed in a bare environment: notebooks 00 and 02 of the one, fast tests of the other
 # Each command sets up .venv the first time and is quick the next.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ DOCS_VENV := .venv-docs
 NDIF_PIP := $(NDIF_VENV)/bin/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test test-fast test-ndif lab notebooks docs dist bench lint format lock clean
+.PHONY: help setup models demo test test-fast test-ndif lab notebooks docs dist try-dist bench lint format lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -71,6 +72,9 @@ docs: $(DOCS_VENV)/.ready
 
 dist: $(DOCS_VENV)/.ready
 	@rm -rf dist && $(DOCS_VENV)/bin/python -m build --quiet --no-isolation && $(DOCS_VENV)/bin/twine check --strict dist/*
+
+try-dist: dist
+	@PYTHON=$(PYTHON) scripts/try_distributions.sh
 
 $(DOCS_VENV)/.ready: requirements-docs.lock
 	@echo "installing the tools for documentation and distributions in $(DOCS_VENV) (once, half a minute)"

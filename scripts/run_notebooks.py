@@ -84,10 +84,13 @@ def moved(before: dict[str, Any], after: dict[str, Any]) -> str | None:
 
 
 def clean(notebook: Notebook) -> Notebook:
-    """The notebook without what differs from run to run: progress, standard error, times, counts that say nothing."""
+    """The notebook without what differs from run to run: progress, standard error, times, counts that say nothing.
+
+    What was printed bit by bit becomes one output.
+    """
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
         cell.metadata.pop("execution", None)
-        cell.outputs = [output for output in cell.outputs if not _passing(output)]
+        cell.outputs = joined([output for output in cell.outputs if not _passing(output)])
         cell.execution_count = number
         for output in cell.outputs:
             output.pop("transient", None)
@@ -95,6 +98,17 @@ def clean(notebook: Notebook) -> Notebook:
                 output["execution_count"] = number
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """The outputs, those that were printed one after the other as one."""
+    together: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and together and together[-1].output_type == "stream":
+            together[-1].text += output.text
+        else:
+            together.append(output)
+    return together
 
 
 def _passing(output: Any) -> bool:

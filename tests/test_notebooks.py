@@ -9,13 +9,18 @@ import importlib
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import notebook_cells
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import emotrace
 from emotrace.study import experiments
@@ -25,21 +30,19 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARTS = ("**question.**", "**the paper's answer.**", "what was found\n", "## limits", "## exercise")
 MAX_BYTES, MAX_LINES = 400_000, 28
 LIBRARIES = {
-    "emotrace",
-    "IPython",
-    "itertools",
-    "matplotlib",
-    "nnsight",
-    "numpy",
-    "pandas",
-    "scipy",
-    "torch",
-    "warnings",
+    *("dataclasses", "importlib", "itertools", "subprocess", "sys", "warnings"),
+    *("emotrace", "IPython", "matplotlib", "nnsight", "numpy", "pandas", "scipy", "sklearn", "torch", "transformers"),
 }
-OPEN = [f"{number:02d}" for number in range(2, 12)]
+OPEN = [f"{number:02d}" for number in (*range(2, 12), 13, 14, 15)]
 """Notebooks that walk through an experiment; 00 and 12 lead in and out, 01 is about texts."""
 OVER_MODELS = {"C1", "sequel"}
 """Claims that a run over several models states."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CORE = {Requirement(text).name for text in PROJECT["dependencies"]} | {"emotrace"}
+EXTRAS = PROJECT["optional-dependencies"]
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+OF_PYTHON = {*sys.stdlib_module_names, "IPython"}
+"""What is there before anything is installed: Python's own, and IPython, which runs the cells."""
 CONTEXTS = {"trace", "generate", "session"}
 # A path, a user's folder, an object's address, a date with a time, an escape code of a terminal.
 NOISE = re.compile(
@@ -74,7 +77,7 @@ def tagged(notebook, tag):
 
 
 def test_numbers_run_from_zero_without_a_gap():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(13)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(16)]
 
 
 def test_notebook_is_valid_and_has_every_part_in_order(notebook):
@@ -86,9 +89,30 @@ def test_notebook_is_valid_and_has_every_part_in_order(notebook):
     assert prose.startswith("# ")
 
 
-def test_settings_stand_in_the_first_code_cell(notebook):
-    (cell,) = tagged(notebook, "settings")
+def test_the_first_code_cell_installs_what_a_hosted_service_lacks(notebook, monkeypatch):
+    """The same one everywhere; here it does nothing, and where emotrace is not installed it installs what is needed."""
+    (cell,) = tagged(notebook, "install")
     assert cell is code_cells(notebook)[0]
+    (same,) = tagged(nbformat.read(NOTEBOOKS[0], as_version=4), "install")
+    assert cell.source == same.source
+    called = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
+    exec(cell.source, {})
+    assert called == []
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "emotrace" else real(name))
+    exec(cell.source, {})
+    assert [command[:2] for command in called] == [[sys.executable, "-m"]] * 2
+    (*pip, asked), setup = (command[2:] for command in called)
+    assert (pip, setup) == (["pip", "install", "-q"], ["emotrace", "setup"])
+    brought = {Requirement(text).name for extra in Requirement(asked).extras for text in EXTRAS[extra]} | CORE
+    imported = {name.split(".")[0] for cell in code_cells(notebook) for name in imports(cell)}
+    assert not {DISTRIBUTIONS.get(name, name) for name in imported - OF_PYTHON} - brought
+
+
+def test_settings_stand_in_the_second_code_cell(notebook):
+    (cell,) = tagged(notebook, "settings")
+    assert cell is code_cells(notebook)[1]
     names = [node.targets[0].id for node in ast.parse(cell.source).body]
     assert names[:3] == ["MODEL", "REMOTE", "QUICK"]
     values = dict(zip(names, (ast.literal_eval(node.value) for node in ast.parse(cell.source).body), strict=True))
@@ -171,6 +195,28 @@ def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_pa
     assert len({tuple(ids) for ids in written.values()}) == 3
 
 
+IN_SIMULATION = {"02": (2, 2), "03": (1, 2), "05": (1, 1), "06": (1, 0), "13": (1, 4), "15": (1, 3)}
+"""Notebook → its nnsight contexts that need no run folder, and lines that compare them and more with the core."""
+
+
+@pytest.mark.parametrize("number", IN_SIMULATION)
+def test_blocks_survive_the_journey_to_a_server(number, tiny_folder, tmp_path, monkeypatch, capsys):
+    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server."""
+    monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
+    plt.switch_backend("agg")
+    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
+    settings = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local"}
+    cells = notebook_cells.on_its_own(path, settings).cells
+    names = {}
+    for place, cell in enumerate(cells):
+        file = tmp_path / f"cell_{number}_{place}.py"  # nnsight reads the source of a block from its file
+        file.write_text(cell.source)
+        exec(compile(cell.source, str(file), "exec"), names)
+    assert names["model"].remote.where == "local"
+    compared = sum(cell.source.count("assert_close(") for cell in cells)
+    assert (sum(len(contexts(cell)) for cell in cells), compared) == IN_SIMULATION[number]
+
+
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):
     asked = {
         node.attr
@@ -189,6 +235,7 @@ def test_an_exercise_brings_code_that_goes_on_from_the_notebook(notebook, runner
     for cell in more:
         tree = ast.parse(cell.source)
         own = {node.id for node in ast.walk(tree) if named(node)}
+        own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - own - set(dir(builtins))
         assert used <= given, used - given
 
@@ -258,13 +305,16 @@ def test_a_cell_is_a_screen_and_readable(notebook):
         tree = ast.parse(cell.source)
         kinds = (ast.ClassDef, ast.While, ast.Try, ast.AsyncFunctionDef)
         assert not [node for node in ast.walk(tree) if isinstance(node, kinds)]
-        imported = [
-            name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-        ]
-        assert {name.split(".")[0] for name in imported} <= LIBRARIES
+        assert {name.split(".")[0] for name in imports(cell)} <= LIBRARIES
+
+
+def imports(cell):
+    """The modules that a cell imports."""
+    for node in ast.walk(ast.parse(cell.source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
 
 
 def test_claims_and_tables_are_asked_for_by_names_that_exist(notebook):
@@ -400,6 +450,15 @@ def test_exercises_are_run_after_the_notebook_and_not_written_back(runner, tmp_p
     path.write_text(before.replace("three / 0", "three / 3"))
     assert runner.check(path, tmp_path, update=True, exercises=True) == []
     assert len(nbformat.read(path, as_version=4).cells) == 3
+
+
+def test_what_is_printed_bit_by_bit_becomes_one_output(runner):
+    bits = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("She ", "ran.\n")]
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "a figure"})
+    notebook = made("pass")
+    notebook.cells[0].outputs = [*bits, shown, nbformat.v4.new_output("stream", name="stdout", text="done")]
+    texts = [output.get("text") for output in runner.clean(notebook).cells[0].outputs]
+    assert texts == ["She ran.\n", None, "done"]
 
 
 def test_progress_is_seen_while_it_lasts(runner, tmp_path):

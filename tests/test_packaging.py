@@ -1,6 +1,7 @@
 """The installed package: a core that works without the extras, one line for what is missing, data in the wheel."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -8,7 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from emotrace import cli, errors
 from emotrace.hosts import packages
@@ -146,6 +150,23 @@ def test_an_installed_package_names_its_own_command(monkeypatch, tmp_path):
     monkeypatch.setattr(corpus, "checkout", lambda: None)
     assert sources.install_command("smollm2-135m-instruct") == "emotrace setup"
     assert sources.install_command("gemma-3-270m") == "emotrace setup --models"
+
+
+def test_the_conda_environment_installs_the_lock_and_that_is_what_the_package_asks_for():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [part for part in environment["dependencies"] if isinstance(part, str)]
+    (pip,) = (part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert pip == ["-r requirements.lock", "-e ."]
+    assert {"pip", "make"} <= set(conda)
+    (python,) = (part.partition("=")[2] for part in conda if part.startswith("python="))
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(f"{python}.0")
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    asked = [Requirement(text) for text in [*PROJECT["project"]["dependencies"], *itertools.chain(*EXTRAS.values())]]
+    asked = [one for one in asked if one.name != "emotrace"]
+    assert len(asked) > 20
+    assert [str(one) for one in asked if not one.specifier.contains(pins.get(canonicalize_name(one.name), "0"))] == []
 
 
 def test_the_version_is_said_alike_everywhere():
