@@ -49,6 +49,10 @@ TABLES = (
     "factorial_effects",
     "factorial_decoding",
     "story_rates",
+    "estimator_effects",
+    "layer_strength",
+    "damage",
+    "precision",
     *across_models.TABLES,
 )
 TEXTS = ("steered", "scenarios", "prompted")
@@ -64,7 +68,13 @@ FIGURES = (
     "factorial_decomposition",
     "factorial_decoding",
     "lexicon_alignment",
+    "estimators",
+    "estimator_effects",
+    "layer_strength",
+    "precision",
 )
+VECTORS = ("estimators", "estimator_effects", "layer_strength", "precision")
+"""Tables on which vector to take, where, and at what precision."""
 
 
 def crosslingual_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +84,12 @@ def crosslingual_summary(table: pd.DataFrame) -> pd.DataFrame:
     return table[means | own]
 
 
-SUMMARIES = {"crosslingual": crosslingual_summary}
+def estimators_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Of ``estimators.csv``: the layers that half of the topics chose."""
+    return table[table["choice"] == "chosen"]
+
+
+SUMMARIES = {"crosslingual": crosslingual_summary, "estimators": estimators_summary}
 """Tables that are too large to publish whole, and what is kept of them."""
 
 IMAGES = {"decoding_over_depth": "decoding.png", "dose_response": "dose_response.png"}
@@ -156,6 +171,22 @@ def rules_table(tables: dict[str, pd.DataFrame]) -> str:
         table = f"[{rule['table']}]({path})" if rule["table"] in (*TABLES, *SUMMARIES) else rule["table"]
         rows.append(f"| {rule['rule']} | {measured} | {rule['verdict']} | {table} |")
     return "\n".join(rows)
+
+
+def vectors_paragraph(tables: dict[str, pd.DataFrame], manifest: dict) -> str:
+    """What the run says on which vector to take, by which estimator and at what precision: a paragraph."""
+    rules = [rule for rule in guidelines.rules(tables) if rule["table"] in VECTORS]
+    if not rules:
+        asked = "all,estimators,estimator_steering,layer_strength,precision"
+        return f"*The published run has none of these experiments: `emotrace run --experiments {asked}`.*"
+    said = " ".join(
+        f"*{rule['rule']}* **{rule['verdict']}**: "
+        + "; ".join(f"{finding['model']}, {finding['measured']}" for finding in rule["findings"])
+        + "."
+        for rule in rules
+    )
+    several = f"{len(manifest['models'])} small model(s), our passages and a few prompts"
+    return f"{said} All of it rests on {several}; a null result here is one of this size."
 
 
 ADVICE = (
@@ -254,6 +285,8 @@ def main() -> None:
             path = results / "tables" / f"{name}.csv"
             tables[name].to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, summary in SUMMARIES.items():
+        if name not in tables:
+            continue
         path = results / "tables" / f"{name}.csv"
         summary(tables[name]).to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, run in itertools.product(FIGURES, runs):
@@ -266,6 +299,7 @@ def main() -> None:
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     replace_between(results / "README.md", "weights", models_table(manifest))
     replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))
+    replace_between(results / "README.md", "vectors", vectors_paragraph(tables, manifest))
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
     replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
     replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables))

@@ -55,8 +55,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         name="layer_strength",
         question="Estimators and precision",
         requires=only_data("kin words of its emotions"),
-        tables=("layer_strength",),
-        run=lambda study, tables: Results({"layer_strength": layers.layers_table(study)}),
+        tables=("layer_strength", "damage"),
+        run=lambda study, tables: Results(
+            {"layer_strength": layers.layers_table(study), "damage": layers.damage_table(study)}
+        ),
         needs=("calibration",),
         stage=STEER,
         extra=True,  # finds a strength of equal harm at every layer

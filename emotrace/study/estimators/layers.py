@@ -18,13 +18,14 @@ import pandas as pd
 
 from emotrace.instrument import corpus
 from emotrace.judges import layer_choice, regimes
-from emotrace.judges.damage import harm
+from emotrace.judges.damage import damage, harm
 from emotrace.judges.layer_choice import HARM_TEXTS, Place, neutral_texts
 from emotrace.measures import geometry
+from emotrace.measures.statistics import mean_interval
 from emotrace.steered_texts import Row, write
 from emotrace.study.effects.crossed import crossed_mean, crossed_rate
 from emotrace.study.effects.dose import holm
-from emotrace.study.steered import POOLING, Steering, prepare
+from emotrace.study.steered import POOLING, Steering, permuted_vectors, prepare
 from emotrace.study.study import Study
 from emotrace.tokens import Writing
 from emotrace.vectors import EmotionVectors
@@ -33,6 +34,7 @@ BY_EFFECT, DECODING, HALF = CHOICES = ("effect", "decoding", "half")
 CANDIDATE = "candidate"
 MOST_EMOTIONS, HELD_OUT, SHUFFLES, PLAIN = 10, 4, 2, 4
 """Emotions, prompts on which texts are written, shuffles of the labels, unsteered texts a prompt."""
+DAMAGE_DOSES, DAMAGED = (1.0, 2.0), 4
 EFFECT = "kin_log_probability"
 
 
@@ -76,6 +78,35 @@ def _rows(steering: Steering) -> list[dict[str, Any]]:
 
 def _tell(study: Study, of: int, done: int) -> None:
     study.progress("layers by effect", done, of)
+
+
+def damage_table(study: Study) -> pd.DataFrame:
+    """``damage``: what is lost at multiples of the calibrated strength, under emotions and under permuted labels.
+
+    One row a source, multiple (0: unsteered) and metric of :func:`emotrace.judges.damage.damage`, means over its
+    directions, interval over them.
+    """
+    steering = study.once(prepare)
+    return pd.DataFrame(steering.unit("damage", partial(_damage_rows, steering)))
+
+
+def _damage_rows(steering: Steering) -> list[dict[str, Any]]:
+    study, rows = steering.study, list[dict[str, Any]]()
+    strengths = [dose * steering.strength for dose in DAMAGE_DOSES]
+    names = list(steering.vectors.emotions)[:: max(1, len(steering.vectors.emotions) // DAMAGED)][:DAMAGED]
+    sources = {"emotion": (steering.vectors, names)}
+    permuted = permuted_vectors(study, POOLING, DAMAGED)
+    for source, (vectors, chosen) in (sources | {"permuted": (permuted, list(permuted.emotions))}).items():
+        table = damage(steering.model, vectors, strengths, emotions=chosen, layers=[steering.layer])
+        for (strength, metric), part in table.groupby(["strength", "metric"], sort=False):
+            estimate = part.iloc[0][["value", "low", "high"]].to_dict()
+            if len(part) > 1:
+                estimate = mean_interval(part["value"].to_numpy())._asdict()
+            front = {"source": source, "strength": strength, "relative": strength / steering.strength}
+            extra = {"chance": part["chance"].iloc[0], "n": int(part["n"].iloc[0]), "directions": len(part)}
+            rows.append(study.row(POOLING, steering.layer, **front, metric=metric, **estimate, **extra))
+        study.progress("damage", 1, 2)
+    return rows
 
 
 def shuffled(study: Study, names: Sequence[str], count: int) -> dict[str, EmotionVectors]:
