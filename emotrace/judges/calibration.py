@@ -190,7 +190,7 @@ def _layer_by_effect(model: Model, vectors: EmotionVectors, at_default: Calibrat
     if strength is None:
         raise EmotraceError("no strength leaves texts coherent at the default layer: there is no harm to compare at")
     texts = layer_choice.neutral_texts(layer_choice.HARM_TEXTS)
-    names = layer_choice.readable(model, vectors.emotions)
+    names = layer_choice.few(layer_choice.readable(model, vectors.emotions))
     budget = harm(model, vectors, at_default.layers, strength, texts, names or None)
     known = [layer for layer in layer_choice.candidates(model.n_layers, *at_default.layers) if layer in vectors.layers]
     found = layer_choice.places(

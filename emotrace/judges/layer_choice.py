@@ -58,6 +58,11 @@ def readable(model: Model, emotions: Sequence[str]) -> list[str]:
     return [name for name in emotions if kin_tokens(model, name)]
 
 
+def few(names: Sequence[str]) -> list[str]:
+    """``HARM_EMOTIONS`` of them, evenly from the list: under these the harm of a strength is measured."""
+    return list(names[:: max(1, len(names) // HARM_EMOTIONS)][:HARM_EMOTIONS])
+
+
 def effect(
     model: Model,
     vectors: EmotionVectors,
@@ -119,7 +124,7 @@ def places(
     names = readable(model, vectors.emotions) if emotions is None else list(emotions)
     if not names:
         raise EmotraceError("no emotion of these vectors has kin words: choose the layer by decoding instead")
-    some, found = names[:: max(1, len(names) // HARM_EMOTIONS)][:HARM_EMOTIONS], []
+    some, found = few(names), []
     for layer in layers:
         harm_at = partial(_harm_at, model, vectors, layer, texts, some)
         first, kl = strength_of_harm(harm_at, budget, first)

@@ -50,7 +50,9 @@ def _rows(steering: Steering) -> list[dict[str, Any]]:
     half = max(1, study.n_layers // 2)
     layers = layer_choice.candidates(study.n_layers, steering.layer, half)
     names = layer_choice.readable(model, study.names)[::2][:MOST_EMOTIONS]
-    budget = harm(model, steering.vectors, [steering.layer], steering.strength, neutral_texts(HARM_TEXTS), names[::2])
+    budget = harm(
+        model, steering.vectors, [steering.layer], steering.strength, neutral_texts(HARM_TEXTS), layer_choice.few(names)
+    )
     choosing, holding = corpus.prompts("calibration"), corpus.prompts("dose")
     rows: list[dict[str, Any]] = []
     sources = {"emotion": steering.vectors} | shuffled(study, names, SHUFFLES)

@@ -22,7 +22,7 @@ from emotrace.estimation import name_embeddings
 from emotrace.instrument import corpus
 from emotrace.judges.classifiers import emotion_scores, known_labels
 from emotrace.judges.damage import harm, strength_of_harm
-from emotrace.judges.layer_choice import neutral_texts, readable
+from emotrace.judges.layer_choice import HARM_TEXTS, few, neutral_texts, readable
 from emotrace.measures import geometry
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
 from emotrace.steered_texts import steered_positions
@@ -39,7 +39,6 @@ from emotrace.vectors import EmotionVectors
 
 MOST_EMOTIONS, PROMPTS, DIRECTIONS = 10, 4, 3
 """Emotions and prompts of the comparison, and permuted-label vectors of each estimator."""
-HARM_TEXTS, HARM_EMOTIONS = 3, 5
 NEXT_TOKEN, JUDGE = READINGS = ("kin_log_probability", "classifier")
 Cells = dict[str, list[Any]]
 """Reading → ``[emotion, prompt]`` under own vectors; ``permuted READING`` → ``[direction, emotion, prompt]``."""
@@ -112,8 +111,7 @@ def _like(vectors: EmotionVectors, names: list[str], layers: list[int], values: 
 
 def _harm(steering: Steering, vectors: EmotionVectors) -> Callable[[float], float]:
     """Strength → the harm of vectors at the calibrated layer, over a few emotions and texts."""
-    names = vectors.emotions[:: max(1, len(vectors.emotions) // HARM_EMOTIONS)][:HARM_EMOTIONS]
-    texts = neutral_texts(HARM_TEXTS)
+    names, texts = few(vectors.emotions), neutral_texts(HARM_TEXTS)
     return lambda at: harm(steering.model, vectors, [steering.layer], at, texts, names)
 
 
