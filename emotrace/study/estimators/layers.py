@@ -2,8 +2,8 @@
 
 All layers at the strength of equal harm (``judges.layer_choice``); the harm is what the calibrated strength does at the
 layer that decoding chose. The choice is made on the calibration's prompts and some neutral texts, and everything that
-is reported of it on other prompts and texts. The same choice is made for vectors of permuted labels: what it gains
-where there is nothing to gain is what looking at many layers gains by itself.
+is reported of it on other prompts and texts; what it gains, on other emotions as well. The same choice is made for
+vectors of permuted labels: what it gains where there is nothing to gain is what looking at many layers gains by itself.
 """
 
 from __future__ import annotations
@@ -150,13 +150,30 @@ def choice_rows(found: Sequence[Place], others: Sequence[np.ndarray], half: int,
     for rival in (DECODING, HALF):
         front = {"choice": BY_EFFECT, "layer": own.layer, "strength": own.strength, "kl": own.kl, "rival": rival}
         other = picked[rival]
-        for where, cells in (
-            ("choosing", own.effects - other.effects),
-            ("held out", held[own.layer] - held[other.layer]),
-        ):
+        reported, taken = cross_fitted(found, held, other.layer)
+        for where, cells in (("choosing", own.effects - other.effects), ("held out", reported)):
             rows.append({**front, "where": where, "metric": f"{EFFECT}_gain", **gain(cells), **_sizes(cells)})
-            rows[-1]["rival_layer"] = other.layer
+            rows[-1] |= {"rival_layer": other.layer, "first_layer": taken[0], "second_layer": taken[1]}
     return rows
+
+
+def cross_fitted(found: Sequence[Place], held: dict[int, np.ndarray], rival: int) -> tuple[np.ndarray, list[int]]:
+    """What the choice gains on prompts *and* emotions that took no part in it: ``[emotion, prompt]``.
+
+    Every second emotion is read at the layer that the others chose. A layer that suits these very emotions by chance
+    would suit them on other prompts too.
+
+    Returns:
+        The gains, and the layers that either half of the emotions was read at.
+    """
+    cells, taken = np.empty_like(held[rival]), []
+    second = np.arange(len(cells)) % 2 == 1
+    for half in (second, ~second):
+        choosing = ~half if (~half).any() else half  # one emotion alone chooses for itself
+        place = layer_choice.best([place._replace(effects=place.effects[choosing]) for place in found])
+        cells[half] = held[place.layer][half] - held[rival][half]
+        taken.append(place.layer)
+    return cells, taken
 
 
 def gain(cells: np.ndarray) -> dict[str, float]:
