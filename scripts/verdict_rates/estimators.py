@@ -182,7 +182,7 @@ SIMULATIONS = (
         rule=claims.STEERS.words,
         smallest="0.2 nats, as for estimators",
         null=f"ten layers that do the same on average, {STEERED} emotions, each with a liking for some layers; the "
-        "best on six prompts for half of the emotions, judged by the other half on eight others, against one of the ten",
+        "best on six prompts for half of the emotions, judged by the other half on eight others, against one layer",
         draw_null=_layer(0.0),
         effect="one layer is better by 0.8 nats",
         draw_effect=_layer(0.8),

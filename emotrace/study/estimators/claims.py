@@ -211,7 +211,7 @@ def _layer(table: pd.DataFrame, rival: str) -> Claim:
         how=f"rise of the log-probability of kin words, layer {row['layer']:.0f} minus layer {row['rival_layer']:.0f}, "
         f"both at the strength of equal KL on neutral texts ({row['kl']:.3g} nats a token), on {row['prompts']:.0f} "
         f"prompts, each half of the emotions where the other half chose (layers {row['first_layer']:.0f} and "
-        f"{row['second_layer']:.0f}; where the choice was made {choosing['value']:+.2f}); where labels are permuted the "
+        f"{row['second_layer']:.0f}; where it was made {choosing['value']:+.2f}); where labels are permuted the "
         f"choice gains {permuted['choosing']:+.2f} on the prompts that choose and "
         f"{permuted['held out']:+.2f} on the others; coherent texts {kept['value']:.0%} against {other['value']:.0%}",
     )
