@@ -122,9 +122,8 @@ def _layer(better: float) -> Draw:
             chosen, held = both
             found.append(Place(layer, 0.1, 0.1, chosen))
             others.append(held)
-        rows = layers.choice_rows(found, others, half=5, decoding=5)
-        metric = f"{layers.EFFECT}_gain"
-        row = next(row for row in rows if row["metric"] == metric and row["where"] == "held out")
+        held = {place.layer: cells for place, cells in zip(found, others, strict=True)}
+        row = layers.gain(layers.cross_fitted(found, held, 5)[0])
         return claims.STEERS.verdict(Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]))
 
     return draw

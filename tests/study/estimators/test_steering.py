@@ -157,15 +157,20 @@ def places(effects):
 
 
 def test_where_no_layer_is_better_the_choice_looks_better_than_it_is_only_where_it_was_made():
-    rng, gains = np.random.default_rng(0), {"choosing": [], "held out": []}
-    for _ in range(60):
-        chosen, others = rng.normal(size=(2, 10, 8, 6))
-        rows = layers.choice_rows(places(chosen), list(others), half=5, decoding=7)
-        for row in rows:
-            if row["metric"] == f"{layers.EFFECT}_gain" and row["rival"] == "half":
-                gains[row["where"]].append(row["value"])
-    assert np.mean(gains["choosing"]) > 0.2
-    assert abs(np.mean(gains["held out"])) < 0.06
+    rng, seen, reported = np.random.default_rng(0), [], []
+    for _ in range(200):
+        liking = rng.normal(size=(10, 8, 1))  # of an emotion for a layer, alike on all prompts
+        chosen, others = liking + rng.normal(size=(2, 10, 8, 6))
+        found, held = places(chosen), dict(enumerate(others, 1))
+        best = layers.choices(found, 5, 7)["effect"]
+        seen.append(best.effects.mean() - chosen[4].mean())
+        cells, taken = layers.cross_fitted(found, held, 5)
+        reported.append(cells.mean())
+        for half, layer in zip((1, 0), taken, strict=True):
+            np.testing.assert_array_equal(cells[half::2], others[layer - 1][half::2] - others[4][half::2])
+            assert layer == 1 + int(chosen[:, 1 - half :: 2].mean(axis=(1, 2)).argmax())
+    assert np.mean(seen) > 0.4
+    assert abs(np.mean(reported)) < 0.1
 
 
 def test_a_layer_that_is_better_is_taken_and_its_gain_is_the_planted_one():
