@@ -170,7 +170,7 @@ def test_where_no_layer_is_better_the_choice_looks_better_than_it_is_only_where_
             np.testing.assert_array_equal(cells[half::2], others[layer - 1][half::2] - others[4][half::2])
             assert layer == 1 + int(chosen[:, 1 - half :: 2].mean(axis=(1, 2)).argmax())
     assert np.mean(seen) > 0.4
-    assert abs(np.mean(reported)) < 0.1
+    assert abs(np.mean(reported)) < 0.15
 
 
 def test_a_layer_that_is_better_is_taken_and_its_gain_is_the_planted_one():
