@@ -9,7 +9,7 @@ by the same estimator beside it, of equal norm. Small on purpose: few emotions a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,7 +48,8 @@ def effects_table(study: Study) -> pd.DataFrame:
     """One row an estimator and metric; see ``docs/tables.md``."""
     steering = study.once(prepare)
     names = name_embeddings(study.model, list(corpus.emotions().index))
-    chosen, budget = emotions_of(steering), _harm(steering, steering.vectors)(steering.strength)
+    chosen = emotions_of(steering)
+    budget = _harm(steering, steering.vectors, chosen)(steering.strength)
     scale = judged_passages(steering, chosen)
     parts: dict[str, dict[str, Any]] = {}
     for estimator in ESTIMATORS:
@@ -109,9 +110,9 @@ def _like(vectors: EmotionVectors, names: list[str], layers: list[int], values: 
     return replace(vectors, emotions=tuple(names), layers=tuple(layers), values=values.astype(np.float32), **means)
 
 
-def _harm(steering: Steering, vectors: EmotionVectors) -> Callable[[float], float]:
+def _harm(steering: Steering, vectors: EmotionVectors, chosen: Sequence[str]) -> Callable[[float], float]:
     """Strength → the harm of vectors at the calibrated layer, over a few emotions and texts."""
-    names, texts = few(vectors.emotions), neutral_texts(HARM_TEXTS)
+    names, texts = few(chosen), neutral_texts(HARM_TEXTS)
     return lambda at: harm(steering.model, vectors, [steering.layer], at, texts, names)
 
 
@@ -123,7 +124,7 @@ def _measured(
         own, permuted = vectors_by(steering, estimator, chosen, names)
     except EmotraceError:
         return []
-    strength, kl = strength_of_harm(_harm(steering, own), budget, steering.strength)
+    strength, kl = strength_of_harm(_harm(steering, own, chosen), budget, steering.strength)
     arm = Arm(
         estimator,
         {EMOTION: own, PERMUTED: permuted},
@@ -135,7 +136,7 @@ def _measured(
     )
     at = {"strength": strength, "relative": strength / steering.strength, "kl": kl, "kl_sought": budget}
     swept = sweep(_smaller(steering), arm)
-    control_kl = _harm(steering, permuted)(strength)
+    control_kl = _harm(steering, permuted, permuted.emotions)(strength)
     return [{"at": {**at, "control_kl": control_kl}, "rows": effect_rows(swept, scale), "cells": cells_of(swept)}]
 
 
