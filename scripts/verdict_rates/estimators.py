@@ -124,7 +124,7 @@ def _layer(better: float) -> Draw:
             others.append(held)
         held = {place.layer: cells for place, cells in zip(found, others, strict=True)}
         row = layers.gain(layers.cross_fitted(found, held, 5)[0])
-        return claims.STEERS.verdict(Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]))
+        return claims.STEERS.verdict(Estimate(row["value"], row["low"], row["high"], STEERED, row["p"]))
 
     return draw
 
