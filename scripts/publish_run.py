@@ -25,6 +25,7 @@ from published_pages import (
     models_table,
     rules_table,
     u_answer,
+    vectors_paragraph,
     what_holds,
 )
 
@@ -65,6 +66,10 @@ TABLES = (
     "story_rates",
     "implicit_rates",
     "graded_scales",
+    "estimator_effects",
+    "layer_strength",
+    "damage",
+    "precision",
     *across_models.TABLES,
 )
 TEXTS = ("steered", "scenarios", "prompted")
@@ -82,6 +87,10 @@ FIGURES = (
     "factorial_decomposition",
     "factorial_decoding",
     "lexicon_alignment",
+    "estimators",
+    "estimator_effects",
+    "layer_strength",
+    "precision",
 )
 
 
@@ -92,7 +101,12 @@ def crosslingual_summary(table: pd.DataFrame) -> pd.DataFrame:
     return table[means | own]
 
 
-SUMMARIES = {"crosslingual": crosslingual_summary}
+def estimators_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Of ``estimators.csv``: the layers that half of the topics chose."""
+    return table[table["choice"] == "chosen"]
+
+
+SUMMARIES = {"crosslingual": crosslingual_summary, "estimators": estimators_summary}
 """Tables that are too large to publish whole, and what is kept of them."""
 
 IMAGES = {"decoding_over_depth": "decoding.png", "dose_response": "dose_response.png"}
@@ -185,6 +199,8 @@ def main() -> None:
             path = results / "tables" / f"{name}.csv"
             tables[name].to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, summary in SUMMARIES.items():
+        if name not in tables:
+            continue
         path = results / "tables" / f"{name}.csv"
         summary(tables[name]).to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, run in itertools.product(FIGURES, runs):
@@ -197,6 +213,7 @@ def main() -> None:
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     replace_between(results / "README.md", "weights", models_table(manifest))
     replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))
+    replace_between(results / "README.md", "vectors", vectors_paragraph(tables, manifest))
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
     replace_between(results / "README.md", "holds", what_holds(claims))
     replace_between(results / "README.md", "u", u_answer(tables))

@@ -74,6 +74,26 @@ def rules_table(tables: dict[str, pd.DataFrame], published: Collection[str]) -> 
     return "\n".join(rows)
 
 
+VECTORS = ("estimators", "estimator_effects", "layer_strength", "precision")
+"""Tables on which vector to take, where, and at what precision."""
+
+
+def vectors_paragraph(tables: dict[str, pd.DataFrame], manifest: dict) -> str:
+    """What the run says on which vector to take, by which estimator and at what precision: a paragraph."""
+    rules = [rule for rule in guidelines.rules(tables) if rule["table"] in VECTORS]
+    if not rules:
+        asked = "all,estimators,estimator_steering,layer_strength,precision"
+        return f"*The published run has none of these experiments: `emotrace run --experiments {asked}`.*"
+    said = " ".join(
+        f"*{rule['rule']}* **{rule['verdict']}**: "
+        + "; ".join(f"{finding['model']}, {finding['measured']}" for finding in rule["findings"])
+        + "."
+        for rule in rules
+    )
+    several = f"{len(manifest['models'])} small model(s), our passages and a few prompts"
+    return f"{said} All of it rests on {several}; a null result here is one of this size."
+
+
 ADVICE = (
     ("extract by generation, since it separates better (C5)", ("C5.separation", "C5.authorship", "C5.models")),
     ("take the layer at half depth (C6)", ("C6.depth",)),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CASTS = ("float32", "bfloat16", "float16")
 BLOCKS = {"int8": "Q8_0", "int4": "Q4_0"}
 PRECISIONS = (*CASTS, *BLOCKS)
+ARITHMETIC = {"bfloat16 arithmetic": "bfloat16", "float16 arithmetic": "float16"}
+"""Activations at that precision too: slow on a CPU, and what can overflow."""
 
 
 def rounded(weights: np.ndarray, precision: str) -> np.ndarray:
@@ -34,7 +36,8 @@ def rounded(weights: np.ndarray, precision: str) -> np.ndarray:
 def stored_as(module: torch.nn.Module, precision: str) -> Iterator[None]:
     """Within it, the module's weights are those of this precision; after it the very same tensors as before.
 
-    Buffers (rotary frequencies, masks) stay, as they do when a checkpoint is loaded at that precision.
+    Weights alone are rounded, and the model computes as it did before; in those of ``ARITHMETIC`` it computes at that
+    precision as well. Buffers (rotary frequencies, masks) stay, as they do when a checkpoint is loaded so.
     """
     import torch
 
@@ -42,7 +45,9 @@ def stored_as(module: torch.nn.Module, precision: str) -> Iterator[None]:
     try:
         for parameter, weights in kept:
             if precision in CASTS:
-                parameter.data = weights.to(getattr(torch, precision))
+                parameter.data = weights.to(getattr(torch, precision)).to(weights.dtype)
+            elif precision in ARITHMETIC:
+                parameter.data = weights.to(getattr(torch, ARITHMETIC[precision]))
             else:
                 blocks = torch.from_numpy(rounded(weights.float().cpu().numpy(), precision))
                 parameter.data = blocks.to(weights.device, weights.dtype)

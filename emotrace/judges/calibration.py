@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -18,7 +19,8 @@ import pandas as pd
 from emotrace import arguments, steered_texts
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
-from emotrace.judges import regimes
+from emotrace.judges import layer_choice, regimes
+from emotrace.judges.damage import harm
 from emotrace.measures import statistics
 from emotrace.steered_texts import Row
 from emotrace.tokens import Writing
@@ -34,6 +36,7 @@ LOWEST, HIGHEST, PRECISION = 0.005, 5.0, 1.2
 WRITING = Writing(max_new_tokens=32, temperature=0.7, positions="generated", seeds=(0, 1))
 FIRST = {"one": 0.3, "many": 0.03}
 PLAIN_COPIES = 4
+BY_EFFECT = "effect"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,9 @@ def calibrate(
         model: the model.
         vectors: its emotion vectors; all their emotions take part, crossed with the calibration prompts of
             ``data/prompts.csv`` (:func:`design`).
-        layers: where to add; default as in :func:`~emotrace.steered_texts.steer`.
+        layers: where to add; default as in :func:`~emotrace.steered_texts.steer`. ``effect``: at the one layer where
+            steering does most for the harm it does (:mod:`~emotrace.judges.layer_choice`): the window is found at the
+            default layer first, and the harm done at its positive end is the one at which all layers are compared.
         target: the share of surgical texts that is asked for.
         texts: texts at each strength tried, over emotions and prompts.
         writing: length, temperature and positions of the texts. Steered texts are sampled with its seeds in turn,
@@ -145,6 +150,9 @@ def calibrate(
     if not 0 < (target := arguments.number(target, "a target")) < 1:
         raise EmotraceError(f"a target is a share between 0 and 1, not {target}")
     vectors.check(model)
+    if isinstance(layers, str) and layers == BY_EFFECT:
+        plain_search = partial(calibrate, texts=texts, writing=writing, thresholds=thresholds, cache=cache)
+        layers = [_layer_by_effect(model, vectors, plain_search(model, vectors, target=target, progress=progress)[0])]
     edited = steered_texts.steered_layers(model, vectors, layers)
     prompts, emotions, seed = corpus.prompts("calibration"), vectors.emotions, writing.seeds[0]
 
@@ -174,6 +182,21 @@ def calibrate(
     positions = steered_texts.steered_positions(vectors, writing)
     calibration = Calibration(edited, window, target, texts, positions, writing.temperature)
     return calibration, pd.DataFrame(tried).sort_values("strength", ignore_index=True)
+
+
+def _layer_by_effect(model: Model, vectors: EmotionVectors, at_default: Calibration) -> int:
+    """The layer of the largest effect at the harm that the calibrated strength does at the default layer."""
+    strength = at_default.strength
+    if strength is None:
+        raise EmotraceError("no strength leaves texts coherent at the default layer: there is no harm to compare at")
+    texts = layer_choice.neutral_texts(layer_choice.HARM_TEXTS)
+    names = layer_choice.few(layer_choice.readable(model, vectors.emotions))
+    budget = harm(model, vectors, at_default.layers, strength, texts, names or None)
+    known = [layer for layer in layer_choice.candidates(model.n_layers, *at_default.layers) if layer in vectors.layers]
+    found = layer_choice.places(
+        model, vectors, known, budget, strength, prompts=corpus.prompts("calibration"), texts=texts
+    )
+    return layer_choice.best(found).layer
 
 
 def design(texts: int, emotions: int, prompts: int, seeds: int) -> list[tuple[int, int, int]]:

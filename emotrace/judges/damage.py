@@ -80,6 +80,56 @@ def damage(
     return pd.DataFrame(rows)
 
 
+def harm(
+    model: Model,
+    vectors: EmotionVectors,
+    layers: Sequence[int],
+    strength: float,
+    texts: Sequence[str],
+    emotions: Sequence[str] | None = None,
+) -> float:
+    """KL(unsteered ‖ steered) on these texts, nats a token: the mean over emotions (default: all) and texts."""
+    names = vectors.emotions if emotions is None else emotions
+    rows = [(name, strength) for name in names for _ in texts]
+    edit = Edit(directions(vectors, rows, layers, residual_norms(model)))
+    return float(divergence(model, list(texts) * len(names), edit).mean())
+
+
+LOWEST, HIGHEST, STEP = 0.005, 5.0, 4.0
+
+
+def strength_of_harm(
+    harm_at: Callable[[float], float], target: float, first: float, *, within: float = 0.1, tries: int = 5
+) -> tuple[float, float]:
+    """The strength that does so much harm, and the harm it does: different vectors are compared there.
+
+    Harm grows about as the square of the strength, so that the next try lies on the line through the last two in the
+    logarithms. Ours.
+
+    Args:
+        harm_at: strength → harm, as :func:`harm` gives it.
+        target: the harm that is sought.
+        first: the strength to begin with.
+        within: how far the logarithm of the harm may lie from the target's.
+        tries: after so many the nearest is taken. What is found says how near it is.
+    """
+    tried: list[tuple[float, float]] = []
+    strength, slope = float(np.clip(first, LOWEST, HIGHEST)), 2.0
+    for _ in range(tries):
+        tried.append((strength, max(harm_at(strength), 1e-9)))
+        missing = float(np.log(target / tried[-1][1]))
+        if abs(missing) <= within:
+            break
+        if len(tried) > 1:
+            (near, less), (far, more) = sorted(tried[-2:])
+            slope = float(np.clip(np.log(more / less) / np.log(far / near), 0.5, 4.0)) if far > near else slope
+        step = float(np.clip(np.exp(missing / slope), 1 / STEP, STEP))
+        if (moved := float(np.clip(strength * step, LOWEST, HIGHEST))) == strength:
+            break  # at an end of the range
+        strength = moved
+    return min(tried, key=lambda one: abs(np.log(one[1] / target)))
+
+
 def answerable(model: Model) -> tuple[pd.DataFrame, np.ndarray]:
     """The checkable items whose two words begin with different tokens after the prompt, and those tokens ``[item, 2]``.
 

@@ -25,6 +25,7 @@ TITLES = {
     "C11": "Steering in English brings up Chinese",
     "C12": "Guidelines",
     "estimator": "Other estimators of a vector than the paper's",
+    "layer": "The layer at which to steer",
     "sequel": "The sequel (arXiv:2604.11050)",
     "neighbour": "Neighbouring papers, beside C4",
 }

@@ -32,7 +32,7 @@ class RunFolder:
     Args:
         path: the folder; made if it does not exist.
         settings: what identifies the run (models, experiments, sizes, seed). A folder holds one run only.
-        resume: go on with a run that is there already.
+        resume: go on with a run that is there already; experiments may be added to it, nothing else may change.
 
     Raises:
         EmotraceError: the folder holds another run, or a run and ``resume`` is off; another process is at work in it.
@@ -66,6 +66,10 @@ class RunFolder:
         if not resume:
             raise EmotraceError(f"{self.path} holds a run already: go on with it by --resume, or name another --out")
         old = manifest["settings"]
+        asked, had = settings.get("experiments", []), old.get("experiments", [])
+        if asked != had and set(asked) > set(had):
+            manifest |= {"settings": {**old, "experiments": asked}, "complete": False}
+            old = manifest["settings"]
         changed = [key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)]
         if changed:
             was = ", ".join(f"{key} was {old.get(key)!r} and is {settings.get(key)!r}" for key in changed)

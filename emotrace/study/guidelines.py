@@ -15,6 +15,7 @@ import pandas as pd
 
 from emotrace.judges import regimes
 from emotrace.measures import statistics
+from emotrace.study import vector_guidelines
 from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
@@ -22,7 +23,7 @@ from emotrace.study.guideline_list import NO, UNTESTED, VERDICTS, YES, Finding, 
 from emotrace.study.languages.claims import ALIGNED
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Estimate, format_interval, format_number
 
-__all__ = ["NO", "UNTESTED", "VERDICTS", "YES", "rules"]
+__all__ = ["NO", "UNTESTED", "VERDICTS", "YES", "rules", "vector_guidelines"]
 
 
 def _by(rows: pd.DataFrame, column: str) -> dict[Any, Row]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
-from emotrace.judges import regimes
+from emotrace.judges import layer_choice, regimes
 from emotrace.readings import read_texts
 from emotrace.steered_texts import Row, write
 from emotrace.stories import STORY
 from emotrace.study.effects import sweep, verification
+from emotrace.study.estimators import steering as by_estimator
 from emotrace.study.methods.design import AUTHORS, FRAMES
 from emotrace.tokens import Writing
 
@@ -72,6 +73,13 @@ def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -
         texts += CALIBRATED_SIDES * STRENGTHS_TRIED * settings.calibration_texts
     if "dose_response" in names:
         texts += _dose_texts(settings, emotions)
+    if "precision" in names:
+        read += 4 * settings.topics * (emotions + 1)
+    if "estimator_steering" in names:  # harm is done on every passage with and without an edit
+        texts += 8 * by_estimator.PROMPTS * (sweep.PLAIN_SEEDS + 2 * (by_estimator.MOST_EMOTIONS + 3))
+        read += 8 * 3 * 2 * layer_choice.HARM_TEXTS * layer_choice.HARM_EMOTIONS
+    if "layer_strength" in names:
+        read += 2 * layer_choice.CANDIDATES * 3 * 3 * layer_choice.HARM_TEXTS * layer_choice.HARM_EMOTIONS
     if "verification" in names:
         texts += _scenario_texts(settings)
     return Work(read + stories, stories * STORY.max_new_tokens + texts * settings.tokens, texts)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from emotrace.judges.layer_choice import Place
 from emotrace.measures.estimators import MEAN_DIFFERENCE, Texts
-from emotrace.study.estimators import claims, measure, precision
+from emotrace.study.estimators import claims, layers, measure, precision, steering
 from emotrace.study.verdicts import Estimate
 
 from . import Draw, Simulation
@@ -83,6 +84,51 @@ def _precision(rounding: float) -> Draw:
     return draw
 
 
+STEERED, PROMPTS, DIRECTIONS = 10, 4, 3
+"""Emotions, prompts and permuted-label vectors of the comparison of estimators."""
+
+
+def _effects(rng: np.random.Generator, shape: tuple[int, int], mean: float) -> np.ndarray:
+    """Rises of kin words: emotions differ by 0.3 nats, prompts by 0.2, and each text by 0.2."""
+    emotions, prompts = shape
+    noise = 0.3 * rng.normal(size=(emotions, 1)) + 0.2 * rng.normal(size=(1, prompts))
+    return mean + noise + 0.2 * rng.normal(size=shape)
+
+
+def _steering(gain: float) -> Draw:
+    """Another estimator's own effects, which differ from the plain ones by emotion and prompt, and by ``gain``."""
+
+    def draw(rng: np.random.Generator) -> str:
+        shape = (STEERED, PROMPTS)
+        plain = {steering.NEXT_TOKEN: _effects(rng, shape, 0.5), steering.JUDGE: np.zeros(shape)}
+        plain |= {f"permuted {name}": 0.1 * rng.normal(size=(DIRECTIONS, *shape)) for name in steering.READINGS}
+        other = {name: values + 0.1 * rng.normal(size=values.shape) for name, values in plain.items()}
+        other[steering.NEXT_TOKEN] += _effects(rng, shape, gain) / 2 + gain / 2
+        row = steering.gain_rows(other, plain)[0]
+        return claims.STEERS.verdict(Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]))
+
+    return draw
+
+
+def _layer(better: float) -> Draw:
+    """Ten layers, one of them better; the choice on six prompts is judged on eight others, against half depth."""
+
+    def draw(rng: np.random.Generator) -> str:
+        found, others = [], []
+        of_layer = 0.2 * rng.normal(size=(10, STEERED, 1))  # what an emotion gains or loses at a layer is no choice's
+        for layer in range(1, 11):
+            mean = 0.5 + better * (layer == 8)
+            both = (_effects(rng, (STEERED, prompts), mean) + of_layer[layer - 1] for prompts in (6, 8))
+            chosen, held = both
+            found.append(Place(layer, 0.1, 0.1, chosen))
+            others.append(held)
+        held = {place.layer: cells for place, cells in zip(found, others, strict=True)}
+        row = layers.gain(layers.cross_fitted(found, held, 5)[0])
+        return claims.STEERS.verdict(Estimate(row["value"], row["low"], row["high"], STEERED, row["p"]))
+
+    return draw
+
+
 _COMMON = f"{TOPICS} topics × {EMOTIONS} emotions, {WIDTH} dimensions"
 AT_MARGIN, EFFECT = 0.37, 0.8
 SIMULATIONS = (
@@ -117,5 +163,27 @@ SIMULATIONS = (
         draw_null=_precision(AT_MARGIN),
         effect="rounding that changes it by 0.2",
         draw_effect=_precision(EFFECT),
+    ),
+    Simulation(
+        name="steering",
+        claims=("estimator.steering.*",),
+        rule=claims.STEERS.words,
+        smallest="0.2 nats: kin words become a fifth more probable, as C8 asks of steering",
+        null=f"{STEERED} emotions × {PROMPTS} prompts, {DIRECTIONS} permuted-label vectors; both estimators steer "
+        "alike, each emotion and prompt with a difference of its own (0.15 and 0.1 nats)",
+        draw_null=_steering(0.0),
+        effect="the other estimator adds 0.5 nats",
+        draw_effect=_steering(0.5),
+    ),
+    Simulation(
+        name="layer",
+        claims=("layer.*",),
+        rule=claims.STEERS.words,
+        smallest="0.2 nats, as for estimators",
+        null=f"ten layers that do the same on average, {STEERED} emotions, each with a liking for some layers; the "
+        "best on six prompts for half of the emotions, judged by the other half on eight others, against one layer",
+        draw_null=_layer(0.0),
+        effect="one layer is better by 0.8 nats",
+        draw_effect=_layer(0.8),
     ),
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emotrace.activations import read_activations
-from emotrace.hosts.precision import CASTS, PRECISIONS, rounded, stored_as
+from emotrace.hosts.precision import ARITHMETIC, CASTS, PRECISIONS, rounded, stored_as
 
 TEXTS = ["A sentence of some length about nothing at all.", "Another one, which is a little shorter."]
 
@@ -31,7 +31,7 @@ def test_a_norm_and_rows_that_no_block_fits_stay_as_they_are():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", [*PRECISIONS, *ARITHMETIC])
 def test_the_model_reads_at_that_precision_and_is_untouched_afterwards(tiny, family, precision):
     model = tiny(family)
     module = model.nn._module
@@ -48,11 +48,16 @@ def test_the_model_reads_at_that_precision_and_is_untouched_afterwards(tiny, fam
     for name, value in inside.items():
         original = kept[name][0].detach()
         if precision in CASTS:
-            assert value.dtype == getattr(torch, precision)
+            assert value.dtype == torch.float32
+            expected = original.to(getattr(torch, precision)).float()
+        elif precision in ARITHMETIC:
+            assert value.dtype == getattr(torch, ARITHMETIC[precision])
             expected = original.to(value.dtype)
         else:
             expected = torch.from_numpy(rounded(original.numpy(), precision))
         assert torch.equal(value, expected), name
     error = np.abs(within - before).mean() / np.abs(before).mean()
-    low, high = {"float32": (0, 0), "bfloat16": (1e-4, 0.05), "float16": (1e-5, 0.01)}.get(precision, (1e-4, 1))
+    casts = {"float32": (0, 0), "bfloat16": (1e-4, 0.05), "float16": (1e-5, 0.01)}
+    low, high = casts.get(ARITHMETIC.get(precision, precision), (1e-4, 1))
     assert low <= error <= high
+    assert not np.array_equal(within, before) or precision == "float32"

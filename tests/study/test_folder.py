@@ -99,6 +99,21 @@ def test_a_folder_holds_one_run_and_says_what_differs(tmp_path):
         RunFolder(tmp_path / "run", {**SETTINGS, "seed": 1}, resume=True)
 
 
+def test_experiments_are_added_to_a_run_that_is_resumed_and_none_is_taken_away(tmp_path):
+    settings = {"models": ["m"], "experiments": ["separation"]}
+    RunFolder(tmp_path, settings).close()
+    more = {**settings, "experiments": ["separation", "precision"]}
+    with pytest.raises(EmotraceError, match="go on with it by --resume"):
+        RunFolder(tmp_path, more)
+    grown = RunFolder(tmp_path, more, resume=True)
+    assert grown.manifest["settings"]["experiments"] == ["separation", "precision"]
+    assert grown.manifest["complete"] is False
+    grown.close()
+    for other in (settings, {**more, "models": ["n"], "experiments": ["separation", "precision", "graded"]}):
+        with pytest.raises(EmotraceError, match="other settings"):
+            RunFolder(tmp_path, other, resume=True)
+
+
 def test_tables_are_written_with_six_digits_and_empty_cells(tmp_path):
     run = RunFolder(tmp_path / "run", SETTINGS)
     run.write_table("t", pd.DataFrame({"model": ["a", "b"], "value": [1 / 3, np.nan]}))

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
+from emotrace.study.effects.claims import SMALLEST
+from emotrace.study.estimators.layers import BY_EFFECT, DECODING, EFFECT, HALF
+from emotrace.study.estimators.steering import NEXT_TOKEN
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
 from emotrace.study.verdicts import (
@@ -21,6 +24,7 @@ from emotrace.study.verdicts import (
     Estimate,
     Rule,
     exceeds,
+    format_interval,
     significant,
 )
 
@@ -139,3 +143,75 @@ def _precision(table: pd.DataFrame, pooling: str) -> Claim:
 
 
 PRECISION_IDS = tuple(f"sequel.precision.{pooling}" for pooling in POOLINGS)
+
+
+# -- steering, and where ----------------------------------------------------------------------------------------------
+
+STEERS = significant(exceeds(SMALLEST[NEXT_TOKEN]))
+"""Another vector, or another layer, is worth it if kin words become a fifth more probable, as C8 asks of steering."""
+STEERING_IDS = tuple(f"estimator.steering.{name}" for name in (*RIVALS, "words"))
+
+
+def steering_claims(tables: Tables, family: str) -> Sequence[Claim]:
+    """Whether another estimator steers better than the paper's at equal harm, and the paper's better than its words."""
+    table = tables["estimator_effects"]
+    return [
+        *(_steering(table, name, f"{ESTIMATORS[name].title.strip('… ')} steers", 1) for name in RIVALS),
+        _steering(table, "embedding_bag", "the difference of means steers", -1),
+    ]
+
+
+def _steering(table: pd.DataFrame, name: str, what: str, sign: int) -> Claim:
+    """``sign``: 1, the estimator over the difference of means; −1, that over the estimator."""
+    row, own, plain = (
+        _row(table, one, metric)
+        for one, metric in ((name, f"{NEXT_TOKEN}_gain"), (name, NEXT_TOKEN), (MEAN_DIFFERENCE, NEXT_TOKEN))
+    )
+    judge, coherent = _row(table, name, "judge_over_ceiling"), _row(table, name, "coherent")
+    value, *ends = (sign * row[column] for column in ("value", "low", "high"))
+    over = "the difference of means" if sign > 0 else "the same of its texts' embeddings"
+    return Claim(
+        id=f"estimator.steering.{'words' if sign < 0 else name}",
+        claim=f"estimator: {what} further than {over}, at equal harm",
+        paper="not compared",
+        estimate=Estimate(value, min(ends), max(ends), row["n"], row["p"]),
+        rule=STEERS if np.isfinite(row["low"]) else None,
+        how=f"rise of the log-probability of kin words as the next token beyond permuted labels, {own['value']:.2f} "
+        f"against {plain['value']:.2f} of the difference of means; each at layer {own['layer']:.0f} and the strength "
+        f"of equal KL on neutral texts ({own['kl']:.3g} nats a token sought {own['kl_sought']:.3g}; "
+        f"{own['relative']:.2f} × the calibrated strength); {own['n']:.0f} emotions × {own['prompts']:.0f} prompts; "
+        f"coherent texts {coherent['value']:.0%} ({format_interval(coherent['low'], coherent['high'])}); judge's rise "
+        f"over its ceiling {judge['value']:.2f} ({format_interval(judge['low'], judge['high'])})",
+    )
+
+
+LAYER_IDS = tuple(f"layer.over_{rival}" for rival in (DECODING, HALF))
+_RIVALS = {DECODING: "the layer that decoding chose", HALF: "the layer at half depth"}
+
+
+def layer_claims(tables: Tables, family: str) -> Sequence[Claim]:
+    """Whether the layer at which steering does most for its harm is better than what is chosen without steering."""
+    table = tables["layer_strength"]
+    return [_layer(table, rival) for rival in _RIVALS]
+
+
+def _layer(table: pd.DataFrame, rival: str) -> Claim:
+    gains = select(table, metric=f"{EFFECT}_gain", rival=rival)
+    own = select(gains, source="emotion").set_index("where")
+    row, choosing = own.loc["held out"], own.loc["choosing"]
+    permuted = gains[gains["source"] != "emotion"].groupby("where")["value"].mean()
+    kept = select(table, choice=BY_EFFECT, metric="coherent").iloc[0]
+    other = select(table, choice=rival, metric="coherent").iloc[0]
+    return Claim(
+        id=f"layer.over_{rival}",
+        claim=f"layer: chosen by effect, steering does more for its harm than at {_RIVALS[rival]}",
+        paper="the paper takes half depth; not compared",
+        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
+        rule=STEERS if np.isfinite(row["low"]) else None,
+        how=f"rise of the log-probability of kin words, layer {row['layer']:.0f} minus layer {row['rival_layer']:.0f}, "
+        f"both at the strength of equal KL on neutral texts ({row['kl']:.3g} nats a token), on {row['prompts']:.0f} "
+        f"prompts, each half of the emotions where the other half chose (layers {row['first_layer']:.0f} and "
+        f"{row['second_layer']:.0f}; where it was made {choosing['value']:+.2f}); where labels are permuted the "
+        f"choice gains {permuted['choosing']:+.2f} on the prompts that choose and "
+        f"{permuted['held out']:+.2f} on the others; coherent texts {kept['value']:.0%} against {other['value']:.0%}",
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emotrace.study.estimators import claims, figures, measure, precision
-from emotrace.study.experiment import STEER, Experiment, Results, Tables
+from emotrace.study.estimators import claims, figures, layers, measure, precision, steering
+from emotrace.study.experiment import STEER, Experiment, Results, Tables, only_data
 from emotrace.study.study import Study
 
 
@@ -36,5 +36,35 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claim_ids=claims.PRECISION_IDS,
         pictures=figures.PRECISION,
         notebook="06",
+    ),
+    Experiment(
+        name="estimator_steering",
+        question="Estimators and precision",
+        requires=only_data("kin words and labels of the judge for its emotions"),
+        tables=("estimator_effects",),
+        run=lambda study, tables: Results({"estimator_effects": steering.effects_table(study)}),
+        needs=("calibration",),
+        stage=STEER,
+        extra=True,  # writes some texts under every estimator
+        claims=claims.steering_claims,
+        claim_ids=claims.STEERING_IDS,
+        pictures=figures.STEERED,
+        notebook="02",
+    ),
+    Experiment(
+        name="layer_strength",
+        question="Estimators and precision",
+        requires=only_data("kin words of its emotions"),
+        tables=("layer_strength", "damage"),
+        run=lambda study, tables: Results(
+            {"layer_strength": layers.layers_table(study), "damage": layers.damage_table(study)}
+        ),
+        needs=("calibration",),
+        stage=STEER,
+        extra=True,  # finds a strength of equal harm at every layer
+        claims=claims.layer_claims,
+        claim_ids=claims.LAYER_IDS,
+        pictures=figures.LAYERS,
+        notebook="07",
     ),
 )

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from emotrace.hosts.precision import PRECISIONS
 from emotrace.measures.estimators import ESTIMATORS
+from emotrace.study.estimators.layers import CANDIDATE, CHOICES, EFFECT
+from emotrace.study.estimators.steering import NEXT_TOKEN
 from emotrace.study.experiment import Picture, Tables
 from emotrace.study.folder import select
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, note
@@ -107,6 +109,78 @@ def precisions(tables: Tables) -> Figure:
     return figure
 
 
+_EFFECTS = (
+    (NEXT_TOKEN, "rise of kin words' log-probability (nats)"),
+    ("judge_over_ceiling", "judge's rise over its ceiling"),
+    (f"right_way_{NEXT_TOKEN}", "samples that follow the sign"),
+    ("coherent", "coherent texts"),
+)
+
+
+def steered(tables: Tables) -> Figure:
+    """What steering with each estimator's vectors does at the strength of equal harm, beside permuted labels."""
+    table = tables["estimator_effects"]
+    names = [name for name in ESTIMATORS if name in set(table["estimator"])]
+    figure, axes = plt.subplots(1, len(_EFFECTS), figsize=(3.2 * len(_EFFECTS), 4.2), sharey=True)
+    for ax, (metric, title) in zip(axes, _EFFECTS, strict=True):
+        found = select(table, metric=metric).set_index("estimator").reindex(names)
+        errors = np.nan_to_num(np.clip([found["value"] - found["low"], found["high"] - found["value"]], 0, None))
+        ax.errorbar(found["value"], np.arange(len(names)), xerr=errors, fmt="o", color=BLUE, ms=5, capsize=2)
+        if metric in (f"right_way_{NEXT_TOKEN}", "coherent"):
+            ax.plot(found["control"], np.arange(len(names)), "x", color=GREY, ms=5)
+        ax.axvline({f"right_way_{NEXT_TOKEN}": 0.5, "coherent": 0.9}.get(metric, 0), color=GREY, lw=0.8, ls=":")
+        ax.set_xlabel(title)
+    row = select(table, metric=NEXT_TOKEN).iloc[0]
+    axes[0].set_yticks(range(len(names)), [ESTIMATORS[name].title for name in names])
+    axes[0].invert_yaxis()
+    note(axes[0], f"{row['n']:.0f} emotions × {row['prompts']:.0f} prompts; 95% intervals")
+    return figure
+
+
+def layer_effects(tables: Tables) -> Figure:
+    """The effect at every layer at equal harm, on the prompts that choose and on others, beside permuted labels."""
+    table = select(tables["layer_strength"], metric=EFFECT)
+    figure, ax = plt.subplots(figsize=(6.4, 4))
+    for where, colour, mark in (("choosing", ORANGE, "s"), ("held out", BLUE, "o")):
+        rows = select(table, choice=CANDIDATE, where=where, source="emotion").sort_values("layer")
+        errors = np.nan_to_num(np.clip([rows["value"] - rows["low"], rows["high"] - rows["value"]], 0, None))
+        ax.errorbar(rows["layer"], rows["value"], yerr=errors, fmt=f"-{mark}", color=colour, ms=5, capsize=2)
+        ax.lines[-1].set_label(f"{where} prompts ({rows['prompts'].iloc[0]:.0f})")
+    others = table[(table["source"] != "emotion") & (table["choice"] == CANDIDATE) & (table["where"] == "held out")]
+    for number, (_, rows) in enumerate(others.groupby("source")):
+        label = None if number else "permuted labels, held-out prompts"
+        ax.plot(rows["layer"], rows["value"], color=GREY, lw=1, label=label)
+    for choice, style in zip(CHOICES, ("-", "--", ":"), strict=True):
+        own = select(table, choice=choice, where="held out", source="emotion").iloc[0]
+        ax.axvline(own["layer"], color=GREEN, ls=style, lw=1.2, label=f"chosen by {choice}")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("rise of kin words' log-probability (nats)")
+    note(ax, f"{rows['n'].iloc[0]:.0f} emotions; KL {table['kl'].median():.2g} nats a token on neutral texts")
+    ax.legend(fontsize=8)
+    return figure
+
+
+STEERED = (
+    Picture(
+        "estimator_effects",
+        steered,
+        "estimator_effects",
+        "What steering with each estimator's vectors does, at the strength at which it changes the model's predictions "
+        "on neutral texts as much as the difference of means does at the calibrated one. The first two beyond vectors "
+        "of permuted labels by the same estimator and of equal norm; crosses: those labels' own share. Few emotions "
+        "and prompts, one text each.",
+    ),
+)
+LAYERS = (
+    Picture(
+        "layer_strength",
+        layer_effects,
+        "layer_strength",
+        "What steering does to the next token at every layer, at the strength of equal harm: the same KL on neutral "
+        "texts. The layer is chosen on some prompts (orange), where the largest of many looks larger than it is, and "
+        "reported on others (blue). Vertical lines: the layers that effect, decoding and half depth choose.",
+    ),
+)
 PRECISION = (
     Picture(
         "precision",

@@ -26,7 +26,7 @@ from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 
 BEST, READ, SCENARIOS = 3, 4, 6
-EFFECTS = [one for one in experiments.EXPERIMENTS if "effects" in one.run.__module__]
+EFFECTS = [one for one in experiments.EXPERIMENTS if "study.effects" in one.run.__module__]
 DOSES = (-1.0, 0.5, 1.0, 2.5, 4.0)
 SETTINGS = replace(
     Settings.quick(seed=1),

@@ -13,7 +13,7 @@ from emotrace.instrument import corpus
 from emotrace.measures import geometry
 from emotrace.measures.estimators import ESTIMATORS, Texts
 from emotrace.readings import Reading
-from emotrace.study.estimators import claims, figures, measure, precision
+from emotrace.study.estimators import changes, claims, figures, measure, precision
 from emotrace.study.experiment import Results, of_instrument
 from emotrace.study.experiments import by_name
 from emotrace.study.experiments import measure as run_experiments
@@ -179,14 +179,17 @@ def rounded(tmp_path_factory):
     part.loaded = SimpleNamespace(provenance={"dtype": "float32"}, remote=None)
     noise = {"bfloat16": 0.01, "int8": 0.3, "int4": 2.0}
 
-    def read(one, name):
-        if name == "float16":
+    def read(one, name, labels):
+        if name.startswith("float16"):
             return None
-        rng = np.random.default_rng(len(name))
-        return {p: v + noise[name] * rng.normal(size=v.shape).astype(np.float32) for p, v in one.reading.pooled.items()}
+        rng, size, rows = np.random.default_rng(len(name)), noise[name.split()[0]], labels.index
+        held = {p: v[rows] for p, v in one.reading.pooled.items()}
+        return {p: v + size * rng.normal(size=v.shape).astype(np.float32) for p, v in held.items()}
 
+    effects = np.random.default_rng(8).normal(1, 0.1, size=(5, 4))
     patch = pytest.MonkeyPatch()
     patch.setattr(precision, "_read", read)
+    patch.setattr(precision, "_steered", lambda one, name, pooled: effects - 0.4 * (name == "int4"))
     table = precision.precision_table(part)
     patch.undo()
     return part, table
@@ -213,14 +216,31 @@ def test_agreement_falls_with_the_noise_and_is_what_the_noise_makes_it(rounded):
 def test_what_is_not_finite_is_named_and_8_bits_are_then_compared_with_the_model_as_loaded(rounded):
     _, table = rounded
     finite = select(table, metric="finite").set_index("precision")["value"]
-    assert finite.to_dict() == {"bfloat16": 1, "float16": 0, "int8": 1, "int4": 1}
+    stored = {"bfloat16": 1, "float16": 0, "int8": 1, "int4": 1}
+    assert finite.to_dict() == {**stored, "bfloat16 arithmetic": 1, "float16 arithmetic": 0}
     assert table["value"].dtype == float  # a truth value among them would make text of the column
     judged = claims.precision_claims({"precision": table}, "llama")
     assert [one.id for one in judged] == ["sequel.precision.mean"]
     assert "int8 against float32" in judged[0].how
-    assert judged[0].how.split(";")[-1] == " not finite: float16"
+    assert judged[0].how.split(";")[-1] == " not finite: float16, float16 arithmetic"
     assert all(one.verdict() in VERDICTS for one in judged)
     assert figures.precisions({"precision": table}).axes
+
+
+def test_few_texts_are_read_in_half_precision_arithmetic_and_steering_is_compared_with_the_references(rounded):
+    part, table = rounded
+    few = select(table, precision="bfloat16 arithmetic", metric="activations", choice="chosen").iloc[0]
+    assert few["n"] == 2 * len(NAMES)
+    texts = part.reading.pooled["mean"][(LABELS["topic"].isin(LABELS["topic"].unique()[:2])).to_numpy()]
+    norm = np.linalg.norm(texts[:, int(few["layer"])], axis=1)
+    assert few["value"] == pytest.approx(np.mean(norm / np.sqrt(norm**2 + 0.01**2 * D)), abs=1e-4)
+    steered = select(table, metric="steering_change", reference="float32").set_index("precision")["value"]
+    assert steered["int4"] == pytest.approx(-0.4)
+    assert steered["int8"] == pytest.approx(0)
+    found = changes.by_precision({"precision": of_instrument({"p": table}, "one")["p"]})
+    assert [one.id for one in found] == ["sequel.precision.mean", "C8.towards.kin_log_probability"]
+    assert found[0].changes
+    assert "int4" in changes.named(found)
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [(0.06, 0.1, REPRODUCED), (0.001, 0.04, NOT_REPRODUCED)])

@@ -1,0 +1,209 @@
+"""Steering by estimator and the choice of a layer, on a model whose emotion is planted and on planted readings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from joy_model import D_MODEL, N_LAYERS, WordCounter, plant_joy
+
+import emotrace
+from emotrace.instrument import corpus
+from emotrace.judges.layer_choice import Place
+from emotrace.measures.estimators import ESTIMATORS
+from emotrace.readings import Reading
+from emotrace.study import experiments
+from emotrace.study.estimators import changes, claims, figures, layers, steering
+from emotrace.study.experiment import Results
+from emotrace.study.folder import RunFolder, select
+from emotrace.study.steered import Steering, prepare
+from emotrace.study.study import Settings, Study
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, claims_table
+
+BEST = 3
+SETTINGS = replace(Settings.quick(seed=1), permutations=9, calibration_texts=4, dose_prompts=2, tokens=12)
+
+
+def read(model, joy):
+    """Joy's own direction at one layer, told apart there; elsewhere noise."""
+    rng = np.random.default_rng(0)
+    topics = list(corpus.topics().index)[:6]
+    labels = pd.DataFrame(
+        [{"topic": t, "emotion": e, "text": f"{t} {e}"} for t in topics for e in corpus.emotions().index]
+    )
+    noise = np.array([30.0, 30.0, 30.0, 0.3, 8.0])[:, None]
+    pooled = [
+        5 * joy.directions.get(name, np.zeros(D_MODEL)) + noise * rng.normal(size=(N_LAYERS + 1, D_MODEL)) / 8
+        for name in labels["emotion"]
+    ]
+    provenance = {**model.provenance, "model": model.name, "method": "comprehension"}
+    return Reading(labels, {"mean": np.stack(pooled).astype(np.float32)}, list(range(N_LAYERS + 1)), provenance)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Both tables of a study whose steering is prepared at the layer where joy is."""
+    joy = plant_joy(folder := tmp_path_factory.mktemp("joy"))
+    model = emotrace.load(str(folder))
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "run", {"models": [model.name]})
+    unrelated = np.random.default_rng(5).normal(size=(30, N_LAYERS + 1, D_MODEL)).astype(np.float32)
+    reading = read(model, joy)
+    facts = model.name, model.family, N_LAYERS, False, reading, {"mean": unrelated}
+    study = Study(*facts, SETTINGS, run, lambda *of: None, loaded=model)
+    study.classifier = WordCounter()
+    strength = 0.6 * joy.flip
+    study._shared[prepare] = Steering(study, reading.vectors("mean"), BEST, N_LAYERS, strength, {}, pd.DataFrame())
+    results = Results()
+    chosen = [experiments.by_name(name) for name in ("estimator_steering", "layer_strength")]
+    experiments.measure(chosen, study, results)
+    run.close()
+    return results.tables, strength
+
+
+def value(table, **of):
+    rows = select(table, **of)
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_estimators_that_find_joy_steer_alike_at_equal_harm_and_floors_do_not(tables):
+    table, strength = tables[0]["estimator_effects"], tables[1]
+    assert set(table["estimator"]) == set(ESTIMATORS)
+    plain = value(table, estimator="mean_difference", metric="kin_log_probability")
+    assert plain["strength"] == pytest.approx(strength)
+    assert plain["value"] > 0.5
+    for name in ("whitened", "logistic", "contrast_pairs", "neutral_removed"):
+        row = value(table, estimator=name, metric="kin_log_probability")
+        assert row["kl"] == pytest.approx(row["kl_sought"], rel=0.12), name
+        assert row["value"] == pytest.approx(plain["value"], rel=0.5), name
+    floor = value(table, estimator="name_token", metric="kin_log_probability")
+    assert floor["value"] < plain["value"] / 2
+    for metric in ("kin_log_probability", "classifier"):
+        gains = select(table, metric=f"{metric}_gain")
+        assert len(gains) == len(ESTIMATORS) - 1
+        for row in gains.itertuples():
+            own, zero = (value(table, estimator=name, metric=metric) for name in (row.estimator, "mean_difference"))
+            assert row.value == pytest.approx(own["value"] - zero["value"], abs=1e-6)
+        known = gains[gains["p"].notna()]
+        assert (known["p_holm"] >= known["p"]).all()
+
+
+def test_samples_follow_the_sign_and_the_judge_is_held_against_what_it_can_see(tables):
+    table = tables[0]["estimator_effects"]
+    assert value(table, estimator="mean_difference", metric="right_way_kin_log_probability")["value"] == 1
+    judge, over = (value(table, estimator="whitened", metric=name) for name in ("classifier", "judge_over_ceiling"))
+    if over["ceiling"] > 0:
+        assert over["value"] == pytest.approx(judge["value"] / over["ceiling"])
+    coherent = value(table, estimator="mean_difference", metric="coherent")
+    assert 0 <= coherent["low"] <= coherent["value"] <= coherent["high"] <= 1
+
+
+def test_the_layer_chosen_by_effect_is_the_planted_one_and_is_reported_on_other_prompts(tables):
+    table = tables[0]["layer_strength"]
+    picked = {choice: set(select(table, choice=choice, source="emotion")["layer"]) for choice in layers.CHOICES}
+    assert picked == {"effect": {BEST}, "decoding": {BEST}, "half": {2}}
+    over_half = value(table, metric=f"{layers.EFFECT}_gain", rival="half", where="held out", source="emotion")
+    assert over_half["value"] > 0.3
+    assert over_half["prompts"] == len(corpus.prompts("dose"))
+    none = value(table, metric=f"{layers.EFFECT}_gain", rival="decoding", where="held out", source="emotion")
+    assert (none["value"], none["low"], none["high"], none["p"]) == (0, 0, 0, 1)
+    assert set(select(table, choice="effect", source="emotion")["metric"]) >= {"kl", "coherent", layers.EFFECT}
+    judged = claims_table("planted", claims.layer_claims(tables[0], "llama")).set_index("id")
+    assert tuple(judged.index) == claims.LAYER_IDS
+    assert judged.loc["layer.over_decoding", "verdict"] == NOT_REPRODUCED
+
+
+def test_damage_grows_with_the_strength_from_none(tables):
+    table = select(tables[0]["damage"], source="emotion")
+    kl = select(table, metric="kl").sort_values("relative")
+    assert list(kl["relative"]) == [0, 1, 2]
+    assert kl["value"].iloc[0] == 0
+    assert kl["value"].is_monotonic_increasing
+    assert kl["value"].iloc[2] > 0.01
+    assert list(kl["directions"]) == [1, 4, 4]
+    assert set(select(table, metric="checkable")["chance"]) == {0.5}
+
+
+def test_claims_follow_the_rows_and_figures_are_drawn(tables):
+    judged = claims.steering_claims(tables[0], "llama")
+    assert tuple(one.id for one in judged) == claims.STEERING_IDS
+    for picture in (*figures.STEERED, *figures.LAYERS):
+        assert picture.draw(tables[0]).axes
+    lost = tables[0]["estimator_effects"]
+    lost = {"estimator_effects": lost[lost["estimator"] != "contrast_pairs"]}
+    assert {one.id: one.verdict() for one in claims.steering_claims(lost, "llama")}[
+        "estimator.steering.contrast_pairs"
+    ] == NOT_TESTABLE
+
+
+# -- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def test_a_gain_is_paired_and_takes_off_the_permuted_labels_gain():
+    rng = np.random.default_rng(0)
+    base, control = rng.normal(size=(6, 4)), rng.normal(size=(3, 6, 4))
+    plain = {"kin_log_probability": base.tolist(), "permuted kin_log_probability": control.tolist()}
+    plain |= {"classifier": base.tolist(), "permuted classifier": control.tolist()}
+    other = plain | {"kin_log_probability": (base + 0.5 + 0.01 * rng.normal(size=base.shape)).tolist()}
+    other["permuted kin_log_probability"] = (control + 0.2).tolist()
+    row = steering.gain_rows(other, plain)[0]
+    assert row["value"] == pytest.approx(0.3, abs=0.01)  # the offsets of emotions and prompts, alike in both, cancel
+    assert 0.2 < row["low"] < row["high"] < 0.4
+    assert row["p"] < 1e-4
+
+
+def places(effects):
+    return [Place(layer, 0.1, 0.2, cells) for layer, cells in enumerate(effects, 1)]
+
+
+def test_where_no_layer_is_better_the_choice_looks_better_than_it_is_only_where_it_was_made():
+    rng, seen, reported = np.random.default_rng(0), [], []
+    for _ in range(200):
+        liking = rng.normal(size=(10, 8, 1))  # of an emotion for a layer, alike on all prompts
+        chosen, others = liking + rng.normal(size=(2, 10, 8, 6))
+        found, held = places(chosen), dict(enumerate(others, 1))
+        best = layers.choices(found, 5, 7)["effect"]
+        seen.append(best.effects.mean() - chosen[4].mean())
+        cells, taken = layers.cross_fitted(found, held, 5)
+        reported.append(cells.mean())
+        for half, layer in zip((1, 0), taken, strict=True):
+            np.testing.assert_array_equal(cells[half::2], others[layer - 1][half::2] - others[4][half::2])
+            assert layer == 1 + int(chosen[:, 1 - half :: 2].mean(axis=(1, 2)).argmax())
+    assert np.mean(seen) > 0.4
+    assert abs(np.mean(reported)) < 0.15
+
+
+def test_a_layer_that_is_better_is_taken_and_its_gain_is_the_planted_one():
+    rng = np.random.default_rng(1)
+    better = np.where(np.arange(1, 11) == 4, 0.6, 0.0)[:, None, None]
+    chosen, others = 0.1 * rng.normal(size=(2, 10, 8, 6)) + better
+    rows = pd.DataFrame(layers.choice_rows(places(chosen), list(others), half=5, decoding=7))
+    row = value(rows, metric=f"{layers.EFFECT}_gain", rival="half", where="held out")
+    assert (row["layer"], row["rival_layer"]) == (4, 5)
+    assert row["low"] < 0.6 < row["high"]
+    assert row["low"] > 0.4
+    table = layers.with_holm(rows.assign(source="emotion"))
+    assert (table.loc[row.name, "p_holm"]) <= 2 * row["p"] + 1e-12
+
+
+# -- verdicts that change ---------------------------------------------------------------------------------------------
+
+
+def effects(**values):
+    rows = [
+        {"estimator": name, "metric": "kin_log_probability", "value": v, "low": v - 0.1, "high": v + 0.1, "n": 10}
+        for name, v in values.items()
+    ]
+    return pd.DataFrame(rows).assign(p=0.001, model="m", instrument="scenes", pooling="mean")
+
+
+def test_a_statement_whose_verdict_depends_on_the_estimator_is_named_with_both():
+    found = changes.by_estimator({"estimator_effects": effects(mean_difference=0.5, whitened=0.05, logistic=0.4)})
+    (one,) = [one for one in found if one.id == "C8.towards.kin_log_probability"]
+    assert one.verdicts == {"mean_difference": REPRODUCED, "whitened": NOT_REPRODUCED, "logistic": REPRODUCED}
+    assert one.changes
+    assert "not reproduced by whitened" in one.words()
+    alike = changes.by_estimator({"estimator_effects": effects(mean_difference=0.5, whitened=0.6)})
+    assert [one.changes for one in alike] == [False]
+    open_ = changes.by_estimator({"estimator_effects": effects(mean_difference=0.5, whitened=0.15)})
+    assert open_[0].verdicts["whitened"] == INCONCLUSIVE
