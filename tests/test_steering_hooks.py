@@ -139,6 +139,10 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
     with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: seen.append(token) or 1.0):
         length = len(plain(model, [PROMPT], min_new_tokens=NEW)[0])
     assert seen == list(range(length)) or seen == list(range(NEW))
+    seen.clear()
+    with emotrace.steered(model, vectors, "afraid", 0.1, layers=[1, 2, 3], schedule=lambda at: seen.append(at) or 1.0):
+        plain(model, [PROMPT], min_new_tokens=NEW)
+    assert seen == sorted(set(seen))  # once a token, however many layers
     off, on = [], []
     with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: 0.0):
         off = plain(model, [PROMPT])
