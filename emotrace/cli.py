@@ -268,6 +268,9 @@ def whatif(
     temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     chat: Annotated[bool, Option("--chat", help="Put the prompt into the chat template.")] = False,
+    control: Annotated[
+        int, Option(help="Also so many texts under vectors of permuted labels: what any such direction does.")
+    ] = 0,
     no_judge: Annotated[bool, Option("--no-judge", help="Without the outside classifier's opinion.")] = False,
     live: Annotated[bool, Option("--live", help="The steered text alone, with all emotions, as it grows.")] = False,
     html: Annotated[Path | None, Option(help="Also write a page.")] = None,
@@ -286,7 +289,8 @@ def whatif(
         commands.watch(prompt, target, strength, model, layer, writing, html, remote, own, how)
         return
     with loaded_model(model, remote, html, how=how) as (loaded, progress):
-        asked: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "judge": not no_judge}
+        asked: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "control": control}
+        asked["judge"] = not no_judge
         result = what_if(loaded, prompt, target, strength, progress=progress, **asked)
     print(result)
     if html:

@@ -12,7 +12,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from emotrace import arguments, cli_arguments
-from emotrace.cli_arguments import DEFAULT_MODEL, Columns, Norms, Remote, loads_a_model
+from emotrace.cli_arguments import DEFAULT_MODEL, Columns, InstrumentPath, Norms, Remote, loads_a_model
 from emotrace.cli_output import loaded_model, print_table
 from emotrace.errors import EmotraceError, require
 
@@ -136,6 +136,10 @@ def lens(
     layers: Annotated[str, Option(help="Layer indices, comma-separated, or all of the file's.")] = "all",
     top: Annotated[int, Option(help="How many tokens on either side.")] = 8,
     random: Annotated[int, Option(help="Random directions a layer beside each vector.")] = 19,
+    permuted: Annotated[
+        int, Option(help="Also so many vectors of permuted labels; the texts are read again for them.")
+    ] = 0,
+    instrument: InstrumentPath = None,
     csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
     remote: Remote = False,
     *,
@@ -145,16 +149,23 @@ def lens(
     from emotrace.files import write_file
     from emotrace.logit_lens import by_layer, lens
     from emotrace.vectors import EmotionVectors
+    from emotrace.whatif.text_reading import permuted_like
 
     loaded_vectors, indices = EmotionVectors.load(vectors), cli_arguments.layers(layers)
+    own = cli_arguments.instrument(instrument)
     names = None if emotion.strip() == "all" else arguments.split(emotion)
     with loaded_model(model, remote, csv, how=how) as (loaded, progress):
-        rows = lens(loaded, loaded_vectors, names, layers=indices, top=top, random=random, progress=progress)
+        loaded_vectors.check(loaded)
+        texts: dict[str, Any] = {"instrument": own, "progress": progress}
+        null = permuted_like(loaded, loaded_vectors, permuted, **texts) if permuted else None
+        asked: dict[str, Any] = {"layers": indices, "top": top, "random": random, "permuted": null}
+        rows = lens(loaded, loaded_vectors, names, progress=progress, **asked)
     table = Table("emotion", "layer", "raised (z of the first)", "lowered", "own words: z, p", box=None)
     for cells in by_layer(rows).itertuples(index=False):
         table.add_row(*map(escape, cells))
     print_table(table)
-    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean.")
+    others = f"; and under {permuted} vectors of permuted labels (p is the larger of the two)" if permuted else ""
+    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean{others}.")
     if csv:
         write_file(csv, rows.to_csv(index=False).encode())
 

@@ -84,8 +84,7 @@ def run(
         for source, model_name in zip(models, run_names(models), strict=True):
             named = progress if len(models) == 1 else _named(progress, model_name)
             try:
-                loading = {"remote": remote, "instruct": instruct, **(how or {})}
-                early = _SoFar(folder, finished, model_name)
+                loading, early = dict(how or {}, remote=remote, instruct=instruct), _SoFar(folder, finished, model_name)
                 finished.append(
                     _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named, early)
                 )
