@@ -94,12 +94,15 @@ def permuted_like(
     are of, which are read again, once in a process. They are steered with as ``vectors`` are.
 
     Raises:
-        EmotraceError: vectors of other texts than the instrument's, or of stories; a count below 1.
+        EmotraceError: vectors of other texts than the instrument's, of stories, or that are not plain differences of
+            class means from their grand mean; a count below 1.
     """
     table, made = corpus.passages() if instrument is None else instrument.passages, vectors.provenance
     count = arguments.integer(count, "the number of permuted-label vectors", at_least=1)
     if (made.get("method"), made.get("texts")) != ("comprehension", corpus.fingerprint(table)):
         raise EmotraceError("permuted labels need the texts that the vectors are of: name their instrument")
+    if made.get("centring") != "grand" or {"estimator", "steps", "frame"} & set(made):
+        raise EmotraceError("permuted labels stand beside plain differences of class means from their grand mean alone")
     pooling, key = made["pooling"], f"{model.identity} {count} {seed} {sorted(made.items())} {vectors.layers}"
     with model.lock:
         if key not in _PERMUTED:

@@ -128,6 +128,9 @@ def test_vectors_of_permuted_labels_are_of_the_same_texts_read_once(llama, vecto
     np.testing.assert_array_equal(text_reading.permuted_like(llama, vectors, 3).values, drawn.values)
     with pytest.raises(EmotraceError, match="need the texts that the vectors are of"):
         text_reading.permuted_like(llama, replace(vectors, provenance={**vectors.provenance, "texts": "other"}), 3)
+    for other in (vectors * 2, vectors.recentre("neutral")):
+        with pytest.raises(EmotraceError, match="plain differences of class means"):
+            text_reading.permuted_like(llama, other, 3)
     with pytest.raises(EmotraceError, match="1 or more"):
         text_reading.permuted_like(llama, vectors, 0)
 
