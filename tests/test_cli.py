@@ -1,5 +1,6 @@
 """The command line: what it prints, and that every mistake is one clear line and exit code 2."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -271,6 +272,7 @@ def test_wherever_a_model_is_named_it_can_be_loaded_some_other_way(emotrace, tmp
     EmotionVectors(("sad",), (0,), values, *[values[0]] * 3, {"pooling": "mean"}).save("v.safetensors")
 
     def stopped(*more: object) -> str:
+        shutil.rmtree("runs", ignore_errors=True)  # of the run before
         code, _, error = emotrace(*command, *more)
         assert code == 2
         assert "Traceback" not in error
