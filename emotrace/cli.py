@@ -23,6 +23,7 @@ from emotrace.cli_arguments import (
     Norms,
     Passages,
     Remote,
+    loads_a_model,
 )
 from emotrace.cli_output import loaded_model, print_claims, print_table
 from emotrace.errors import EmotraceError, missing_extra
@@ -65,6 +66,7 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 
 @app.command()
+@loads_a_model
 def run(
     models: Annotated[list[str] | None, Argument(help=f"Models; default {DEFAULT_MODEL}.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/latest"),
@@ -81,6 +83,8 @@ def run(
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
     instruct: Instruct = None,
     remote: Remote = False,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Run the paper's experiments on one or more models: tables, figures, one report.
 
@@ -104,6 +108,7 @@ def run(
                 seed=seed,
                 remote=remote,
                 instruct=instruct,
+                how=how,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -117,6 +122,7 @@ def run(
 
 
 @app.command()
+@loads_a_model
 def extract(
     model: Annotated[str, Argument(help="A model.")] = DEFAULT_MODEL,
     out: Annotated[Path, Option(help="The safetensors file to write.")] = Path("vectors.safetensors"),
@@ -137,6 +143,8 @@ def extract(
     gguf: Annotated[Path | None, Option(help="Also write llama.cpp control vectors, one an emotion, here.")] = None,
     instruct: Instruct = None,
     remote: Remote = False,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Extract a model's emotion vectors from texts that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
@@ -144,7 +152,7 @@ def extract(
     names = None if emotions.strip() == "all" else arguments.split(emotions)
     own, table = _texts_to_extract(instrument, columns, passages, names, method)
     indices, unrelated = cli_arguments.layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
-    with loaded_model(model, remote, out, instruct) as (loaded, progress):
+    with loaded_model(model, remote, out, instruct, how=how) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
             method=method,
@@ -198,6 +206,7 @@ def _count_texts(method: str, own: Instrument | None, passages: Sized | None, un
 
 
 @app.command(help="Which emotions does the residual stream hold at each token of a text, and in the whole of it?")
+@loads_a_model
 def read(
     text: Annotated[str, Argument(help="The text.")],
     emotion: Annotated[
@@ -213,13 +222,15 @@ def read(
     top: Annotated[int, Option(help="How many emotions of the whole text to print.")] = 20,
     html: Annotated[Path | None, Option(help="Also write the coloured text to this page.")] = None,
     remote: Remote = False,
+    *,
+    how: dict[str, Any],
 ) -> None:
     from emotrace.whatif.text_reading import project_text, vectors_for
     from emotrace.whatif.token_reading import read_emotions
 
     own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
     mixture = None if emotion is None else _emotion(emotion, own, vectors)
-    with loaded_model(model, remote, html) as (loaded, progress):
+    with loaded_model(model, remote, html, how=how) as (loaded, progress):
         directions = vectors_for(loaded, vectors, progress, own)
         tokens = read_emotions(
             loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
@@ -242,6 +253,7 @@ def _emotion(text: str, own: Instrument | None, vectors: Path | None) -> str | d
 
 
 @app.command()
+@loads_a_model
 def whatif(
     prompt: Annotated[str, Argument(help="What to continue.")],
     emotion: Annotated[str, Option(help="An emotion, or a mixture: happy=1,calm=0.5.")],
@@ -256,10 +268,15 @@ def whatif(
     temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     chat: Annotated[bool, Option("--chat", help="Put the prompt into the chat template.")] = False,
+    control: Annotated[
+        int, Option(help="Also so many texts under vectors of permuted labels: what any such direction does.")
+    ] = 0,
     no_judge: Annotated[bool, Option("--no-judge", help="Without the outside classifier's opinion.")] = False,
     live: Annotated[bool, Option("--live", help="The steered text alone, with all emotions, as it grows.")] = False,
     html: Annotated[Path | None, Option(help="Also write a page.")] = None,
     remote: Remote = False,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Continue a prompt plain and steered by an emotion, and show what changes."""
     from emotrace.tokens import Writing
@@ -269,11 +286,12 @@ def whatif(
     target = cli_arguments.emotion(emotion, own)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
     if live:
-        commands.watch(prompt, target, strength, model, layer, writing, html, remote, own)
+        commands.watch(prompt, target, strength, model, layer, writing, html, remote, own, how)
         return
-    with loaded_model(model, remote, html) as (loaded, progress):
-        how: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "judge": not no_judge}
-        result = what_if(loaded, prompt, target, strength, progress=progress, **how)
+    with loaded_model(model, remote, html, how=how) as (loaded, progress):
+        asked: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "control": control}
+        asked["judge"] = not no_judge
+        result = what_if(loaded, prompt, target, strength, progress=progress, **asked)
     print(result)
     if html:
         print(f"\npage: {result.to_html(html)}")
@@ -315,6 +333,7 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
 
 for command in (commands.check, commands.transfer, commands.lens, commands.setup):
     app.command()(command)
+app.add_typer(commands.vectors, name="vectors")
 
 
 @app.command()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -33,8 +37,57 @@ Instruct = Annotated[
 ]
 Remote = Annotated[bool, Option("--remote", help="On NDIF, or on the server that NDIF_HOST names.")]
 
+LOADING = {
+    "revision": Annotated[str | None, Option(help="Branch, tag or commit of a hub model.")],
+    "dtype": Annotated[str | None, Option(help="auto, float32, bfloat16, float16 or float64.")],
+    "quantization": Annotated[
+        str | None, Option(help="Fewer bits: bitsandbytes-8bit, bitsandbytes-4bit or torchao-int8.")
+    ],
+    "device_map": Annotated[
+        str | None, Option(help='Several devices: auto, or module to device as JSON: {"model.layers.0": 0, …}.')
+    ],
+    "trust_remote_code": Annotated[
+        bool, Option("--trust-remote-code", help="Run the code beside the weights: read it first.")
+    ],
+}
+"""The options of every command that loads a model, by the parameters of :func:`emotrace.load`."""
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 LEFT_OUT_SHOWN = 20
+
+
+def loads_a_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of ``LOADING``; what is given of them comes as its parameter ``how``."""
+    own = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if name == "trust_remote_code" else None,
+            annotation=kind,
+        )
+        for name, kind in LOADING.items()
+    ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        how = {name: given.pop(name) for name in LOADING}
+        command(**given, how=_given(how))
+
+    kept = [parameter for name, parameter in own.parameters.items() if name != "how"]
+    run.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    return run
+
+
+def _given(how: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`emotrace.load` takes of the options, those alone that were given."""
+    chosen = {name: value for name, value in how.items() if value}
+    if chosen.get("device_map", "").lstrip().startswith("{"):
+        try:
+            chosen["device_map"] = json.loads(chosen["device_map"])
+        except ValueError as error:
+            raise EmotraceError(f"a device map is auto, or module to device as JSON: {error}") from None
+    return chosen
 
 
 def instruments(sources: list[str] | None, columns: str | None, norms: Path | None) -> list[Instrument]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -42,14 +42,15 @@ def print_table(table: Table) -> None:
 
 @contextlib.contextmanager
 def loaded_model(
-    name: str, remote: bool, out: Path | None, instruct: bool | None = None
+    name: str, remote: bool, out: Path | None, instruct: bool | None = None, *, how: Mapping[str, Any]
 ) -> Iterator[tuple[Model, Progress]]:
-    """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it."""
+    """The model, loaded only if ``out`` can be written, and the progress bars of what is done with it; ``how`` as
+    :func:`~emotrace.cli_arguments.loads_a_model` gives it."""
     from emotrace.files import ensure_writable
     from emotrace.models import load
 
     if out:
         ensure_writable(out)
-    model = load(name, remote=remote, instruct=instruct)
+    model = load(name, remote=remote, instruct=instruct, **how)
     with bars() as progress:
         yield model, progress

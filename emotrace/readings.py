@@ -8,7 +8,7 @@ the context, not anything the text says.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
+from emotrace.measures.geometry import permuted_label_vectors
 from emotrace.stories import request_ids
 from emotrace.tokens import Tokens, encode
 from emotrace.vectors import EmotionVectors
@@ -86,6 +87,22 @@ class Reading:
             provenance={**self.provenance, "pooling": pooling, "centring": "grand"},
         )
         return vectors.recentre("neutral") if own is not None and own.pairs else vectors
+
+    def permuted(self, pooling: str, count: int, rng: np.random.Generator) -> EmotionVectors:
+        """``permuted-1`` …: vectors of the same texts with the emotions' labels permuted within topics.
+
+        The first control of a claim about a direction. Like emotion vectors they are differences between means of real
+        texts, so they lie where texts lie; only what the labels say is gone. (Gaussian noise of equal norm lies
+        elsewhere, and can break a text that an emotion's vector leaves whole.) Each is of a permutation of its own, so
+        they are independent given the texts, and of each emotion in turn, so they are means of as many texts.
+        """
+        own, labels = self.vectors(pooling), self.labels
+        topics = labels["topic"].to_numpy(str) if "topic" in labels else np.zeros(len(labels))
+        texts = self.pooled[pooling], topics, labels["emotion"].to_numpy(str)
+        drawn = permuted_label_vectors(*texts, own.emotions, count, rng)  # [draw, emotion, layer, d_model]
+        values = np.stack([vectors[number % len(own.emotions)] for number, vectors in enumerate(drawn)])
+        names = tuple(f"permuted-{number}" for number in range(1, count + 1))
+        return replace(own, emotions=names, values=values.astype(np.float32))
 
 
 def class_means(pooled: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> np.ndarray:

@@ -183,6 +183,7 @@ class _Texts:
         schedule: as :func:`steered` takes it.
         prompt: rows and tokens of the prompts of a ``generate`` under way.
         first: of each row the first token of this pass, ``[row]`` (one for all, or one each).
+        made: this pass's factors by rows and width, so that a schedule is asked once a token, not once a layer.
         ends: of each cache of one's own, where in its texts the prompts end.
     """
 
@@ -190,6 +191,7 @@ class _Texts:
     schedule: Schedule | None
     prompt: tuple[int, int] | None = None
     first: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+    made: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     ends: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
 
     def begin(self, _: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
@@ -206,9 +208,15 @@ class _Texts:
             if cache is not None:
                 self.ends[id(cache)] = cache, end
         self.first = start - end
+        self.made.clear()
 
     def factors(self, rows: int, width: int) -> torch.Tensor:
         """What the strength is multiplied with at each token of the pass: float32 ``[row, token]``."""
+        if (rows, width) not in self.made:
+            self.made[rows, width] = self._factors(rows, width)
+        return self.made[rows, width]
+
+    def _factors(self, rows: int, width: int) -> torch.Tensor:
         tokens = (self.first[:, None] + torch.arange(width)).expand(rows, -1)
         (low, high), inside = self.window, torch.ones(rows, width, dtype=torch.bool)
         if low is not None:

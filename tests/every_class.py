@@ -44,6 +44,9 @@ _SAME = (
     ),
     (2 * WIDTH, "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim ffn_hidden_size"),
     (CONTEXT, "max_position_embeddings n_positions n_ctx max_seq_len"),
+    # Of state spaces: a state and chunks that a short text fills. Their defaults take a minute of a core.
+    (16, "mamba_d_state mamba_chunk_size"),
+    (128, "mamba_d_ssm"),  # a multiple of the default number of heads
 )
 _SETTINGS = {name: value for value, names in _SAME for name in names.split()}
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": 16}

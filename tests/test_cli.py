@@ -1,9 +1,11 @@
 """The command line: what it prints, and that every mistake is one clear line and exit code 2."""
 
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny_models
@@ -234,3 +236,63 @@ def test_a_what_if_alive_is_the_steered_text_and_a_bar_an_emotion(emotrace, tiny
     assert [line.split()[1] for line in bars if line.startswith("▸")] == ["afraid"]
     assert "The kettle had begun to sing" in out
     assert "goes with neither" in one_line(emotrace(*asked, "--model", tiny, "--live", "--html", "page.html"))
+
+
+HOW = ["--revision", "v1", "--dtype", "bfloat16", "--quantization", "torchao-int8", "--trust-remote-code"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "org/model"],
+        ["extract", "org/model"],
+        ["read", "A text.", "--model", "org/model"],
+        ["whatif", "A prompt.", "--emotion", "sad", "--model", "org/model"],
+        ["whatif", "A prompt.", "--emotion", "sad", "--live", "--model", "org/model"],
+        ["lens", "v.safetensors", "--model", "org/model"],
+        ["transfer", "scenes", "accounts", "--model", "org/model"],
+    ],
+    ids=lambda command: " ".join(command[:1] + command[4:5]),
+)
+def test_wherever_a_model_is_named_it_can_be_loaded_some_other_way(emotrace, tmp_path, monkeypatch, command):
+    from emotrace import models
+    from emotrace.errors import EmotraceError
+    from emotrace.study import pipeline
+
+    asked = {}
+
+    def load(name, **how):
+        asked.update(how, name=name)
+        raise EmotraceError("stopped here")
+
+    for module in (models, pipeline):
+        monkeypatch.setattr(module, "load", load)
+    monkeypatch.chdir(tmp_path)
+    values = np.ones((1, 1, 4), np.float32)
+    EmotionVectors(("sad",), (0,), values, *[values[0]] * 3, {"pooling": "mean"}).save("v.safetensors")
+
+    def stopped(*more: object) -> str:
+        shutil.rmtree("runs", ignore_errors=True)  # of the run before
+        code, _, error = emotrace(*command, *more)
+        assert code == 2
+        assert "Traceback" not in error
+        return error.splitlines()[-1]  # before it may stand what was understood of an instrument
+
+    assert "stopped here" in stopped(*HOW, "--device-map", '{"": "cpu"}')
+    expected = {"revision": "v1", "dtype": "bfloat16", "quantization": "torchao-int8", "trust_remote_code": True}
+    assert {name: asked[name] for name in (*expected, "device_map", "name")} == {
+        **expected,
+        "device_map": {"": "cpu"},
+        "name": "org/model",
+    }
+    asked.clear()
+    assert "stopped here" in stopped()
+    assert not {*expected, "device_map"} & set(asked)  # what is not given is for load to choose
+    assert "module to device as JSON" in stopped("--device-map", '{"": ')
+
+
+def test_vectors_of_the_dtype_that_is_asked_for(emotrace, tiny, tmp_path):
+    file = tmp_path / "v.safetensors"
+    assert emotrace("extract", tiny, "--layers", 2, "--dtype", "float64", "--device-map", "cpu", "--out", file)[0] == 0
+    assert EmotionVectors.load(file).provenance["dtype"] == "float64"
+    assert "unknown dtype 'float8'" in one_line(emotrace("extract", tiny, "--dtype", "float8", "--out", file))

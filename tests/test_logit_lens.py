@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import torch
@@ -56,6 +59,33 @@ def test_planted_words_are_on_top_and_beyond_the_random_directions(planted):
     lines = by_layer(table)
     assert len(lines) == 4 * 5
     assert all(word.strip() in lines[lines["emotion"] == "sad"]["raised"].iloc[0] for word in words_of("sad"))
+
+
+def test_vectors_of_permuted_labels_stand_beside_on_the_same_path(planted):
+    model, vectors = planted
+    how = {"top": 2, "random": 5, "layers": [1, 3], "prompts": PROMPTS}
+    alone = emotrace.lens(model, vectors, **how)
+    assert alone[["permuted", "permuted_p", "own_words_permuted", "own_words_permuted_p"]].isna().all(axis=None)
+    sad = replace(vectors, emotions=("permuted-1", "permuted-2"), values=np.repeat(vectors.values[1:2], 2, axis=0))
+    both = emotrace.lens(model, vectors, permuted=sad, **how)
+    rest = [name for name in alone if "permuted" not in name]
+    pd.testing.assert_frame_equal(both[rest], alone[rest])  # the first control is what it was
+    place = ["layer", "side", "rank"]
+    of = {name: rows.set_index(place) for name, rows in both.groupby("emotion")}
+    for name, rows in of.items():
+        np.testing.assert_allclose(rows["permuted"], of["sad"]["z"], rtol=1e-6)
+        beaten = rows["z"].abs() > of["sad"]["z"].abs()
+        assert (rows["permuted_p"][beaten] == 1 / 3).all()
+        assert (rows["permuted_p"][~beaten] == 1).all()
+        if name != "sad":  # which raises sad's words, so not its own
+            assert (rows["own_words_permuted"] < 0).all()
+            assert (rows["own_words_permuted_p"] == 1 / 3).all()
+    np.testing.assert_allclose(of["sad"]["own_words_permuted"], of["sad"]["own_words"], rtol=1e-6)
+    lines = by_layer(both).set_index(["emotion", "layer"])
+    row = of["calm"].loc[(3, "top", 1)]
+    assert f"({row['null']:+.1f}; {row['permuted']:+.1f})" in lines.loc[("calm", "3"), "raised"]
+    with pytest.raises(EmotraceError, match="these vectors belong to"):
+        emotrace.lens(model, vectors, permuted=replace(sad, provenance={**sad.provenance, "weights_id": "other"}))
 
 
 def test_words_of_another_emotion_are_not_ones_own(planted):

@@ -139,6 +139,10 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
     with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: seen.append(token) or 1.0):
         length = len(plain(model, [PROMPT], min_new_tokens=NEW)[0])
     assert seen == list(range(length)) or seen == list(range(NEW))
+    seen.clear()
+    with emotrace.steered(model, vectors, "afraid", 0.1, layers=[1, 2, 3], schedule=lambda at: seen.append(at) or 1.0):
+        plain(model, [PROMPT], min_new_tokens=NEW)
+    assert seen == sorted(set(seen))  # once a token, however many layers
     off, on = [], []
     with emotrace.steered(model, vectors, "afraid", 0.5, schedule=lambda token: 0.0):
         off = plain(model, [PROMPT])
@@ -149,9 +153,10 @@ def test_a_schedule_and_a_window_count_from_the_last_token_of_the_prompt(tiny_mo
     assert on[0][:3] == untouched[0][:3]  # token 3 is the first whose stream differs, and writes token 4
 
 
-def test_only_what_is_written_only_the_prompt_and_each_row_its_own_ablation(tiny):
+def test_only_what_is_written_only_the_prompt_a_schedule_and_each_row_its_own_edit(tiny):
     model = tiny("llama")
-    vectors, layer, emotions = vectors_of(model), model.n_layers // 2, ("afraid", "happy")
+    vectors, layer, emotions = vectors_of(model), model.n_layers // 2, ("afraid", {"happy": 1.0, "sad": -0.5})
+    last = len(model.tokenizer(PROMPT)["input_ids"]) - 1
 
     def rows(**settings) -> list[list[int]]:
         with emotrace.steered(model, vectors, emotions, **settings):
@@ -160,7 +165,15 @@ def test_only_what_is_written_only_the_prompt_and_each_row_its_own_ablation(tiny
     untouched = plain(model, [PROMPT], min_new_tokens=NEW)[0]
     written, prompt = rows(strength=0.8, tokens="written"), rows(strength=0.8, tokens="prompt")
     ablated = rows(ablate=True, tokens=(-2, 3), layers=layer)
+    scheduled = rows(strength=-0.8, tokens="all", schedule=lambda token: 0.7 ** abs(token))
     for row, emotion in enumerate(emotions):
+        away = add(model, vectors, emotion, layer, -0.8)(0)
+
+        def fading(hidden, away=away):
+            return hidden + away * (0.7 ** (torch.arange(hidden.shape[1]) - last).abs())[:, None]
+
+        assert scheduled[row] == by_hand(model, fading, lambda token: True)
+        assert scheduled[row] != untouched
         change = add(model, vectors, emotion, layer, 0.8)
         assert written[row] == by_hand(model, change, lambda token: token >= 1)
         assert written[row][0] == untouched[0]

@@ -130,14 +130,95 @@ def test_a_library_that_is_not_installed_is_named(kind, tiny_folder, monkeypatch
     )
 
 
-def test_a_checkpoint_that_is_quantised_already_says_what_it_lacks_and_is_not_quantised_again(tiny_folder, tmp_path):
+def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again(tiny_folder, tmp_path):
     folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "packed"))
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False}
     (folder / "config.json").write_text(json.dumps(config))
-    assert "its weights are quantised already" in failure(folder, quantization=transformers.BitsAndBytesConfig())
-    if importlib.util.find_spec("gptqmodel") is None:
-        assert "gptq" in failure(folder).lower()
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        assert "its weights are quantised already" in failure(folder, quantization="bitsandbytes-8bit")
+
+
+@pytest.mark.parametrize(
+    ("method", "there", "said"),
+    [
+        ("gptq", (), "need optimum and gptqmodel, not installed here: pip install optimum gptqmodel"),
+        ("gptq", ("optimum",), "need gptqmodel, not installed here: pip install gptqmodel"),
+        ("awq", (), "need gptqmodel, not installed here"),
+        ("bitsandbytes", (), "need bitsandbytes, not installed here"),
+        ("compressed-tensors", (), "need compressed-tensors, not installed here: pip install compressed-tensors"),
+        ("of tomorrow", (), "its quantisation 'of tomorrow' is not one that transformers reads"),
+    ],
+)
+def test_a_quantised_checkpoint_names_every_library_that_it_lacks(
+    tiny_folder, tmp_path, monkeypatch, method, there, said
+):
+    folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "packed"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 16, "desc_act": False}
+    config["quantization_config"] |= {"load_in_8bit": True} if method == "bitsandbytes" else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    find, of_methods = importlib.util.find_spec, {name for names in quantised.LIBRARIES.values() for name in names}
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: (name in there or None) if name in of_methods else find(name, *more),
+    )
+    assert said in failure(folder)
+
+
+def test_the_methods_are_those_of_transformers_own_registry():
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    for method in set(quantised.LIBRARIES) - {"bitsandbytes"}:
+        assert method in AUTO_QUANTIZER_MAPPING
+    assert {"bitsandbytes_4bit", "bitsandbytes_8bit"} <= set(AUTO_QUANTIZER_MAPPING)
+    lacking = [name for name in quantised.LIBRARIES["gptq"] if importlib.util.find_spec(name) is None]
+    if lacking:
+        with pytest.raises(EmotraceError, match=f"need {lacking[0]}"):
+            quantised.configuration(transformers.GPTQConfig(bits=4))
+
+
+class Repacked(torch.nn.Linear):
+    """As a 4-bit layer of bitsandbytes on some CPUs: the first pass packs its weights anew, ``state_dict`` back with a
+    loss."""
+
+    class State:
+        def __init__(self) -> None:
+            self.absmax, self.packed = torch.rand(4), False
+
+        def as_dict(self, packed: bool) -> dict[str, torch.Tensor]:
+            return {"absmax": self.absmax}
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, bias=False)
+        self.weight.quant_state = self.State()
+        self.weight.requires_grad_(False)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if self.weight.quant_state.packed:
+            self.weight.data, self.weight.quant_state.packed = self.weight.data.flip(0) * 1.01, False
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def forward(self, x):
+        if not self.weight.quant_state.packed:
+            self.weight.data, self.weight.quant_state.packed = self.weight.data.flip(0), True
+        return super().forward(x)
+
+
+def test_a_layer_that_packs_its_weights_anew_is_read_as_it_runs_and_left_as_it_is(tiny):
+    tokenizer = tiny("llama").tokenizer
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), Repacked())
+    model.dtype, model.config = torch.float32, transformers.LlamaConfig()
+    before, x = checkpoints.memory_digest(model, tokenizer), torch.ones(1, 4)
+    written = model(x)
+    assert checkpoints.memory_digest(model, tokenizer) == before
+    assert torch.equal(model(x), written)
+    model[1].weight.quant_state.absmax[0] += 1
+    changed = checkpoints.memory_digest(model, tokenizer)
+    model[1].weight.data[0, 0] += 1
+    assert len({before, changed, checkpoints.memory_digest(model, tokenizer)}) == 3
 
 
 @pytest.mark.parametrize("kind", quantised.KINDS)
@@ -170,8 +251,11 @@ def test_a_quantised_model_is_read_steered_and_told_from_the_whole_one(kind, tmp
         plain = model.nn._module.generate(input_ids=ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
     handle.remove()
     assert steered == plain[: len(steered)]
-    attached = emotrace.attach(model.nn._module, model.tokenizer)
+    attached, again = (emotrace.attach(model.nn._module, model.tokenizer) for _ in range(2))
+    assert attached.identity == again.identity
     assert attached.identity != emotrace.attach(whole.nn._module, whole.tokenizer).identity
+    with torch.no_grad():  # and it is what it was
+        np.testing.assert_array_equal(read_activations(model, TEXTS, layers=[1])["mean"], read)
 
 
 def test_wrapped_tensors_are_looked_into():

@@ -182,16 +182,14 @@ def read(source: str, commit: str | None, way: Way) -> tuple[Any, Any]:
         Exception: whatever transformers, the hub's client and safetensors raise.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.quantizers.auto import AutoHfQuantizer
 
     # False, and not left out: transformers would ask on the terminal.
     where = {"revision": commit, "trust_remote_code": way.trust_remote_code}
     packed = getattr(AutoConfig.from_pretrained(source, **where), "quantization_config", None)
-    if packed and not AutoHfQuantizer.supports_quant_method(packed):  # transformers would leave it out
-        method = packed.get("quant_method") if isinstance(packed, dict) else packed
-        raise EmotraceError(f"its quantisation {method!r} is not one that transformers reads")
     if packed and way.quantization is not None:
         raise EmotraceError("its weights are quantised already: leave quantization out")
+    if packed:
+        quantised.check_checkpoint(packed)
     tokenizer = AutoTokenizer.from_pretrained(source, **where)
     more = {} if way.quantization is None else {"quantization_config": way.quantization}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -259,7 +257,7 @@ def memory_digest(module: Any, tokenizer: Any) -> str:
     core = getattr(tokenizer, "backend_tokenizer", None)
     words = core.to_str() if core is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     digest.update(f"{words} {tokenizer.special_tokens_map} {tokenizer.chat_template}".encode())
-    tensors = sorted(quantised.plain_tensors(module.state_dict().items()))
+    tensors = sorted(quantised.plain_tensors(quantised.tensors_of(module).items()))
     step = 1 + sum(tensor.numel() for _, tensor in tensors) // SUMMED
     for name, tensor in tensors:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())

@@ -11,6 +11,14 @@ from emotrace.errors import EmotraceError, shown, unknown
 
 KINDS = {"bitsandbytes-8bit": "bitsandbytes", "bitsandbytes-4bit": "bitsandbytes", "torchao-int8": "torchao"}
 """Those that have a name here, and the library of each. Any other is a configuration of transformers."""
+LIBRARIES = {
+    "bitsandbytes": ("bitsandbytes",),
+    "torchao": ("torchao",),
+    "gptq": ("optimum", "gptqmodel"),
+    "awq": ("gptqmodel",),
+    "compressed-tensors": ("compressed_tensors",),
+}
+"""What transformers loads the weights of a method with, where it does not do it itself."""
 
 
 def configuration(quantization: Any) -> Any:
@@ -22,6 +30,8 @@ def configuration(quantization: Any) -> Any:
     import transformers
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    if isinstance(quantization, QuantizationConfigMixin):
+        check_installed(_method(quantization))
     if quantization is None or isinstance(quantization, QuantizationConfigMixin):
         return quantization
     if not isinstance(quantization, str):
@@ -39,6 +49,67 @@ def configuration(quantization: Any) -> Any:
     if quantization == "bitsandbytes-8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+
+
+def check_checkpoint(packed: Any) -> None:
+    """Refuses a checkpoint that is quantised in a way that cannot be read here; ``packed`` is what its configuration
+    says of it.
+
+    Raises:
+        EmotraceError: a method that transformers does not know, or whose library is not installed.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    method = _method(packed)
+    if not AutoHfQuantizer.supports_quant_method(packed):  # transformers would leave it out
+        raise EmotraceError(f"its quantisation {method!r} is not one that transformers reads")
+    check_installed(method)
+
+
+def check_installed(method: str) -> None:
+    """Refuses a method whose libraries are not installed: transformers names one of them at a time, or a GPU.
+
+    Raises:
+        EmotraceError: all that are missing.
+    """
+    missing = [name for name in LIBRARIES.get(method, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing).replace("_", "-")
+        raise EmotraceError(
+            f"weights quantised by {method} need {names}, not installed here: pip install {names.replace(' and', '')}"
+        )
+
+
+def _method(packed: Any) -> str:
+    method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
+    return str(getattr(method, "value", method))
+
+
+def tensors_of(module: Any) -> dict[str, Any]:
+    """A model's tensors by name, as ``state_dict`` has them, and in a form that running the model does not change.
+
+    A 4-bit layer of bitsandbytes packs its weights anew in its first pass on some CPUs, and its ``state_dict`` packs
+    them back with a loss, in place: the model would not be the same afterwards. So such layers are run once, on zeros,
+    and read as they lie.
+    """
+    import torch
+
+    packed = {name: part for name, part in module.named_modules() if _quant_state(part) is not None}
+    if not packed:
+        return dict(module.state_dict())
+    with torch.no_grad():
+        for part in packed.values():
+            part(torch.zeros(1, part.in_features, dtype=module.dtype, device=part.weight.device))
+    found = dict([*module.named_parameters(), *module.named_buffers()])
+    for name, part in packed.items():
+        parts = _quant_state(part).as_dict(packed=True)
+        found |= {f"{name}.weight.{key}": tensor for key, tensor in parts.items()}
+    return found
+
+
+def _quant_state(part: Any) -> Any:
+    """What bitsandbytes keeps beside a 4-bit weight; None of any other layer."""
+    return getattr(getattr(part, "weight", None), "quant_state", None)
 
 
 def method_of(module: Any) -> str:

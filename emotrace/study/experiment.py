@@ -184,3 +184,9 @@ class Experiment:
     def uses_model(self) -> bool:
         """It needs the model's weights, not only what was read."""
         return self.stage in (GENERATE, STEER)
+
+
+def together(parts: list[Tables]) -> Tables:
+    """The tables of several models, one below the other."""
+    names = dict.fromkeys(name for tables in parts for name in tables)
+    return {name: pd.concat([tables[name] for tables in parts if name in tables], ignore_index=True) for name in names}

@@ -8,13 +8,11 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from emotrace import __version__, arguments
 from emotrace.errors import EmotraceError, WriteError
@@ -29,7 +27,7 @@ from emotrace.study import report as reports
 from emotrace.study.across.facts import millions
 from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
-from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, Tables
+from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, together
 from emotrace.study.folder import RunFolder, file_name, read_manifest
 from emotrace.study.study import Progress, Settings, read
 from emotrace.study.verdicts import claims_table
@@ -48,6 +46,7 @@ def run(
     seed: int = 0,
     remote: bool | str = False,
     instruct: bool | None = None,
+    how: Mapping[str, Any] | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Path:
     """Runs the experiments on each model in turn, one in memory at a time, and writes the report.
@@ -56,7 +55,7 @@ def run(
     the others go on; ``resume`` tries it again. Where there is no run to resume it starts afresh, and says so.
 
     An experiment for which an instrument lacks something is left out there, with a line on standard error and its
-    reason in the manifest (``left_out``) and the report.
+    reason in the manifest (``left_out``) and the report. ``how`` is what else ``load`` takes, of every model.
 
     Returns:
         The path of ``report.html``.
@@ -72,7 +71,7 @@ def run(
     _check_models(models, out)  # before the folder is made
     sets, settings = _sets(passages, instruments), Settings.quick(seed) if quick else Settings(seed)
     notes = [note for source in sets.values() for note in _notes(source, settings.topics)]
-    identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
+    identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct, how)
     _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
@@ -85,8 +84,7 @@ def run(
         for source, model_name in zip(models, run_names(models), strict=True):
             named = progress if len(models) == 1 else _named(progress, model_name)
             try:
-                loading = {"remote": remote, "instruct": instruct}
-                early = _SoFar(folder, finished, model_name)
+                loading, early = dict(how or {}, remote=remote, instruct=instruct), _SoFar(folder, finished, model_name)
                 finished.append(
                     _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named, early)
                 )
@@ -99,7 +97,7 @@ def run(
             _write(folder, finished)
         if not finished:
             raise EmotraceError("; ".join(f"{name} failed: {why}" for name, why in folder.manifest["failures"].items()))
-        for name, rows in experiments.over_models(_together([results.tables for results in finished])).items():
+        for name, rows in experiments.over_models(together([results.tables for results in finished])).items():
             folder.write_table(name, rows)
         write_over_models(folder)
         folder.manifest["complete"] = "failures" not in folder.manifest
@@ -145,9 +143,9 @@ def _say_if_afresh(out: Path, resume: bool) -> None:
 
 def _write(folder: RunFolder, parts: list[Results]) -> None:
     """The texts and tables of several models."""
-    for name, texts in _together([results.texts for results in parts]).items():
+    for name, texts in together([results.texts for results in parts]).items():
         folder.write_table(name, texts, "texts")
-    for name, rows in _together([results.tables for results in parts]).items():
+    for name, rows in together([results.tables for results in parts]).items():
         folder.write_table(name, rows)
 
 
@@ -212,6 +210,7 @@ def run_settings(
     instruments: dict[str, Instrument],
     remote: bool = False,
     instruct: bool | None = None,
+    how: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What makes a run this run and no other: the ``settings`` of its manifest."""
     own = {name: source.identity for name, source in instruments.items() if not source.default}
@@ -227,6 +226,7 @@ def run_settings(
         **({"instruments": own} if own else {}),
         **({"remote": True} if remote else {}),
         **({} if instruct is None else {"instruct": instruct}),
+        **{name: str(value) for name, value in (how or {}).items() if name != "device_map"},
     }
 
 
@@ -309,12 +309,6 @@ def _facts(model: Model, texts: int) -> dict[str, Any]:
         "d_model": model.d_model,
         "texts": texts,
     }
-
-
-def _together(parts: list[Tables]) -> Tables:
-    """The tables of several models, one below the other."""
-    names = dict.fromkeys(name for tables in parts for name in tables)
-    return {name: pd.concat([tables[name] for tables in parts if name in tables], ignore_index=True) for name in names}
 
 
 def _named(progress: Progress, model: str) -> Progress:

@@ -14,10 +14,8 @@ import numpy as np
 import pandas as pd
 
 from emotrace.activations import residual_norms
-from emotrace.errors import unknown
 from emotrace.judges import calibration
 from emotrace.judges.classifiers import Classifier
-from emotrace.measures import geometry
 from emotrace.study.study import Study, choose_layer
 
 if TYPE_CHECKING:
@@ -97,22 +95,8 @@ def prepare(study: Study) -> Steering:
 
 
 def permuted_vectors(study: Study, pooling: str, count: int) -> EmotionVectors:
-    """``permuted-1`` …: vectors of the same texts with the emotions' labels permuted within topics.
-
-    The first control of a causal claim. Like emotion vectors they are differences between means of real texts, so they
-    lie where texts lie; only what the labels say is gone. (Gaussian noise of equal norm lies elsewhere, and can break a
-    text that an emotion's vector leaves whole.) Each is of a permutation of its own, so they are independent given the
-    texts, and of each emotion in turn, so they are means of as many texts.
-    """
-    reading, rng = study.reading, study.rng("permuted labels", pooling)
-    if pooling not in reading.pooled:
-        raise unknown("pooling", pooling, reading.pooled)
-    own, labels = reading.vectors(pooling), reading.labels
-    texts = reading.pooled[pooling], labels["topic"].to_numpy(str), labels["emotion"].to_numpy(str)
-    drawn = geometry.permuted_label_vectors(*texts, own.emotions, count, rng)  # [draw, emotion, layer, d_model]
-    values = np.stack([vectors[number % len(own.emotions)] for number, vectors in enumerate(drawn)])
-    names = tuple(f"permuted-{number}" for number in range(1, count + 1))
-    return replace(own, emotions=names, values=values.astype(np.float32))
+    """``permuted-1`` …: the first control of a causal claim (:meth:`~emotrace.readings.Reading.permuted`)."""
+    return study.reading.permuted(pooling, count, study.rng("permuted labels", pooling))
 
 
 def reading_layer(layer: int, n_layers: int) -> int:

@@ -19,7 +19,7 @@ from emotrace.steered_texts import nearest_half, steer, steered_layers
 from emotrace.tokens import Writing, tokenised
 from emotrace.vectors import Emotion, mixture_name
 from emotrace.whatif.results import Side, TokenReading, WhatIf
-from emotrace.whatif.text_reading import Progress, cached_vectors, cosines
+from emotrace.whatif.text_reading import Progress, cached_vectors, cosines, permuted_like
 from emotrace.whatif.token_reading import read_emotions
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def what_if(
     layer: int | None = None,
     writing: Writing = WRITING,
     judge: bool | Classifier = True,
+    control: int = 0,
     progress: Progress | None = None,
 ) -> WhatIf:
     """Continues a prompt without and with an emotion added to the residual stream.
@@ -60,6 +61,8 @@ def what_if(
         writing: length, temperature, chat; default: 60 tokens, greedy. Both texts are sampled with the first of its
             seeds.
         judge: ask the embedded classifier for its opinion of both texts; another classifier is taken as it is.
+        control: as many texts are written under vectors of permuted labels, of the same norm at the same layers; what
+            they change stands beside what the emotion does. Their texts are read again for it, once in a process.
         progress: called while vectors are extracted the first time.
 
     Raises:
@@ -74,16 +77,24 @@ def what_if(
     strength = arguments.number(strength, "a strength")
     writing = replace(writing, seeds=writing.seeds[:1])
     written = steer(model, prompt, vectors, [0.0, strength], emotions=[emotion], layers=edited, writing=writing)
+    texts = list(written["text"])
+    if control := arguments.integer(control, "control", at_least=0):
+        permuted = permuted_like(model, vectors, control, instrument=instrument, progress=progress)
+        texts += list(steer(model, prompt, permuted, strength, layers=edited, writing=writing)["text"])
     # In a chat the answer does not go on in the middle of the user's last word.
-    texts = [prompt + ("\n\n" if writing.chat else "") + text for text in written["text"]]
+    before = prompt + ("\n\n" if writing.chat else "")
     try:
         parsed = not writing.chat and _spells_special(model, prompt)
         how: dict[str, Any] = {"layer": layer, "vectors": vectors, "instrument": instrument, "prompt": parsed}
-        readings = [read_emotions(model, text, emotion, **how) for text in texts]
+        readings = [read_emotions(model, before + text, emotion, **how) for text in texts]
     except EmotraceError as error:
         raise EmotraceError(f"the texts cannot be read again: {error}") from None
-    plain, steered = (cosines(vectors, reading.activation[0], layer) for reading in readings)
+    plain, steered, *others = (cosines(vectors, reading.activation[0], layer) for reading in readings)
     changes = pd.DataFrame({"emotion": vectors.emotions, "plain": plain, "steered": steered, "change": steered - plain})
+    if control:
+        null = np.stack(others) - plain
+        changes = changes.assign(permuted=null.mean(axis=0), permuted_low=null.min(axis=0))
+        changes = changes.assign(permuted_high=null.max(axis=0))
     direction = vectors[emotion] if isinstance(emotion, str) else vectors.mix(emotion)
     gap = np.linalg.norm(direction[vectors.index(layer)])
     judged, name = _judged(list(written["text"]), judge)
@@ -94,11 +105,12 @@ def what_if(
         gaps=float(strength * residual_norms(model)[layer] / gap),
         layer=layer,
         layers=tuple(edited),
-        sides=_sides(model, written, writing.chat, readings),
+        sides=_sides(model, written, writing.chat, readings[:2]),
         changes=changes.sort_values("change", ascending=False, ignore_index=True, kind="stable"),
         targets=(emotion,) if isinstance(emotion, str) else tuple(emotion),
         judged=judged,
         judge=name,
+        control=control,
     )
 
 

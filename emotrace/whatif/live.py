@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-INTERVAL = 0.2
-"""Seconds between two drawings at least: a page takes longer to make than a small model a token."""
+INTERVAL, SHARE = 0.2, 0.05
+"""Seconds between two drawings at least, and the share of the time that drawing may take: a page takes longer to make
+than a small model a token, and longer the longer the text."""
 
 
 class Shown(Protocol):
@@ -43,7 +44,7 @@ class Live:
     def __init__(self, emotions: Sequence[str], ceiling: float, marked: Sequence[str] = ()) -> None:
         self.emotions, self.ceiling, self.marked = emotions, ceiling, marked
         self.tokens: list[Shown] = []
-        self.drawn = 0.0
+        self.due = 0.0
         self.screen: Any = None  # rich's display of a terminal, IPython's of a notebook
 
     def __enter__(self) -> Live:
@@ -61,9 +62,10 @@ class Live:
 
     def __call__(self, token: Shown) -> None:
         self.tokens.append(token)
-        if token.written and time.monotonic() - self.drawn > INTERVAL:
+        if token.written and (begun := time.monotonic()) >= self.due:
             self._draw()
-            self.drawn = time.monotonic()
+            done = time.monotonic()
+            self.due = done + max(INTERVAL, (done - begun) / SHARE)
 
     def __exit__(self, *_: object) -> None:
         if in_notebook():

@@ -183,12 +183,14 @@ class WhatIf:
         layer: where the vector was added; of several ``layers``, where the texts are read.
         sides: both texts, plain and steered, with their regime, perplexity ratio and token reading.
         changes: one row an emotion: ``plain``, ``steered`` (cosine of each text, read again without any edit, with the
-            emotion's vector) and ``change``, largest rise first.
+            emotion's vector) and ``change``, largest rise first; with a ``control`` also ``permuted, permuted_low,
+            permuted_high``: mean and range of the change under that many vectors of permuted labels of equal norm.
         targets: the emotions that are steered with.
         judged: the outside judge's highest labels of either text: ``label, plain, steered, change`` (probabilities of
             the continuations without the prompt); None if it was not asked.
         judge: its name.
         layers: every layer where the vector was added.
+        control: how many vectors of permuted labels stand beside.
     """
 
     prompt: str
@@ -202,6 +204,7 @@ class WhatIf:
     judged: pd.DataFrame | None = None
     judge: str | None = None
     layers: tuple[int, ...] = ()
+    control: int = 0
 
     @property
     def plain(self) -> str:
@@ -246,7 +249,16 @@ class WhatIf:
             lines += [""]
         unit = "change in what the model reads in the text (cosine with each emotion's vector):"
         changes = list(zip(self.changes["emotion"], self.changes["change"], strict=True))
-        return "\n".join([*lines, terminal.wrapped("", unit), *terminal.bars(changes, self.targets)])
+        drawn = terminal.bars(changes, self.targets)
+        if self.control:
+            unit = f"{unit[:-1]}; at the end of a line: from … to under {self.beside()}:"
+            ends = self.changes[["permuted_low", "permuted_high"]].to_numpy()
+            drawn = [f"{line:<62} {low:+.2f} … {high:+.2f}" for line, (low, high) in zip(drawn, ends, strict=True)]
+        return "\n".join([*lines, terminal.wrapped("", unit), *drawn])
+
+    def beside(self) -> str:
+        """The control, in words."""
+        return f"{self.control} vectors of permuted labels of equal norm"
 
     __repr__ = __str__  # what a notebook keeps beside the page, and a terminal shows
 

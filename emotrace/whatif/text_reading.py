@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
 from emotrace.judges import calibration
 from emotrace.measures import geometry
+from emotrace.measures.randomness import generator
 from emotrace.readings import read_texts
 from emotrace.steered_texts import read_layer
 from emotrace.vectors import EmotionVectors
@@ -32,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 _UNSAVED: dict[str, EmotionVectors] = {}
 """What could not be kept in the cache, by the name of its file."""
+_PERMUTED: dict[str, EmotionVectors] = {}
 
 
 def cached_vectors(
@@ -76,6 +79,38 @@ def _extracted(model: Model, pooling: str, progress: Progress | None, instrument
         print(f"emotrace: the vectors are kept for this process only: {error}; set EMOTRACE_CACHE", file=sys.stderr)
         _UNSAVED[name] = vectors
     return vectors
+
+
+def permuted_like(
+    model: Model,
+    vectors: EmotionVectors,
+    count: int,
+    *,
+    seed: int = 0,
+    instrument: Instrument | None = None,
+    progress: Progress | None = None,
+) -> EmotionVectors:
+    """``count`` vectors of permuted labels (:meth:`~emotrace.readings.Reading.permuted`) of the texts that ``vectors``
+    are of, which are read again, once in a process. They are steered with as ``vectors`` are.
+
+    Raises:
+        EmotraceError: vectors of other texts than the instrument's, of stories, or that are not plain differences of
+            class means from their grand mean; a count below 1.
+    """
+    table, made = corpus.passages() if instrument is None else instrument.passages, vectors.provenance
+    count = arguments.integer(count, "the number of permuted-label vectors", at_least=1)
+    if (made.get("method"), made.get("texts")) != ("comprehension", corpus.fingerprint(table)):
+        raise EmotraceError("permuted labels need the texts that the vectors are of: name their instrument")
+    if made.get("centring") != "grand" or {"estimator", "steps", "frame"} & set(made):
+        raise EmotraceError("permuted labels stand beside plain differences of class means from their grand mean alone")
+    pooling, key = made["pooling"], f"{model.identity} {count} {seed} {sorted(made.items())} {vectors.layers}"
+    with model.lock:
+        if key not in _PERMUTED:
+            how: dict[str, Any] = {"layers": list(vectors.layers), "poolings": (pooling,), "instrument": instrument}
+            report = (lambda done: progress("reading for permuted labels", done, len(table))) if progress else None
+            reading = read_texts(model, table, progress=report, **how)
+            _PERMUTED[key] = reading.permuted(pooling, count, generator(seed, "permuted labels", pooling))
+    return replace(_PERMUTED[key], provenance=made)
 
 
 def vectors_for(

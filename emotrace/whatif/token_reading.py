@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -161,12 +162,16 @@ class Scale:
 
     def measure(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Projection and score of a stream ``[token, layer, d_model]``: float64 ``[token, layer, direction]`` each."""
-        dots, norms = _dots(stream, self.vectors, self.layers)
+        dots, norms = _dots(stream, *self._exact)
         projection = dots @ self.weights / self.squares
         with np.errstate(invalid="ignore", divide="ignore"):
             score = (projection - self.centre) / self.spread
         score[norms > self.limit] = np.nan
         return projection, score
+
+    @cached_property
+    def _exact(self) -> tuple[np.ndarray, np.ndarray]:
+        return _exact(self.vectors, self.layers)
 
 
 def scale_of(
@@ -206,12 +211,17 @@ def _counted(model: Model, tokens: Tokens) -> np.ndarray:
     return np.array([tokens.start < at < tokens.stop and id not in special for at, id in enumerate(tokens.ids)])
 
 
-def _dots(stream: np.ndarray, vectors: EmotionVectors, layers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _exact(vectors: EmotionVectors, layers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Centre ``[layer, d_model]`` and vectors ``[emotion, layer, d_model]`` at some layers, float64."""
+    indices = [vectors.index(layer) for layer in layers]
+    return vectors.grand_mean[indices].astype(np.float64), vectors.values[:, indices].astype(np.float64)
+
+
+def _dots(stream: np.ndarray, centre: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The centred stream ``[token, layer, d_model]`` times every emotion's vector, float64 ``[token, layer, emotion]``,
     and the norm of the stream as it is, ``[token, layer]``."""
-    indices = [vectors.index(layer) for layer in layers]
-    stream, values = stream.astype(np.float64), vectors.values[:, indices].astype(np.float64)
-    return np.einsum("tld,eld->tle", stream - vectors.grand_mean[indices], values), np.linalg.norm(stream, axis=-1)
+    stream = stream.astype(np.float64)
+    return np.einsum("tld,eld->tle", stream - centre, values), np.linalg.norm(stream, axis=-1)
 
 
 def _squares(vectors: EmotionVectors, layers: list[int], weights: np.ndarray, blank: bool) -> np.ndarray:
@@ -234,16 +244,17 @@ def _neutral_dots(
     model: Model, vectors: EmotionVectors, layers: list[int], instrument: Instrument | None, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`_dots` at every counted token of the neutral passages, read once in a process."""
-    digest = hashlib.sha256(vectors.values.tobytes() + vectors.grand_mean.tobytes()).hexdigest()
+    exact = _exact(vectors, layers)
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in exact)).hexdigest()
     unfelt = () if instrument is None else tuple(instrument.unfelt)
-    key = f"{model.identity} {model.provenance['dtype']} {vectors.layers} {layers} {digest} {hash(unfelt)}"
+    key = f"{model.identity} {model.provenance['dtype']} {layers} {digest} {hash(unfelt)}"
     with model.lock:  # so that threads which come at the same time read it once
         if key not in _remembered:
             texts = encode(model, list(unfelt or default().unfelt))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None
             streams = read_tokens(model, texts, layers=layers, progress=report)
             counted = [_counted(model, tokens) for tokens in texts]
-            parts = [_dots(stream[rows], vectors, layers) for stream, rows in zip(streams, counted, strict=True)]
+            parts = [_dots(stream[rows], *exact) for stream, rows in zip(streams, counted, strict=True)]
             dots, norms = zip(*parts, strict=True)
             _remembered[key] = np.concatenate(dots), np.concatenate(norms)
     return _remembered[key]

@@ -3,7 +3,8 @@
 The text is written by the model's own ``generate`` of transformers, as :func:`emotrace.steer` writes it. Two things
 listen: a streamer, which is given each token when it is chosen, and a forward hook on the layer that is watched, which
 sees the residual stream of that token one pass later, when the model reads it to choose the next. So a token is shown
-once the one after it is being made, and one token more than asked for is made and left out.
+once the one after it is chosen, and one token more than asked for is made and left out. The hook takes a copy and no
+more: what is computed of it is computed between two passes, so that on a GPU no pass is waited for in its middle.
 
 What is watched is the stream as the layer gives it, before any edit at that very layer is added: a projection says what
 the text so far does to the model, not what is just being added. It is what :func:`~emotrace.whatif.token_reading
@@ -37,6 +38,10 @@ from emotrace.whatif.token_reading import Scale, chosen_layers, scale_of
 if TYPE_CHECKING:
     from emotrace.models import Model
     from emotrace.vectors import EmotionVectors
+
+
+LONGEST, KEPT = 32, 8
+"""Tokens that are decoded anew for each new one at most, and how many of the last are kept then."""
 
 
 class WatchedToken(NamedTuple):
@@ -199,34 +204,52 @@ class _Listener(BaseStreamer):
     def __init__(self, model: Model, scale: Scale, on_token: Callable[[WatchedToken], None]) -> None:
         self.model, self.scale, self.on_token = model, scale, on_token
         self.special = set(model.tokenizer.all_special_ids)
-        self.ids: list[int] = []
         self.chosen: list[int] = []
-        self.begun = False  # the text's first token that is not special has been read
-        self.told = 0  # characters of the text so far
+        self.heard: torch.Tensor | None = None  # of the chosen tokens, once they are read
+        self.written = False  # the prompt has been told of
+        self.begun = False  # the text's first token that is not special has been told of
+        self.recent: list[int] = []  # the last tokens, and how many of their characters were told of
+        self.told = 0
 
     def put(self, value: torch.Tensor) -> None:
         """The prompt's tokens at first, then one at a time. The last is never read, be it one too many or an end."""
+        self._tell()
         self.chosen = value.flatten().tolist()
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Nothing follows, and nothing is left to tell: what was read was told of when the next token came."""
 
     def read(self, stream: torch.Tensor) -> None:
-        """The stream of what was chosen last, ``[1, token, d_model]``."""
-        new = stream[0, -len(self.chosen) :, None].float().cpu().numpy()
+        """The stream of what was chosen last, ``[1, token, d_model]``; a copy, since a later hook may edit in place."""
+        self.heard = stream[0, -len(self.chosen) :].clone()
+
+    def _tell(self) -> None:
+        """Tells of the chosen tokens, if they were read."""
+        if self.heard is None:
+            return
+        new, self.heard = self.heard[:, None].float().cpu().numpy(), None
         projection, score = self.scale.measure(finite(self.model, new, self.scale.layers))
-        written = bool(self.ids)
         for token, *values in zip(self.chosen, projection[:, 0], score[:, 0], strict=True):
             counted = token not in self.special and self.begun
             self.begun |= token not in self.special
-            self.ids.append(token)
             if not counted:
                 values = [np.full_like(value, np.nan) for value in values]
-            self.on_token(WatchedToken(token, self._text(), written, *values))
+            self.on_token(WatchedToken(token, self._text(token), self.written, *values))
+        self.written = True
 
-    def _text(self) -> str:
-        """What the text now has that was not told of, unless it ends within a character."""
-        text: str = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
-        new = "" if text.endswith("\ufffd") else text[self.told :]
-        self.told += len(new)
+    def _text(self, token: int) -> str:
+        """What a token adds to the text, unless it ends within a character. Decoded with the few tokens before it: the
+        whole text anew for each would take longer the longer the text."""
+        self.recent.append(token)
+        text = self._decoded()
+        if text.endswith("\ufffd"):
+            return ""
+        new, self.told = text[self.told :], len(text)
+        if len(self.recent) >= LONGEST:
+            self.recent = self.recent[-KEPT:]
+            self.told = len(self._decoded())
         return new
+
+    def _decoded(self) -> str:
+        text: str = self.model.tokenizer.decode(self.recent, skip_special_tokens=True)
+        return text

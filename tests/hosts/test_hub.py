@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard, constants
+from typer.testing import CliRunner
 
-from emotrace import EmotionVectors, EmotraceError
+from emotrace import EmotionVectors, EmotraceError, cli
 from emotrace.judges.calibration import Calibration
 
 KEY, REPO = "hf_s3cretS3cretS3cret", "someone/vectors-of-a-model"
@@ -164,3 +165,65 @@ def test_without_the_hub_what_was_fetched_is_still_there(hub, vectors, monkeypat
     with pytest.raises(EmotraceError, match="were not put into") as caught:
         vectors.push_to_hub(REPO)
     assert "\n" not in str(caught.value)
+
+
+# -- from the shell ---------------------------------------------------------------------------------------------------
+
+
+def shell(*given: object, answer: str = "") -> tuple[int, str]:
+    """Exit code and all that is printed, of ``emotrace vectors …`` with an answer typed."""
+    result = CliRunner().invoke(cli.app, ["vectors", *map(str, given)], input=answer)
+    if isinstance(result.exception, EmotraceError):
+        raise result.exception
+    assert KEY not in result.output
+    return result.exit_code, result.output
+
+
+def test_the_shell_asks_before_it_uploads_and_brings_the_same_vectors_back(hub, vectors, tmp_path):
+    file, back = tmp_path / "v.safetensors", tmp_path / "back.safetensors"
+    vectors.save(file)
+    for answer in ("n\n", ""):  # no, and nobody there who could answer
+        code, printed = shell("push", REPO, file, answer=answer)
+        assert code == 1
+        assert REPO in printed
+        assert hub.seen == []
+    code, printed = shell("push", REPO, file, answer="y\n")
+    assert code == 0
+    assert f"{hub.address}/{REPO}/commit/{hub_server.COMMIT}" in printed
+    assert hub.private == {REPO}
+    assert hub.repos[REPO]["vectors.safetensors"] == file.read_bytes()
+    assert shell("pull", REPO, "--out", back)[0] == 0
+    assert EmotionVectors.load(back) == vectors
+    assert shell("push", f"{REPO}-2", file, "--public", "--yes")[0] == 0
+    assert hub.private == {REPO}
+
+
+def test_of_a_runs_table_the_rows_of_these_vectors_go_onto_the_card(hub, vectors, tmp_path):
+    file, table = tmp_path / "v.safetensors", tmp_path / "reliability.csv"
+    vectors.save(file)
+    rows = [("smollm2-135m-instruct", "mean", 0.625), ("smollm2-135m-instruct", "last", 0.5), ("other", "mean", 0.25)]
+    pd.DataFrame(
+        [{"model": model, "pooling": pooling, "emotion": "afraid", "split_half": r} for model, pooling, r in rows]
+    ).to_csv(table, index=False)
+    assert shell("push", REPO, file, "--yes", "--reliability", table, "--licence", "mit")[0] == 0
+    card = card_of(hub)
+    assert card.data.license == "mit"
+    assert "| afraid | 0.625 |" in card.content
+    assert "| afraid | 0.5 |" not in card.content
+    assert "| afraid | 0.25 |" not in card.content
+    table.write_text(table.read_text().replace("smollm2", "another"))
+    hub.seen.clear()
+    with pytest.raises(EmotraceError, match="no split-half reliability of smollm2"):
+        shell("push", REPO, file, "--yes", "--reliability", table)
+    with pytest.raises(EmotraceError, match="cannot be read as a table"):
+        shell("push", REPO, file, "--yes", "--reliability", tmp_path / "none.csv")
+    assert hub.seen == []
+
+
+def test_what_the_hub_refuses_is_one_line_without_the_key_in_the_shell_too(hub, vectors, tmp_path):
+    file = tmp_path / "v.safetensors"
+    vectors.save(file)
+    hub.refusal = 403, f"the key {KEY} may not do this"
+    with pytest.raises(EmotraceError, match="were not put into") as caught:
+        shell("push", REPO, file, "--yes")
+    assert KEY[3:] not in str(caught.value)

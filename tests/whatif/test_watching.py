@@ -165,15 +165,18 @@ def test_an_end_of_text_is_not_watched(tiny, monkeypatch):
     assert ids_of(table)[1] == whole[: whole.index(end)]
 
 
-def test_a_character_of_several_tokens_is_told_of_when_it_is_whole(tiny):
-    model = tiny("llama")
-    table = emotrace.watch(
-        model, "The door 😀 opened and", "sad", vectors=vectors_of(model), writing=WRITING, show=False
-    )
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_a_character_of_several_tokens_is_told_of_when_it_is_whole(tiny, family, monkeypatch):
+    model, decode, at_once = tiny(family), watching._Listener._decoded, []
+    monkeypatch.setattr(watching._Listener, "_decoded", lambda self: at_once.append(len(self.recent)) or decode(self))
+    prompt = "The door 😀 opened" + " and 😀 then, 😀😀 it\nshut." * 8
+    table = emotrace.watch(model, prompt, "sad", vectors=vectors_of(model), writing=WRITING, show=False)
     texts = table["text"][~table["written"]]
-    assert "".join(texts) == "The door 😀 opened and"
-    assert sum("😀" in text for text in texts) == 1
+    assert "".join(texts) == prompt
+    assert sum("😀" in text for text in texts) == 25
     assert not any("\ufffd" in text for text in texts)
+    assert len(table) > 3 * watching.LONGEST  # a long text is not decoded as a whole for each of its tokens
+    assert max(at_once) <= watching.LONGEST + 3
 
 
 def test_an_exception_in_what_shows_leaves_nothing_behind(tiny):
@@ -240,6 +243,7 @@ def test_in_a_notebook_a_page_grows_with_the_text_and_its_bars(tiny, monkeypatch
     model, display = tiny("llama"), Display()
     monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "INTERVAL", 0.0)
+    monkeypatch.setattr(live, "SHARE", math.inf)
     monkeypatch.setattr(IPython.display, "display", lambda *_, **__: display)
     prompt = "One <b> & two"
     table = emotrace.watch(model, prompt, ["sad", "calm"], vectors=vectors_of(model), writing=WRITING)
@@ -253,6 +257,23 @@ def test_in_a_notebook_a_page_grows_with_the_text_and_its_bars(tiny, monkeypatch
         last = len(scores) - 1 - back
         for emotion, width in bar_widths(page).items():
             assert math.isclose(width, 48 * abs(scores[emotion].iloc[last]) / longest[last], abs_tol=0.006)
+
+
+def test_drawing_takes_its_share_of_the_time_and_no_more(monkeypatch):
+    clock, drawn = [0.0], []
+
+    def draw(self):
+        drawn.append(clock[0])
+        clock[0] += 0.5  # a slow page
+
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(live.Live, "_draw", draw)
+    tell = live.Live(["sad"], 1.0)
+    for _ in range(1000):
+        clock[0] += 0.1
+        tell(type("Token", (), {"text": "x", "written": True, "score": np.array([0.2])}))
+    assert drawn[0] == pytest.approx(0.1)
+    assert 0.9 * live.SHARE < 0.5 * len(drawn) / clock[0] <= 1.1 * live.SHARE
 
 
 def test_in_a_terminal_text_and_bars_stand_at_the_end(tiny, monkeypatch, capsys):

@@ -2,9 +2,11 @@
 
 import re
 import time
+from dataclasses import replace
 
 import joy_model
 import numpy as np
+import pandas as pd
 import pytest
 from unsafe import control_characters
 
@@ -15,9 +17,11 @@ from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.judges.calibration import Calibration
+from emotrace.measures.randomness import generator
+from emotrace.readings import read_texts
 from emotrace.scoring import log_likelihoods
 from emotrace.tokens import Writing, encode
-from emotrace.whatif import compare, slider
+from emotrace.whatif import compare, slider, text_reading
 from emotrace.whatif.compare import what_if
 from emotrace.whatif.slider import window
 from emotrace.whatif.text_reading import cached_vectors
@@ -78,6 +82,57 @@ def test_the_texts_and_the_changes_are_those_of_steering_and_reading(llama, vect
     assert result.gaps == pytest.approx(0.8 * residual_norms(llama)[4] / np.linalg.norm(vector), rel=1e-4)
     assert len(result.changes) == 20
     assert result.changes["change"].is_monotonic_decreasing
+
+
+def test_beside_the_changes_stand_those_under_vectors_of_permuted_labels(llama, vectors, monkeypatch):
+    options = {"vectors": vectors, "writing": Writing(6), "judge": False, "layer": 3}
+    own = {name: what_if(llama, PROMPT, name, 0.9, **options) for name in ("sad", "calm", "happy")}
+    change = {name: one.changes.set_index("emotion")["change"] for name, one in own.items()}
+    drawn = replace(vectors, emotions=("permuted-1", "permuted-2"), values=np.stack([vectors["sad"], vectors["calm"]]))
+    monkeypatch.setattr(compare, "permuted_like", lambda model, of, count, **_: drawn)
+    result = what_if(llama, PROMPT, "happy", 0.9, control=2, **options)
+    table = result.changes.set_index("emotion")
+    pd.testing.assert_series_equal(table["change"], change["happy"])
+    both = pd.concat([change["sad"], change["calm"]], axis=1).loc[table.index]
+    assert both.abs().max(axis=None) > 0.01
+    np.testing.assert_allclose(table["permuted"], both.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(table["permuted_low"], both.min(axis=1), atol=1e-6)
+    np.testing.assert_allclose(table["permuted_high"], both.max(axis=1), atol=1e-6)
+    assert result.steered == own["happy"].steered
+    lines = [line for line in str(result).splitlines() if "│" in line]
+    row = table.loc["happy"]
+    ends = f"{row['permuted_low']:+.2f} … {row['permuted_high']:+.2f}"
+    assert next(line for line in lines if " happy " in line).endswith(ends)
+    assert max(map(len, str(result).splitlines())) <= 80
+    assert "2 vectors of permuted labels of equal norm" in str(result).replace("\n", " ")
+    assert "2 vectors of permuted labels of equal norm" in result._repr_html_()
+    assert "permuted" not in str(own["sad"])
+    assert "permuted" not in own["sad"]._repr_html_()
+
+
+def test_vectors_of_permuted_labels_are_of_the_same_texts_read_once(llama, vectors, monkeypatch):
+    drawn = text_reading.permuted_like(llama, vectors, 3)
+    reading = read_texts(llama, corpus.passages(), layers=[2], poolings=("mean",))
+    texts, topics = reading.pooled["mean"][:, 0].astype(float), reading.labels["topic"].to_numpy(str)
+    labels, rng = reading.labels["emotion"].to_numpy(str), generator(0, "permuted labels", "mean")
+    for number, values in enumerate(drawn.values[:, vectors.index(2)]):
+        mixed = labels.copy()
+        for topic in np.unique(topics):
+            (rows,) = np.nonzero(topics == topic)
+            mixed[rows] = labels[rng.permutation(rows)]
+        assert (mixed != labels).mean() > 0.5
+        means = {name: texts[mixed == name].mean(axis=0) for name in set(labels)}
+        expected = means[vectors.emotions[number]] - np.mean(list(means.values()), axis=0)
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    monkeypatch.setattr(text_reading, "read_texts", None)
+    np.testing.assert_array_equal(text_reading.permuted_like(llama, vectors, 3).values, drawn.values)
+    with pytest.raises(EmotraceError, match="need the texts that the vectors are of"):
+        text_reading.permuted_like(llama, replace(vectors, provenance={**vectors.provenance, "texts": "other"}), 3)
+    for other in (vectors * 2, vectors.recentre("neutral")):
+        with pytest.raises(EmotraceError, match="plain differences of class means"):
+            text_reading.permuted_like(llama, other, 3)
+    with pytest.raises(EmotraceError, match="1 or more"):
+        text_reading.permuted_like(llama, vectors, 0)
 
 
 def test_a_mixture_is_the_weighted_sum_and_of_one_that_emotion(llama, vectors):
