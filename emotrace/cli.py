@@ -313,7 +313,7 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
         raise typer.Exit(1)
 
 
-for command in (commands.check, commands.transfer, commands.lens, commands.setup):
+for command in (commands.check, commands.transfer, commands.compare, commands.lens, commands.setup):
     app.command()(command)
 
 
