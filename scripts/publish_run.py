@@ -49,6 +49,7 @@ TABLES = (
     "factorial_effects",
     "factorial_decoding",
     "story_rates",
+    "transfer",
     *across_models.TABLES,
 )
 TEXTS = ("steered", "scenarios", "prompted")
@@ -64,6 +65,7 @@ FIGURES = (
     "factorial_decomposition",
     "factorial_decoding",
     "lexicon_alignment",
+    "transfer_over_depth",
 )
 
 

@@ -18,7 +18,7 @@ from emotrace.measures import geometry, statistics
 from emotrace.measures.rdm_agreement import centred, rdm_agreement
 from emotrace.vectors import EmotionVectors
 
-NAMES, LAYERS = ["sad", "grief-stricken", "calm", "proud", "h2"], [3, 8]
+NAMES, LAYERS = ["sad", "grief-stricken", "calm", "proud", "joy2"], [3, 8]
 VALUES = np.random.default_rng(5).normal(size=(5, 2, 6)).astype(np.float32)
 CELLS = [(name, layer, VALUES[at, index]) for at, name in enumerate(NAMES) for index, layer in enumerate(LAYERS)]
 BY_EMOTION = {name: {layer: VALUES[at, index] for index, layer in enumerate(LAYERS)} for at, name in enumerate(NAMES)}

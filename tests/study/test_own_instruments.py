@@ -103,6 +103,32 @@ def test_each_instrument_of_several_is_asked_what_it_can_be(texts, model, tmp_pa
     assert f"axes_over_depth-{name}-moods.png" not in figures
 
 
+def test_what_one_instrument_teaches_is_tried_on_the_others(texts, model, tmp_path, capsys):
+    turned = texts.assign(text=texts["text"].map(lambda text: " ".join(text.rstrip(".").split()[::-1]) + "."))
+    few = turned.replace({"emotion": {"bored": "tired", "smug": "vain", "curious": "keen"}})
+    tables = {"moods": texts, "turned": turned, "few": few}
+    own = [emotrace.load_instrument(table, name=name) for name, table in tables.items()]
+    pipeline.run([model], tmp_path, chosen="transfer", quick=True, instruments=own)
+    table = read_tables(tmp_path)["transfer"]
+    assert list(table[["train", "test"]].drop_duplicates().itertuples(index=False, name=None)) == [
+        ("moods", "turned"),
+        ("turned", "moods"),
+    ]
+    values = ["train", "test", "pooling", "layer", "metric", "value", "null", "n", "chosen"]
+    loaded = emotrace.load(model)
+    direct = emotrace.transfer(loaded, own[0], own[1])  # from the texts themselves
+    pd.testing.assert_frame_equal(table[values], direct[values], check_dtype=False, rtol=1e-4)
+    words = table.query("pooling == 'words'")
+    assert words["value"].gt(0.5).all()  # the same words in another order
+    reason = "was not measured (turned and few have 2 emotions in common (nostalgic, тоска): 3 are needed)"
+    assert read_manifest(tmp_path)["left_out"] == {"transfer": {"few": reason}}
+    assert f"emotrace: without transfer on few: {reason}" in capsys.readouterr().err
+    page = (tmp_path / "report.html").read_text()
+    assert "<h4>Decoded at the layer that the training texts chose</h4>" in page
+    assert page.count("<tr><td>moods</td><td>turned</td>") == 2  # a pooling each
+    assert len(list((tmp_path / "figures").glob("transfer_over_depth-*.png"))) == 1
+
+
 def test_texts_without_topics_and_with_norms_run(texts, model, tmp_path, capsys):
     norms = pd.DataFrame({"emotion": MOODS, "valence": [4, 6, 7, 3, 2], "arousal": [4, 3, 6, 2, 5]})
     own = emotrace.load_instrument(texts.drop(columns="topic"), name="moods", norms=norms)

@@ -5,6 +5,7 @@ Every axis is named, every figure states its n.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,9 +18,9 @@ from matplotlib.figure import Figure
 
 from emotrace.instrument import corpus
 from emotrace.measures import geometry
-from emotrace.study.experiment import Picture, Tables
+from emotrace.study.experiment import Picture, Tables, emotions_in_words
 from emotrace.study.folder import select
-from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, curve, note, panels
+from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE, curve, note, panels
 from emotrace.vectors import EmotionVectors
 
 CRITERION_TITLES = {
@@ -46,7 +47,7 @@ def separation_over_depth(tables: Tables) -> Figure:
         if "anisotropy" in tables:
             groups = select(tables["anisotropy"], pooling=pooling, metric="group_cosine")
             curve(ax, groups, GREEN, "unrelated texts, same group size", "-.")
-        note(ax, f"20 emotions, {int(rows['n'].iloc[0])} topics; 95% bands")
+        note(ax, f"{emotions_in_words(tables)}, {int(rows['n'].iloc[0])} topics; 95% bands")
         floor = min(rows["value"].min(), rows[rows["layer"] > 0]["low"].min())
         ax.set_ylim(floor - 0.35 * (1 - floor), 1 + 0.05 * (1 - floor))  # room for the legend
     return _labelled(figure, axes, "mean pairwise cosine (lower = better separated)")
@@ -120,7 +121,24 @@ def decoding_over_depth(tables: Tables) -> Figure:
                 ax.axhline(rows["value"].iloc[0], color=GREEN, ls=style, lw=1.2, label=label)
         note(ax, f"{int(centroid['n'].iloc[0])} topics; 95% bands")
         ax.set_ylim(0, 1)
-    return _labelled(figure, axes, "accuracy, 20 emotions, topics held out", "upper left")
+    return _labelled(figure, axes, f"accuracy, {emotions_in_words(tables)}, topics held out", "upper left")
+
+
+def transfer_over_depth(tables: Tables) -> Figure:
+    """Accuracy of one instrument's vectors on another's texts, beside what the words carry over."""
+    table = tables["transfer"]
+    figure, axes = panels({"transfer": select(table, metric="accuracy")}, "transfer")
+    colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))
+    for (train, test), rows in table.groupby(["train", "test"], sort=False):
+        colour = next(colours)
+        words = select(rows, pooling="words")["value"].iloc[0]
+        for pooling, ax in axes.items():
+            curve(ax, select(rows, pooling=pooling, metric="accuracy"), colour, f"vectors of {train}, texts of {test}")
+            ax.axhline(words, color=colour, ls=":", lw=1.4, label="the same by words (TF-IDF)")
+    for ax in axes.values():
+        ax.axhline(table["null"].max(), color=GREY, ls="--", lw=1, label="chance")
+        ax.set_ylim(0, 1)
+    return _labelled(figure, axes, "accuracy on the other's texts", "upper left")
 
 
 def anisotropy_over_depth(tables: Tables) -> Figure:
@@ -235,7 +253,7 @@ SEPARATION = (
         "separation_over_depth",
         separation_over_depth,
         "separation",
-        "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of the 20 "
+        "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of the "
         "emotions, before any centring. Orange: the same texts with their labels shuffled within topics, so nothing "
         "but the emotion differs. Green: groups of unrelated factual texts. What lies between blue and orange is "
         "emotion; what lies between orange and 1 is topic, noise and the shape of the activation space.",
@@ -265,6 +283,16 @@ LOCALISATION = (
         localisation,
         "localisation",
         "Where over depth the emotions separate best, by nine criteria and two poolings; a null has one too.",
+    ),
+)
+TRANSFER = (
+    Picture(
+        "transfer_over_depth",
+        transfer_over_depth,
+        "transfer",
+        "How often a text's emotion is decoded by the vectors of another instrument's texts, over the emotions that "
+        "both have; where they have topics in common, by vectors of other topics. Dotted: the same by words alone, "
+        "learnt from the other's texts. What the model adds to words lies above the dotted line of the same colour.",
     ),
 )
 ANISOTROPY = (
