@@ -23,6 +23,7 @@ from emotrace.cli_arguments import (
     Norms,
     Passages,
     Remote,
+    Topics,
 )
 from emotrace.cli_output import loaded_model, print_claims, print_table
 from emotrace.errors import EmotraceError, missing_extra
@@ -78,6 +79,7 @@ def run(
     ] = "minilm-goemotions",
     quick: Annotated[bool, Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    topics: Topics = None,
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
     instruct: Instruct = None,
     remote: Remote = False,
@@ -101,6 +103,7 @@ def run(
                 classifier=classifier,
                 quick=quick,
                 resume=resume,
+                topics=cli_arguments.topics(topics),
                 seed=seed,
                 remote=remote,
                 instruct=instruct,

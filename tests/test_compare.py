@@ -68,6 +68,7 @@ SHAPES = [
     ("v.npz", npz, {f"layer_{layer}__{name}": vector for name, layer, vector in CELLS}),
     ("v.npz", npz, {f"{name}.{layer}": vector for name, layer, vector in CELLS}),
     ("v.npz", npz, {"vectors": VALUES, **AXES}),
+    ("v.npz", npz, {"values": VALUES, **AXES, "model": np.array("theirs")}),
     ("v.npz", with_manifest, {"arr_0": VALUES.astype(np.float64)}),
     ("v.npz", npz, {**dict(zip(NAMES, VALUES, strict=True)), "layers": np.array(LAYERS)}),
     ("v.npz", npz, {"layer_3": VALUES[:, 0], "layer_8": VALUES[:, 1], "names": np.array(NAMES)}),

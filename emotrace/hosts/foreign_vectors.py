@@ -29,7 +29,7 @@ _GENERIC |= {"weight", "weights", "steering_vectors", "steering_vector", "contro
 _LAYER = r"(?:(?:layers?|blocks?|blk|hidden|direction|h|l)[ _.\-]?)?(\d+)"
 _LAYER_ALONE = re.compile(_LAYER, re.IGNORECASE)
 _LAYER_FIRST = re.compile(rf"{_LAYER}(?:__|[/.:_ \-])(.*\D.*)", re.IGNORECASE | re.DOTALL)
-_LAYER_LAST = re.compile(rf"(.*\D.*?)(?:__|[/.:_ \-]){_LAYER}", re.IGNORECASE | re.DOTALL)
+_LAYER_LAST = re.compile(rf"(.*?[^\W\d].*?)(?:__|[/.:_ \-]){_LAYER}", re.IGNORECASE | re.DOTALL)
 
 
 class Directions(NamedTuple):

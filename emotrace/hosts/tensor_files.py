@@ -158,7 +158,7 @@ def _about(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Names or numbers of layers as a list, a word as it is; None for what is neither."""
-    if hasattr(value, "tolist") and getattr(value, "ndim", 1) == 1:
+    if hasattr(value, "tolist") and getattr(value, "ndim", 1) < 2:
         value = value.tolist()
     if isinstance(value, list | tuple) and value and all(isinstance(part, str | int) for part in value):
         return list(value)

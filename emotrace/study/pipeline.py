@@ -31,7 +31,7 @@ from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, Tables
 from emotrace.study.folder import RunFolder, file_name, read_manifest
-from emotrace.study.study import Progress, Settings, read
+from emotrace.study.study import Progress, Settings, notes_on, read, sized
 from emotrace.study.verdicts import claims_table
 
 
@@ -45,6 +45,7 @@ def run(
     classifier: str = DEFAULT_CLASSIFIER,
     quick: bool = False,
     resume: bool = False,
+    topics: int | str | None = None,
     seed: int = 0,
     remote: bool | str = False,
     instruct: bool | None = None,
@@ -56,7 +57,8 @@ def run(
     the others go on; ``resume`` tries it again. Where there is no run to resume it starts afresh, and says so.
 
     An experiment for which an instrument lacks something is left out there, with a line on standard error and its
-    reason in the manifest (``left_out``) and the report.
+    reason in the manifest (``left_out``) and the report. ``topics``: how many of each instrument's are read, or
+    ``all``; default: the first 12, 6 of a quick run.
 
     Returns:
         The path of ``report.html``.
@@ -70,8 +72,9 @@ def run(
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
     _check_models(models, out)  # before the folder is made
-    sets, settings = _sets(passages, instruments), Settings.quick(seed) if quick else Settings(seed)
-    notes = [note for source in sets.values() for note in _notes(source, settings.topics)]
+    sets = _sets(passages, instruments)
+    settings = sized(Settings.quick(seed) if quick else Settings(seed), topics, sets.values())
+    notes = [note for source in sets.values() for note in notes_on(source, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
     _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
@@ -123,19 +126,6 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
     if names.count(twice := max(names, key=names.count)) > 1:
         raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
     return dict(zip(names, named, strict=True))
-
-
-def _notes(source: Instrument, topics: int) -> list[str]:
-    """What a reader should know of an instrument's texts, a sentence each."""
-    notes = corpus.imbalances(source.passages, topics, source.emotions)
-    if source.default:
-        return notes
-    kept, of = len(corpus.quick_subset(source.passages, topics)), source.passages["topic"].nunique()
-    if kept < len(source.passages):
-        kind = "topics" if source.has_topics else "folds"
-        notes.append(f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {of} {kind}")
-    folds = "no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics"
-    return [f"{source.name}: {note}" for note in (*notes, *([folds] if not source.has_topics else []))]
 
 
 def _say_if_afresh(out: Path, resume: bool) -> None:

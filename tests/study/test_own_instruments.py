@@ -135,10 +135,30 @@ def test_texts_without_topics_and_with_norms_run(texts, model, tmp_path, capsys)
     pipeline.run([model], tmp_path, chosen="geometry", quick=True, instruments=[own])
     said = capsys.readouterr().err
     assert "moods: no topics: 'topic' in every table is a fold of texts" in said
-    assert "moods: 48 of 90 texts are read: those on the first 6 of 12 folds" in said
+    assert "moods: 48 of 90 texts are read: those on the first 6 of 12 folds; --topics all reads all" in said
     assert read_manifest(tmp_path)["passages"]
     geometry = read_tables(tmp_path)["geometry"]
     assert geometry.query("metric == 'pc1_valence_r'")["n"].unique() == [5]
+
+
+@pytest.mark.parametrize(("topics", "read"), [(None, 45), (2, 15), ("all", 120)])
+def test_as_many_topics_are_read_as_are_asked_for(topics, read, texts, model, tmp_path, capsys):
+    more = texts[texts["topic"] != "sea"].assign(topic="late " + texts["topic"])
+    own = emotrace.load_instrument(pd.concat([texts[texts["topic"].isin(["sea", "shop", "yard"])], more]), name="moods")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "quick", classmethod(lambda cls, seed=0: cls(seed, topics=3, bootstrap=50)))
+        pipeline.run([model], tmp_path, chosen="reliability", quick=True, instruments=[own], topics=topics)
+    manifest, rows = read_manifest(tmp_path), read_tables(tmp_path)["reliability"].query("emotion == 'all'")
+    assert rows["n"].tolist() == [read] * 2
+    assert manifest["settings"]["sizes"]["topics"] == {None: 3, 2: 2, "all": 8}[topics]
+    assert (f"moods: {read} of 120 texts are read" in capsys.readouterr().err) == (topics != "all")
+
+
+def test_a_number_of_topics_that_is_none_is_one_line(texts, model, tmp_path):
+    own = emotrace.load_instrument(texts, name="moods")
+    for wrong in (1, "some", 2.5):
+        with pytest.raises(EmotraceError, match="topics, a number or all,"):
+            pipeline.run([model], tmp_path, chosen="reliability", instruments=[own], topics=wrong)
 
 
 def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):
