@@ -105,11 +105,10 @@ def _along_axes(
             f"{named(file)}: {shown(name)} of shape {array.shape} is not understood: docs/your_texts.md"
         )
     emotions = [emotion] if emotion is not None else _axis("emotions", said, array.shape[0], name, file)
-    if layer is not None:
-        layers = [layer]
-    else:
+    layers: Sequence[Any] = [layer]
+    if layer is None:
         count = array.shape[-2]
-        layers = list(range(count)) if said.get("layers") == "all" else _axis("layers", said, count, name, file)
+        layers = range(count) if said.get("layers") == "all" else _axis("layers", said, count, name, file)
     values = array.reshape(len(emotions), len(layers), array.shape[-1])
     for at, one in enumerate(emotions):
         for index, number in enumerate(layers):
@@ -123,21 +122,24 @@ def _parse(key: Key, file: Path) -> tuple[str | None, int | None]:
     for part in key:
         if (text := str(part)).casefold() in _GENERIC:
             continue
-        if isinstance(part, int) or (match := _LAYER_ALONE.fullmatch(text)):
-            layers.append(part if isinstance(part, int) else int(match[1]))
-            continue
-        if match := _LAYER_FIRST.fullmatch(text):
+        if isinstance(part, int):
+            layers.append(part)
+        elif match := _LAYER_ALONE.fullmatch(text):
             layers.append(int(match[1]))
-            text = match[2]
+        elif match := _LAYER_FIRST.fullmatch(text):
+            layers.append(int(match[1]))
+            emotions.append(match[2])
         elif match := _LAYER_LAST.fullmatch(text):
             layers.append(int(match[2]))
-            text = match[1]
-        emotions += [text] if text.casefold() not in _GENERIC else []
+            emotions.append(match[1])
+        else:
+            emotions.append(text)
+    emotions = [name for name in emotions if name.casefold() not in _GENERIC]
     if len(emotions) > 1 or len(layers) > 1:
         raise EmotraceError(f"{named(file)}: {shown('/'.join(map(str, key)))} names more than an emotion and a layer")
     if layers and layers[0] < 0:
         raise EmotraceError(f"{named(file)}: layer {layers[0]} counts from the end, which says not which it is")
-    return (emotions or [None])[0], (layers or [None])[0]
+    return next(iter(emotions), None), next(iter(layers), None)
 
 
 def _axis(what: str, said: Mapping[str, Any], count: int, name: str, file: Path) -> Sequence[Any]:

@@ -23,6 +23,8 @@ from emotrace.study.folder import select
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE, curve, note, panels
 from emotrace.vectors import EmotionVectors
 
+ROOMY = 30
+"""So many emotions' names have room in a figure of the usual size; beyond it grows."""
 CRITERION_TITLES = {
     "cosine": "centroid cosine (the paper's)",
     "shuffled_cosine": "its null, shuffled labels",
@@ -192,17 +194,21 @@ def axes_over_depth(tables: Tables) -> Figure:
 
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
-    """Cosines between the emotion vectors at one layer, centred on their mean, ordered by valence."""
-    valence = corpus.emotions()["valence"].reindex(vectors.emotions).fillna(3)
-    order = sorted(vectors.emotions, key=lambda name: valence[name])
+    """Cosines between the emotion vectors at one layer, centred on their mean; by valence where most have one."""
+    valence = corpus.emotions()["valence"].reindex(vectors.emotions)
+    known = 2 * valence.notna().sum() > len(valence)
+    valence = valence.fillna(3)
+    order = sorted(vectors.emotions, key=lambda name: valence[name]) if known else list(vectors.emotions)
     directions = np.stack([vectors[name, layer] for name in order]).astype(np.float64)
     cosines = 1 - geometry.rdm(directions - directions.mean(axis=0))
-    figure, ax = plt.subplots(figsize=(7.2, 6.2))
+    many = max(0, len(order) - ROOMY)
+    figure, ax = plt.subplots(figsize=(7.2 + 0.1 * many, 6.2 + 0.1 * many))
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set_xticks(range(len(order)), order, rotation=90)
-    ax.set_yticks(range(len(order)), order)
+    ax.set_xticks(range(len(order)), order, rotation=90, fontsize=6 if many else None)
+    ax.set_yticks(range(len(order)), order, fontsize=6 if many else None)
     pooling = POOLING_TITLES[vectors.provenance["pooling"]]
-    ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions by valence, low to high")
+    ordered = " by valence, low to high" if known else ""
+    ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions{ordered}")
     figure.colorbar(image, ax=ax, shrink=0.8, label=f"cosine between emotion vectors (centred on the {len(order)})")
     return figure
 
@@ -218,7 +224,8 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
         np.nan if few else np.corrcoef(scores[known, i], axis[known])[0, 1] for i, axis in enumerate((valence, arousal))
     ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
-    figure, ax = plt.subplots(figsize=(7.5, 5.6))
+    room = max(1.0, np.sqrt(len(scores) / ROOMY))
+    figure, ax = plt.subplots(figsize=(7.5 * room, 5.6 * room))
     x, y = scores.T
     ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=70)
     points = ax.scatter(
@@ -233,7 +240,9 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
     figure.colorbar(points, ax=ax, shrink=0.8, label="valence in the norms (1–9); white: no entry")
     figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
-    adjust_text(labels, x, y, ax=ax, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
+    adjust_text(
+        labels, x, y, ax=ax, iter_lim=500 if room == 1 else 40, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5}
+    )
     return figure
 
 
