@@ -119,7 +119,7 @@ def test_what_one_instrument_teaches_is_tried_on_the_others(texts, model, tmp_pa
     direct = emotrace.transfer(loaded, own[0], own[1])  # from the texts themselves
     pd.testing.assert_frame_equal(table[values], direct[values], check_dtype=False, rtol=1e-4)
     words = table.query("pooling == 'words'")
-    assert words["value"].gt(0.5).all()  # the same words in another order
+    assert words["value"].lt(0.5).all()  # the same words in another order, but on a topic that was held out
     reason = "was not measured (turned and few have 2 emotions in common (nostalgic, тоска): 3 are needed)"
     assert read_manifest(tmp_path)["left_out"] == {"transfer": {"few": reason}}
     assert f"emotrace: without transfer on few: {reason}" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import NORMS
 from emotrace.measures import geometry
 from emotrace.study.experiment import Picture, Tables, emotions_in_words
 from emotrace.study.folder import select
@@ -219,9 +220,10 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
-    few = known.sum() < 3  # of emotions without norms there is no correlation with them
+    unknown = known.sum() < 3  # of emotions without norms there is no correlation with them
     r = [
-        np.nan if few else np.corrcoef(scores[known, i], axis[known])[0, 1] for i, axis in enumerate((valence, arousal))
+        np.nan if unknown else np.corrcoef(scores[known, i], axis[known])[0, 1]
+        for i, axis in enumerate((valence, arousal))
     ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
     room = max(1.0, np.sqrt(len(scores) / ROOMY))
@@ -231,18 +233,19 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     points = ax.scatter(
         x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=70, edgecolor=GREY, lw=0.5
     )
-    labels = [ax.text(x[idx], y[idx], name, fontsize=9) for idx, name in enumerate(vectors.emotions)]
+    few = len(scores) <= 2 * ROOMY  # moving more names apart takes minutes
+    labels = [ax.text(x[at], y[at], name, fontsize=9 if few else 6) for at, name in enumerate(vectors.emotions)]
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
-    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance, |r| with valence {abs(r[0]):.2f}")
-    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance, |r| with arousal {abs(r[1]):.2f}")
+    of_norms = ["" if unknown else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)]
+    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance{of_norms[0]}")
+    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance{of_norms[1]}")
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
     figure.colorbar(points, ax=ax, shrink=0.8, label="valence in the norms (1–9); white: no entry")
-    figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
-    adjust_text(
-        labels, x, y, ax=ax, iter_lim=500 if room == 1 else 40, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5}
-    )
+    if few:
+        figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
+        adjust_text(labels, x, y, ax=ax, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
     return figure
 
 
