@@ -74,14 +74,11 @@ def run(
     _check_models(models, out)  # before the folder is made
     sets = _sets(passages, instruments)
     settings = sized(Settings.quick(seed) if quick else Settings(seed), topics, sets.values())
-    notes = [note for source in sets.values() for note in notes_on(source, settings.topics)]
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct)
     _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
-    if notes:
-        folder.manifest["passages"] = notes
-        print("\n".join(f"emotrace: {note}" for note in notes), file=sys.stderr)
+    _say_notes(folder, sets, settings.topics)
     try:
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}, {cpu_matmul.choose()}"
         finished: list[Results] = []
@@ -126,6 +123,13 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
     if names.count(twice := max(names, key=names.count)) > 1:
         raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
     return dict(zip(names, named, strict=True))
+
+
+def _say_notes(folder: RunFolder, sets: dict[str, Instrument], topics: int) -> None:
+    """What a reader should know of the texts: on standard error and in the manifest."""
+    if notes := [note for source in sets.values() for note in notes_on(source, topics)]:
+        folder.manifest["passages"] = notes
+        print("\n".join(f"emotrace: {note}" for note in notes), file=sys.stderr)
 
 
 def _say_if_afresh(out: Path, resume: bool) -> None:

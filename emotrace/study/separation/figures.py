@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -229,12 +229,14 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     room = max(1.0, np.sqrt(len(scores) / ROOMY))
     figure, ax = plt.subplots(figsize=(7.5 * room, 5.6 * room))
     x, y = scores.T
-    ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=70)
+    few = len(scores) <= 2 * ROOMY  # moving more names apart takes minutes: they stand right of their points
+    size = 70 if few else 16
+    ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=size)
     points = ax.scatter(
-        x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=70, edgecolor=GREY, lw=0.5
+        x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=size, edgecolor=GREY, lw=0.5
     )
-    few = len(scores) <= 2 * ROOMY  # moving more names apart takes minutes
-    labels = [ax.text(x[at], y[at], name, fontsize=9 if few else 6) for at, name in enumerate(vectors.emotions)]
+    how: dict[str, Any] = {"fontsize": 9} if few else {"fontsize": 6, "va": "center"}
+    labels = [ax.text(x[at], y[at], name if few else f"  {name}", **how) for at, name in enumerate(vectors.emotions)]
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
