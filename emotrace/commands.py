@@ -119,10 +119,10 @@ def compare(
     table = measure(*vectors, layers_are=layers_are, same_model=same_model, permutations=permutations, seed=seed)
     write_file(out, table.to_csv(index=False, float_format="%.6g").encode())
     shown = Table("a", "b", "what", "highest at layers", "value", "p*", "mean of all layers", "emotions", box=None)
-    names = {"rdm_rho": "distances, Spearman's ρ", "cosine": "cosine"}
+    names = {"rdm_rho": "distances, Spearman's ρ", "cosine": "cosine", "rdm_ceiling": "ceiling of that ρ"}
     for (first, second, metric), rows in table.groupby(["a", "b", "metric"], sort=False):
         best = rows[rows["best"]].iloc[0] if rows["best"].any() else rows.iloc[0]
-        at = f"{best['layer_a']}, {best['layer_b']}"
+        at = ", ".join(format_number(best[name]) for name in ("layer_a", "layer_b"))
         numbers = [format_number(value) for value in (best["value"], best["p_max"], rows["value"].mean())]
         shown.add_row(escape(first), escape(second), names[metric], at, *numbers, str(best["n"]))
     print_table(shown)

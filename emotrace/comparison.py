@@ -13,10 +13,11 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError, named
 from emotrace.hosts import checkpoints
 from emotrace.measures.randomness import generator
-from emotrace.measures.rdm_agreement import Agreement, cosine_agreement, rdm_agreement
+from emotrace.measures.rdm_agreement import Agreement, cosine_agreement, rdm_agreement, rdm_reliability
 from emotrace.vectors import EmotionVectors
 
 COLUMNS = ["a", "b", "metric", "layer_a", "layer_b", "value", "p", "p_max", "n", "best"]
+SPLITS = 100
 FEWEST = 4
 """Three emotions have three distances, which six permutations tell apart at best with p = 1/6."""
 
@@ -47,7 +48,9 @@ def compare(
         One row a pair of sets, metric and pair of layers (in our counting): ``rdm_rho``, Spearman's ρ between the
         emotions' pairwise distances, of every layer with every layer; ``cosine``, the mean over emotions, within one
         model, layer by layer. ``p``: one-sided, by permuted emotions; ``p_max``: of the highest value over all these
-        pairs of layers; ``n`` emotions; ``best`` marks the highest value.
+        pairs of layers; ``n`` emotions; ``best`` marks the highest value. ``rdm_ceiling``, where a file lies in the
+        run folder that made it, with its texts' sums by topic beside it: √(reliability of a × of b), as high as ρ gets
+        on such texts, at the layer that was kept; a set without its texts counts as wholly reliable.
 
     Raises:
         EmotraceError: fewer than two sets; fewer than four emotions in common; ``same_model`` of different widths.
@@ -58,9 +61,11 @@ def compare(
     same_model = same_model if same_model is None else arguments.flag(same_model, "same_model")
     sets = dict(zip(_names(sources), (_vectors(one, layers_are) for one in sources), strict=True))
     rows: list[dict[str, Any]] = []
+    files = dict(zip(sets, sources, strict=True))
     for (name, first), (other, second) in itertools.combinations(sets.items(), 2):
         front = {"a": name, "b": other}
         rows += _pair(front, first, second, same_model, permutations, generator(seed, "compare", name, other))
+        rows += _ceiling(front, [(files[one], sets[one]) for one in (name, other)], rows[-1]["n"], seed)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
@@ -130,6 +135,35 @@ def _pair(
             found = cosine_agreement(parts[0], parts[1], permutations, rng)
             rows += _rows({**front, "metric": "cosine"}, [(layer, layer) for layer in layers], found)
     return rows
+
+
+def _ceiling(front: dict[str, Any], pair: list[tuple[Any, EmotionVectors]], n: int, seed: int) -> list[dict[str, Any]]:
+    """The row ``rdm_ceiling`` of two sets, if the run that made one of them keeps its texts by topic."""
+    others = [{name.casefold().strip() for name in one.emotions} for _, one in reversed(pair)]
+    kept = [
+        None if isinstance(source, EmotionVectors) else _reliability(Path(source), shared, seed)
+        for (source, _), shared in zip(pair, others, strict=True)
+    ]
+    if not (known := [one for one in kept if one is not None]):
+        return []
+    layers = {f"layer_{side}": one[0] if one else np.nan for side, one in zip("ab", kept, strict=True)}
+    value = float(np.sqrt(np.prod([reliability for _, reliability in known])))
+    return [{**front, "n": n, "metric": "rdm_ceiling", **layers, "value": value, "best": False}]
+
+
+def _reliability(file: Path, shared: set[str], seed: int) -> tuple[int, float] | None:
+    """The layer of which a run kept its texts' sums beside this file, and the reliability of its distances."""
+    beside = file.with_name(f"{file.stem}-topics.npz")
+    if file.suffix != ".safetensors" or not beside.is_file():
+        return None
+    try:
+        with np.load(beside, allow_pickle=False) as arrays:
+            inside = [at for at, name in enumerate(arrays["emotions"]) if str(name).casefold().strip() in shared]
+            gram, counts = arrays["gram"][:, inside][:, :, :, inside], arrays["counts"][:, inside]
+            layer = int(arrays["layer"])
+    except (OSError, ValueError, KeyError):  # not of a run
+        return None
+    return layer, rdm_reliability(gram, counts, SPLITS, generator(seed, "compare", "halves"))
 
 
 def _rows(front: dict[str, Any], pairs: list[tuple[int, int]], found: Agreement) -> list[dict[str, Any]]:

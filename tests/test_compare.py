@@ -15,7 +15,7 @@ import emotrace
 from emotrace import cli
 from emotrace.errors import EmotraceError
 from emotrace.measures import geometry, statistics
-from emotrace.measures.rdm_agreement import centred, rdm_agreement
+from emotrace.measures.rdm_agreement import centred, rdm_agreement, rdm_reliability
 from emotrace.vectors import EmotionVectors
 
 NAMES, LAYERS = ["sad", "grief-stricken", "calm", "proud", "joy2"], [3, 8]
@@ -299,6 +299,38 @@ def test_cosines_are_of_one_model_alone_and_from_the_common_centre():
     assert len(emotrace.compare(*other, same_model=True).query("metric == 'cosine'")) == 3
     with pytest.raises(EmotraceError, match=r"of different widths \(12 and 5\), so of different models"):
         emotrace.compare(a, ours(2, width=5), same_model=True)
+
+
+def test_distances_are_as_reliable_as_halves_of_the_topics_agree(tmp_path):
+    rng = np.random.default_rng(0)
+    feeling = rng.normal(size=(5, 12))
+
+    def kept(noise, counts=3):
+        texts = feeling[None, :, None] + noise * rng.normal(size=(8, 5, counts, 12)) + 4  # [topic, emotion, text, d]
+        return np.einsum("tend,sfmd->tesf", texts, texts), np.full((8, 5), counts), texts
+
+    gram, counts, _ = kept(0.0)
+    assert rdm_reliability(gram, counts, 20, rng) == pytest.approx(1)
+    found = [rdm_reliability(*kept(noise)[:2], 50, rng) for noise in (1.0, 3.0)]
+    assert 1 > found[0] > found[1] > 0
+    gram, counts, texts = kept(2.0)
+    rhos = []
+    for _ in range(400):
+        order = rng.permutation(8)
+        means = [texts[half].mean(axis=(0, 2)) for half in (order[:4], order[4:])]
+        rdms = [geometry.rdm(mean - mean.mean(axis=0))[np.triu_indices(5, 1)] for mean in means]
+        rhos.append(stats.spearmanr(*rdms).statistic)
+    expected = 2 * np.mean(rhos) / (1 + np.mean(rhos))
+    assert rdm_reliability(gram, counts, 400, rng) == pytest.approx(expected, abs=0.05)
+    assert np.isnan(rdm_reliability(gram, counts * (np.arange(8) == 0)[:, None], 20, rng))
+
+    ours(0).save(tmp_path / "run.safetensors")
+    np.savez(tmp_path / "run-topics.npz", gram=gram, counts=counts, emotions=NAMES, topics=list("abcdefgh"), layer=3)
+    row = emotrace.compare(tmp_path / "run.safetensors", ours(1)).query("metric == 'rdm_ceiling'").iloc[0]
+    assert (row["layer_a"], row["n"]) == (3, 5)
+    assert np.isnan(row["layer_b"])
+    assert row["value"] == pytest.approx(np.sqrt(expected), abs=0.05)
+    assert not len(emotrace.compare(ours(0), ours(1)).query("metric == 'rdm_ceiling'"))
 
 
 def test_too_little_to_compare_is_one_line(tmp_path):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from emotrace.measures.geometry import rdm, unit
+from emotrace.measures.geometry import centre_gram, cosines_of_gram, rdm, unit
 
 
 class Agreement(NamedTuple):
@@ -71,6 +71,33 @@ def cosine_agreement(first: np.ndarray, second: np.ndarray, permutations: int, r
     between = np.stack([unit(a) @ unit(b).T for a, b in zip(centred(first), centred(second), strict=True)])
     rows = np.arange(len(first))
     return _against(lambda order: between[:, order, rows].mean(axis=1), len(first), permutations, rng)
+
+
+def rdm_reliability(gram: np.ndarray, counts: np.ndarray, splits: int, rng: np.random.Generator) -> float:
+    """How far the emotions' distances repeat on other topics: ρ between halves of the topics, by Spearman and Brown.
+
+    Args:
+        gram: inner products of the activations' sums, ``[topic, emotion, topic, emotion]``, from any one origin.
+        counts: texts of each, ``[topic, emotion]``.
+        splits: of the topics into halves, at random; those that leave an emotion without a text are not counted.
+        rng: for the splits.
+
+    Returns:
+        2 ρ / (1 + ρ) of the mean ρ; 0 for a ρ below 0; NaN where no split has all emotions in both halves.
+    """
+    upper, rhos = np.triu_indices(gram.shape[1], 1), []
+    for _ in range(splits):
+        order, ranks = rng.permutation(len(gram)), []
+        for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+            texts = counts[half].sum(axis=0)
+            if not texts.all():
+                break
+            summed = gram[half][:, :, half].astype(np.float64).sum(axis=(0, 2))
+            ranks.append(_standardised(1 - cosines_of_gram(centre_gram(summed / np.outer(texts, texts)))[upper]))
+        else:
+            rhos.append((ranks[0] * ranks[1]).mean())
+    rho = float(np.mean(rhos)) if rhos else np.nan
+    return np.nan if np.isnan(rho) else 2 * max(rho, 0.0) / (1 + max(rho, 0.0))
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
