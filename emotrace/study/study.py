@@ -310,7 +310,7 @@ def sized(settings: Settings, topics: int | str | None, sources: Iterable[Instru
         return settings
     if topics == "all":
         return replace(settings, topics=max(source.passages["topic"].nunique() for source in sources))
-    return replace(settings, topics=arguments.integer(topics, "topics, a number or all,", at_least=2))
+    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=2))
 
 
 def notes_on(source: Instrument, topics: int) -> list[str]:

@@ -141,23 +141,23 @@ def test_texts_without_topics_and_with_norms_run(texts, model, tmp_path, capsys)
     assert geometry.query("metric == 'pc1_valence_r'")["n"].unique() == [5]
 
 
-@pytest.mark.parametrize(("topics", "read"), [(None, 45), (2, 15), ("all", 120)])
+@pytest.mark.parametrize(("topics", "read"), [(None, 60), (5, 75), ("all", 120)])
 def test_as_many_topics_are_read_as_are_asked_for(topics, read, texts, model, tmp_path, capsys):
-    more = texts[texts["topic"] != "sea"].assign(topic="late " + texts["topic"])
+    more = texts[texts["topic"] != "sea"].assign(topic="late " + texts["topic"], text="Late: " + texts["text"])
     own = emotrace.load_instrument(pd.concat([texts[texts["topic"].isin(["sea", "shop", "yard"])], more]), name="moods")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Settings, "quick", classmethod(lambda cls, seed=0: cls(seed, topics=3, bootstrap=50)))
+        patch.setattr(Settings, "quick", classmethod(lambda cls, seed=0: cls(seed, topics=4, bootstrap=50)))
         pipeline.run([model], tmp_path, chosen="reliability", quick=True, instruments=[own], topics=topics)
     manifest, rows = read_manifest(tmp_path), read_tables(tmp_path)["reliability"].query("emotion == 'all'")
     assert rows["n"].tolist() == [read] * 2
-    assert manifest["settings"]["sizes"]["topics"] == {None: 3, 2: 2, "all": 8}[topics]
+    assert manifest["settings"]["sizes"]["topics"] == {None: 4, 5: 5, "all": 8}[topics]
     assert (f"moods: {read} of 120 texts are read" in capsys.readouterr().err) == (topics != "all")
 
 
 def test_a_number_of_topics_that_is_none_is_one_line(texts, model, tmp_path):
     own = emotrace.load_instrument(texts, name="moods")
     for wrong in (1, "some", 2.5):
-        with pytest.raises(EmotraceError, match="topics, a number or all,"):
+        with pytest.raises(EmotraceError, match=r"the number of topics .or all. is"):
             pipeline.run([model], tmp_path, chosen="reliability", instruments=[own], topics=wrong)
 
 
