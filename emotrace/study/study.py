@@ -304,13 +304,13 @@ def sized(settings: Settings, topics: int | str | None, sources: Iterable[Instru
     """The settings with as many topics as are asked for: a number, or ``all``; None: as they are.
 
     Raises:
-        EmotraceError: neither, or fewer than two.
+        EmotraceError: neither, or fewer than four, which do not make two halves of two.
     """
     if topics is None:
         return settings
     if topics == "all":
         return replace(settings, topics=max(source.passages["topic"].nunique() for source in sources))
-    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=2))
+    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=4))
 
 
 def notes_on(source: Instrument, topics: int) -> list[str]:
