@@ -18,6 +18,7 @@ _PUBLIC = {
     "extract": "extraction",
     "load_instrument": "instrument.loading",
     "transfer": "transfers",
+    "compare": "comparison",
     "EmotionVectors": "vectors",
     "steer": "steered_texts",
     "steered": "steering_hooks",

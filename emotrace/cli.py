@@ -23,6 +23,7 @@ from emotrace.cli_arguments import (
     Norms,
     Passages,
     Remote,
+    Topics,
     loads_a_model,
 )
 from emotrace.cli_output import loaded_model, print_claims, print_table
@@ -80,6 +81,7 @@ def run(
     ] = "minilm-goemotions",
     quick: Annotated[bool, Option("--quick", help="The same experiments, fewer texts and resamples.")] = False,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    topics: Topics = None,
     seed: Annotated[int, Option(help="Seed of every random draw.")] = 0,
     instruct: Instruct = None,
     remote: Remote = False,
@@ -105,6 +107,7 @@ def run(
                 classifier=classifier,
                 quick=quick,
                 resume=resume,
+                topics=cli_arguments.topics(topics),
                 seed=seed,
                 remote=remote,
                 instruct=instruct,
@@ -331,7 +334,7 @@ def doctor(model: Annotated[str, Argument(help="A model, by its short name or hu
         raise typer.Exit(1)
 
 
-for command in (commands.check, commands.transfer, commands.lens, commands.setup):
+for command in (commands.check, commands.transfer, commands.compare, commands.lens, commands.setup):
     app.command()(command)
 app.add_typer(commands.vectors, name="vectors")
 

@@ -31,6 +31,7 @@ Instruments = Annotated[
     Option("--instrument", help="Any emotions and any texts: a file or folder; again for several, the first is main."),
 ]
 
+Topics = Annotated[str | None, Option(help="How many topics of each to read, or all; default 12, 6 with --quick.")]
 Passages = Annotated[Path | None, Option(help="A file like data/passages.csv in place of it.")]
 Instruct = Annotated[
     bool | None, Option("--instruct/--base", help="Instruction-tuned or not; default: by registry or chat template.")
@@ -130,6 +131,15 @@ def mapping(text: str | None) -> dict[str, str] | None:
     if not parts or not all(sign and role.strip() for role, sign, _ in parts):
         raise EmotraceError(f"columns are written text=story,emotion=mood, not {text!r}")
     return {role.strip(): column.strip() for role, _, column in parts}
+
+
+def topics(text: str | None) -> int | str | None:
+    """``30`` as a number, ``all`` as it is."""
+    if text is None or text.strip() == "all":
+        return text and "all"
+    if not text.strip().isdecimal():
+        raise EmotraceError(f"topics are a number or all, not {text!r}")
+    return int(text)
 
 
 def layers(text: str) -> list[int] | None:

@@ -25,13 +25,17 @@ def print_claims(path: Path) -> None:
 
     if not path.exists():
         return
-    table = Table("claim", "paper", "measured", "95% interval", "verdict", box=None)
-    for model, rows in pd.read_csv(path).groupby("model", sort=False):
+    claims = pd.read_csv(path)
+    several = claims["instrument"].nunique() > 1
+    texts = ["texts"] if several else []
+    table = Table("claim", *texts, "paper", "measured", "95% interval", "verdict", box=None)
+    for model, rows in claims.groupby("model", sort=False):
         table.add_section()
         table.add_row(f"[bold]{model}[/]")
         for row in rows.to_dict("records"):
             measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
-            table.add_row(row["claim"], str(row["paper"]), measured, interval, row["verdict"])
+            texts = ["" if pd.isna(row["instrument"]) else row["instrument"]] if several else []
+            table.add_row(row["claim"], *texts, str(row["paper"]), measured, interval, row["verdict"])
     print_table(table)
 
 

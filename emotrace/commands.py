@@ -93,6 +93,46 @@ def _transferred(table: pd.DataFrame) -> Table:
     return shown
 
 
+def compare(
+    vectors: Annotated[
+        list[Path],
+        Argument(help="Two or more: files of emotrace extract, GGUF control vectors, safetensors, npz, torch."),
+    ],
+    layers_are: Annotated[
+        str | None, Option(help="Other tools' layer numbers, where a file does not say: block-output or hidden-states.")
+    ] = None,
+    same_model: Annotated[
+        bool | None, Option("--same-model/--other-models", help="Cosines too; default: where both name one model.")
+    ] = None,
+    out: Annotated[Path, Option(help="The table to write.")] = Path("compare.csv"),
+    permutations: Annotated[int, Option(help="Of emotions, for p.")] = 999,
+    seed: Annotated[int, Option(help="Seed of the permutations.")] = 0,
+) -> None:
+    """Do vectors lay the same emotions out alike? By their pairwise distances, and within one model by cosine."""
+    from emotrace.comparison import compare as measure
+    from emotrace.files import write_file
+    from emotrace.study.verdicts import format_number
+    from emotrace.vectors import EmotionVectors
+
+    for path in vectors:
+        one = EmotionVectors.load(path, layers_are=layers_are)
+        at = ", ".join(map(str, one.layers)) if len(one.layers) < 9 else f"{one.layers[0]} to {one.layers[-1]}"
+        of = one.provenance.get("of", one.provenance.get("model", "this package"))
+        print(f"{path}: {len(one.emotions)} emotions, layers {at}, width {one.d_model}; of {of}")
+    print("layers are counted as emotrace does: 0 the embeddings, N the output of the Nth decoder layer\n")
+    table = measure(*vectors, layers_are=layers_are, same_model=same_model, permutations=permutations, seed=seed)
+    write_file(out, table.to_csv(index=False, float_format="%.6g").encode())
+    shown = Table("a", "b", "what", "highest at layers", "value", "p*", "mean of all layers", "emotions", box=None)
+    names = {"rdm_rho": "distances, Spearman's ρ", "cosine": "cosine", "rdm_ceiling": "ceiling of that ρ"}
+    for (first, second, metric), rows in table.groupby(["a", "b", "metric"], sort=False):
+        best = rows[rows["best"]].iloc[0] if rows["best"].any() else rows.iloc[0]
+        at = ", ".join(format_number(best[name]) for name in ("layer_a", "layer_b"))
+        numbers = [format_number(value) for value in (best["value"], best["p_max"], rows["value"].mean())]
+        shown.add_row(escape(first), escape(second), names[metric], at, *numbers, str(best["n"]))
+    print_table(shown)
+    print(f"\n* of the highest of all pairs of layers, by permuted emotions. Every pair of layers: {out}")
+
+
 def watch(
     prompt: str,
     target: Emotion,

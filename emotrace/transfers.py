@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from emotrace.instrument.loading import Source, load_instrument
 from emotrace.measures import geometry, statistics
 from emotrace.measures.randomness import generator
 from emotrace.measures.transfer import centred_vectors, decode_by_vectors, decode_by_words, mean_cosine
-from emotrace.readings import read_texts
+from emotrace.readings import Reading, read_texts
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -68,42 +68,76 @@ def transfer(
     pair = [load_instrument(source) for source in (first, second)]
     if pair[0].name == pair[1].name:
         raise EmotraceError(f"two instruments are called {pair[0].name!r}: give one of them another name")
-    names = [name for name in pair[0].emotions if all(name in set(one.passages["emotion"]) for one in pair)]
+    texts = [set(one.passages["emotion"]) for one in pair]
+    own = [name for name in pair[0].emotions if name in texts[0]]
+    names = common_emotions(pair[0].name, own, pair[1].name, texts[1] & set(pair[1].emotions))
+    poolings = [arguments.choice(name, "pooling", POOLINGS) for name in arguments.names(poolings, "pooling")]
+    sides = [_read(model, one, names, poolings, seed, progress) for one in pair]
+    return both_ways(sides[0], sides[1], names, seed)
+
+
+def common_emotions(first: str, emotions: Sequence[str], second: str, others: Collection[str]) -> list[str]:
+    """The emotions that two instruments, by their names, both have texts of; in the first one's order.
+
+    Raises:
+        EmotraceError: fewer than three.
+    """
+    names = [name for name in emotions if name in others]
     if len(names) < FEWEST:
         raise EmotraceError(
-            f"{pair[0].name} and {pair[1].name} have {len(names)} emotions in common ({', '.join(names) or 'none'}): "
+            f"{first} and {second} have {len(names)} emotions in common ({', '.join(names) or 'none'}): "
             f"{FEWEST} are needed"
         )
-    poolings = [arguments.choice(name, "pooling", POOLINGS) for name in arguments.names(poolings, "pooling")]
-    sides = [_Side(model, one, names, poolings, seed, progress) for one in pair]
-    rows = [row for train, test in (sides, sides[::-1]) for row in _direction(model, train, test, names)]
-    rows += _agreement(model, sides[0], sides[1], names, seed)
-    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+    return names
 
 
-class _Side:
-    """One instrument's texts of the shared emotions, and what the model held when it read them."""
+def _read(
+    model: Model,
+    instrument: Instrument,
+    names: Sequence[str],
+    poolings: Sequence[str],
+    seed: int,
+    progress: Callable[[int], None] | None,
+) -> Side:
+    table = instrument.passages[instrument.passages["emotion"].isin(names)].reset_index(drop=True)
+    reading = read_texts(model, table[["emotion", "topic", "text"]], poolings=poolings, progress=progress)
+    return Side(model.name, model.n_layers, instrument, instrument.name, names, reading, seed)
+
+
+class Side:
+    """One instrument's texts of the shared emotions, and what the model held when it read them.
+
+    Args:
+        model, n_layers: the model's name and number of layers.
+        instrument: whose texts they are.
+        name: of the instrument, in the table.
+        names: the shared emotions.
+        reading: of texts of these emotions, and perhaps of others.
+        seed, draws: of the bootstrap over topics.
+    """
 
     def __init__(
         self,
-        model: Model,
+        model: str,
+        n_layers: int,
         instrument: Instrument,
+        name: str,
         names: Sequence[str],
-        poolings: Sequence[str],
+        reading: Reading,
         seed: int,
-        progress: Callable[[int], None] | None,
+        draws: int = DRAWS,
     ) -> None:
-        table = instrument.passages[instrument.passages["emotion"].isin(names)].reset_index(drop=True)
-        self.name, self.layers = instrument.name, model.check_layers(None)
+        inside = reading.labels["emotion"].isin(names).to_numpy()
+        table = reading.labels[inside]
+        self.model, self.n_layers, self.name, self.layers = model, n_layers, name, reading.layers
         self.has_topics = instrument.has_topics
         self.emotions, self.topics = (table[column].to_numpy(str) for column in ("emotion", "topic"))
         self.words = [instrument.words(text) for text in table["text"]]
-        self.pooled = read_texts(
-            model, table[["emotion", "topic", "text"]], poolings=poolings, progress=progress
-        ).pooled
+        self.pooled = {pooling: held[inside] for pooling, held in reading.pooled.items()}
         order = list(dict.fromkeys(self.topics))
         self.of_topic = np.array([order.index(topic) for topic in self.topics])
-        self.draws = statistics.topic_draws(len(order), DRAWS, generator(seed, "transfer", instrument.name))
+        self.draws = statistics.topic_draws(len(order), draws, generator(seed, "transfer", name))
+        self._within: dict[str, list[np.ndarray]] = {}
 
     def rate(self, correct: np.ndarray) -> dict[str, float]:
         """The share that is right, with its interval over topics."""
@@ -112,15 +146,30 @@ class _Side:
 
     def within(self, pooling: str) -> list[np.ndarray]:
         """At each layer, which texts nearest centroids decode with topics held out."""
-        return [
-            geometry.decode(self.pooled[pooling][:, index], self.emotions, self.topics, "nearest_centroid")
-            for index in range(len(self.layers))
-        ]
+        if pooling not in self._within:
+            self._within[pooling] = [
+                geometry.decode(self.pooled[pooling][:, index], self.emotions, self.topics, "nearest_centroid")
+                for index in range(len(self.layers))
+            ]
+        return self._within[pooling]
 
 
-def _direction(model: Model, train: _Side, test: _Side, names: Sequence[str]) -> list[dict[str, Any]]:
+def both_ways(
+    first: Side, second: Side, names: Sequence[str], seed: int, permutations: int = PERMUTATIONS
+) -> pd.DataFrame:
+    """The table of :func:`transfer`, of what a model held when it read both.
+
+    Raises:
+        EmotraceError: an emotion has no texts on topics other than those tested.
+    """
+    rows = [row for train, test in ((first, second), (second, first)) for row in _direction(train, test, names)]
+    rows += _agreement(first, second, names, seed, permutations)
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def _direction(train: Side, test: Side, names: Sequence[str]) -> list[dict[str, Any]]:
     chance = float(np.unique(test.emotions, return_counts=True)[1].max() / len(test.emotions))
-    front = {"model": model.name, "train": train.name, "test": test.name, "null": chance, "n": len(test.emotions)}
+    front = {"model": train.model, "train": train.name, "test": test.name, "null": chance, "n": len(test.emotions)}
     folds = _folds(train, test, names)
     carried = np.zeros(len(test.emotions), dtype=bool)
     for seen, rows_of in folds:
@@ -136,13 +185,13 @@ def _direction(model: Model, train: _Side, test: _Side, names: Sequence[str]) ->
             for seen, rows_of in folds:
                 vectors = centred_vectors(held[seen], train.emotions[seen], names)
                 right[rows_of] = decode_by_vectors(vectors, tested[rows_of], test.emotions[rows_of], names, centre)
-            at = {"pooling": pooling, "layer": layer, "depth": layer / model.n_layers, "chosen": index == chosen}
+            at = {"pooling": pooling, "layer": layer, "depth": layer / train.n_layers, "chosen": index == chosen}
             rows.append({**front, **at, "metric": "accuracy", **test.rate(right)})
             rows.append({**front, **at, "metric": "within", **test.rate(inside)})
     return rows
 
 
-def _folds(train: _Side, test: _Side, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(train: Side, test: Side, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test rows: all by all, or, where both have topics in common, by those on other topics."""
     whole = np.arange(len(train.emotions)), np.arange(len(test.emotions))
     if not (train.has_topics and test.has_topics and set(train.topics) & set(test.topics)):
@@ -156,17 +205,17 @@ def _folds(train: _Side, test: _Side, names: Sequence[str]) -> list[tuple[np.nda
     return folds
 
 
-def _agreement(model: Model, a: _Side, b: _Side, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def _agreement(a: Side, b: Side, names: Sequence[str], seed: int, permutations: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    front = {"model": model.name, "train": a.name, "test": b.name, "n": len(names)}
+    front = {"model": a.model, "train": a.name, "test": b.name, "n": len(names)}
     for pooling in a.pooled:
         for index, layer in enumerate(a.layers):
             pair = [centred_vectors(one.pooled[pooling][:, index], one.emotions, names) for one in (a, b)]
             if min(np.abs(vectors).max() for vectors in pair) <= 1e-6 * np.abs(a.pooled[pooling][:, index]).max():
                 continue  # where all texts end in one full stop, what is left of its embedding is rounding
-            at = {**front, "pooling": pooling, "layer": layer, "depth": layer / model.n_layers}
+            at = {**front, "pooling": pooling, "layer": layer, "depth": layer / a.n_layers}
             rows.append({**at, "metric": "cosine", "value": mean_cosine(*pair)})
             rdms = [geometry.rdm(vectors) for vectors in pair]
-            rho, p = statistics.mantel(rdms[0], rdms[1], PERMUTATIONS, generator(seed, "transfer", "mantel"))
+            rho, p = statistics.mantel(rdms[0], rdms[1], permutations, generator(seed, "transfer", "mantel"))
             rows.append({**at, "metric": "rdm_rho", "value": rho, "p": p})
     return rows

@@ -158,6 +158,8 @@ class EmotionVectors:
         return other
 
     def _same_weights(self, name: str, provenance: Mapping[str, str]) -> None:
+        if "of" in self.provenance:
+            raise EmotraceError(f"these vectors (of {self.provenance['of']}) say not whose weights they are of")
         if checkpoints.content(self.provenance) != checkpoints.content(provenance):
             raise EmotraceError(
                 f"these vectors belong to {self.provenance.get('model', '?')} "
@@ -281,20 +283,19 @@ class EmotionVectors:
 
     @classmethod
     @arguments.checked
-    def load(cls, path: str | Path) -> EmotionVectors:
-        """Reads what :meth:`save` wrote.
+    def load(cls, path: str | Path, *, layers_are: str | None = None) -> EmotionVectors:
+        """Reads what :meth:`save` wrote, or another tool's vectors: GGUF control vectors, safetensors, npz, torch.
+
+        Another tool's have no means (zeros) and no centring, and name no weights: they are for comparing.
+
+        Args:
+            path: the file; of another tool also a folder of one file an emotion.
+            layers_are: another tool's layer numbers, where its file is silent: ``block-output`` or ``hidden-states``.
 
         Raises:
-            EmotraceError: no such file, or one that is cut short, damaged or of another format.
+            EmotraceError: no such file; one that is cut short, damaged, or not understood.
         """
-        tensors, header = vector_files.read(Path(path), FORMAT, _TENSORS)
-        with vector_files.damage_named(Path(path)):
-            return cls(
-                emotions=tuple(json.loads(header["emotions"])),
-                layers=tuple(json.loads(header["layers"])),
-                provenance=json.loads(header["provenance"]),
-                **tensors,
-            )
+        return cls(**vector_files.load(Path(path), FORMAT, _TENSORS, layers_are))
 
     def push_to_hub(
         self, repo: str, *, private: bool = True, licence: str | None = None, reliability: pd.DataFrame | None = None

@@ -70,6 +70,7 @@ TABLES = (
     "layer_strength",
     "damage",
     "precision",
+    "transfer",
     *across_models.TABLES,
 )
 TEXTS = ("steered", "scenarios", "prompted")
@@ -91,6 +92,7 @@ FIGURES = (
     "estimator_effects",
     "layer_strength",
     "precision",
+    "transfer_over_depth",
 )
 
 

@@ -28,6 +28,7 @@ PUBLIC = {
     "read_emotions": "emotrace.whatif.token_reading",
     "watch": "emotrace.whatif.watching",
     "lens": "emotrace.logit_lens",
+    "compare": "emotrace.comparison",
     "attach": "emotrace.in_memory",
     "steered": "emotrace.steering_hooks",
     "Lab": "emotrace.study.lab",
@@ -42,13 +43,20 @@ COMMANDS = {
     "read": "text --emotion --model --vectors --layer --top --html --remote",
     "whatif": "prompt --emotion --strength --model --layer --tokens --temperature --seed --chat --no-judge --live "
     "--html --remote",
+    "compare": "vectors --layers-are --same-model --out",
     "lens": "vectors --emotion --model --layers --top --random --csv --remote",
     "models": "",
     "setup": "--models",
     "doctor": "model",
     "report": "folder",
 }
-REQUIRED = {"read": {"text"}, "lens": {"vectors"}, "whatif": {"prompt", "--emotion"}, "report": {"folder"}}
+REQUIRED = {
+    "read": {"text"},
+    "lens": {"vectors"},
+    "compare": {"vectors"},
+    "whatif": {"prompt", "--emotion"},
+    "report": {"folder"},
+}
 DEFAULTS = {
     "run": {"--out": Path("runs/latest"), "--experiments": "all", "--classifier": "minilm-goemotions", "--seed": 0},
     "extract": {"--method": "comprehension", "--pooling": "last", "--layers": "all", "--emotions": "all"},

@@ -326,7 +326,7 @@ def test_a_file_that_lacks_a_part_is_refused(tmp_path, lacking):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert refused(lambda: EmotionVectors.load(tmp_path / "none")) == f"no file {tmp_path / 'none'}"
-    assert refused(lambda: EmotionVectors.load(tmp_path)) == f"no file {tmp_path}"
+    assert refused(lambda: EmotionVectors.load(tmp_path)).startswith(f"no file of vectors in {tmp_path}: ")
 
 
 def write_safetensors(vectors, path):

@@ -1,46 +1,81 @@
-"""Safetensors files of vectors: read whole and checked, or refused in one line."""
+"""Files of vectors, ours and other tools': read whole and checked, or refused in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emotrace.errors import EmotraceError, first_line, named
+from emotrace.hosts import foreign_vectors, tensor_files
 
 
-def read(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the header of a file.
+def load(path: Path, kind: str, names: Sequence[str], layers_are: str | None = None) -> dict[str, Any]:
+    """What :class:`~emotrace.vectors.EmotionVectors` is made of, from a file of ours or of another tool.
+
+    Another tool's vectors bring no means, which are zeros then, and no centring.
 
     Args:
-        path: the file.
-        kind: what its header says it is.
-        names: of the tensors.
+        path: the file; of another tool also a folder.
+        kind: what the header of ours says it is.
+        names: of the tensors in ours.
+        layers_are: what another tool's layer numbers are (``foreign_vectors.LAYERS_ARE``).
 
     Raises:
         EmotraceError: no such file, or one that is cut short, damaged or of another kind.
     """
+    try:
+        here = path.is_file(), path.is_dir()
+    except OSError:  # a name that is too long for a file
+        here = False, False
+    if not any(here):
+        raise EmotraceError(f"no file {named(path)}")
+    if not here[0] or not _ours(path, kind, names):
+        found = foreign_vectors.read(path, layers_are)
+        means = {name: np.zeros(found.values.shape[1:], np.float32) for name in names if name != "values"}
+        return {**found._asdict(), **means}
+    tensors, header = read(path, names)
+    with damage_named(path):
+        emotions, layers = (tuple(json.loads(header[name])) for name in ("emotions", "layers"))
+        return {"emotions": emotions, "layers": layers, "provenance": json.loads(header["provenance"]), **tensors}
+
+
+def _ours(path: Path, kind: str, names: Sequence[str]) -> bool:
+    """Whether a file is a safetensors file of ours.
+
+    Raises:
+        EmotraceError: it is a damaged one, or one of another version.
+    """
     from safetensors import safe_open
 
-    try:
-        here = path.is_file()
-    except OSError:  # a name that is too long for a file
-        here = False
-    if not here:
-        raise EmotraceError(f"no file {named(path)}")
+    if path.suffix in tensor_files.SUFFIXES and path.suffix != ".safetensors":
+        return False
     with path.open("rb") as head:
-        if head.read(4) == b"GGUF":
-            raise EmotraceError(
-                f"{path} is a GGUF file (a llama.cpp control vector, say): vectors are read from the safetensors file "
-                "that emotrace extract writes"
-            )
-    with damage_named(path), safe_open(path, framework="numpy") as file:
-        header = file.metadata() or {}
-        if header.get("format") != kind:
+        if head.read(4) in (b"GGUF", b"PK\x03\x04"):
+            return False
+    with damage_named(path), safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("format") == kind:
+            return True
+        if set(names) <= set(file.keys()):
             raise EmotraceError(f"{path} is no file of emotion vectors ({kind})")
+    return False
+
+
+def read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the header of a file of ours.
+
+    Raises:
+        EmotraceError: it is damaged.
+    """
+    from safetensors import safe_open
+
+    with damage_named(path), safe_open(path, framework="numpy") as file:
+        header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in names}
         if checksum(tensors) != header["sha256"]:
             raise ValueError("its sha256 does not agree with its content")

@@ -45,6 +45,13 @@ def of_instrument(tables: Tables, instrument: str) -> Tables:
     return {name: rows(table) for name, table in tables.items()}
 
 
+def emotions_in_words(tables: Tables) -> str:
+    """``20 emotions`` of the tables of one model and instrument; without the number where no table has it."""
+    if len(curve := tables.get("learning_curve", ())):
+        return f"{round(1 / curve['chance'].iloc[0])} emotions"
+    return "emotions"
+
+
 def of_main_instrument(tables: Tables) -> Tables:
     """Tables with the rows of the main instrument alone."""
     names = instruments(tables)
@@ -72,6 +79,8 @@ class Results:
         self.tables |= other.tables
         self.texts |= other.texts
         self.vectors |= other.vectors
+        for name, reasons in other.left_out.items():
+            self.left_out.setdefault(name, {}).update(reasons)
 
 
 @dataclass(frozen=True)

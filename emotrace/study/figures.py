@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from emotrace.files import write_file
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.effects.figures import confirmed_shares, draw_confirmed
-from emotrace.study.experiment import Picture, Tables, instruments, of_instrument, of_main_instrument, of_model
+from emotrace.study.experiment import (
+    Picture,
+    Tables,
+    emotions_in_words,
+    instruments,
+    of_instrument,
+    of_main_instrument,
+    of_model,
+)
 from emotrace.study.experiments import PICTURES, TABLES
 from emotrace.study.folder import RunFolder, file_name, select
 from emotrace.study.style import BLUE, GREEN, GREY, curve, plt
@@ -36,7 +44,7 @@ def _held(ax: Axes, tables: Tables) -> None:
         ax.axhline(own["value"].iloc[0], color=colour, lw=1, ls=":", label=f"{name}, words without context")
     ax.axhline(rows["null"].iloc[0], color=GREY, lw=1, ls="--", label="chance")
     ax.set_xlabel("depth (layer / number of layers)")
-    ax.set_ylabel("accuracy on unseen topics, 20 emotions")
+    ax.set_ylabel(f"accuracy on unseen topics, {emotions_in_words(of_main_instrument(tables))}")
     ax.set_ylim(0, 1.32)  # room for the legend
     ax.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     ax.legend(fontsize=8, loc="upper left", ncols=2)
@@ -46,7 +54,7 @@ OVERVIEW = Picture(
     "overview",
     overview,
     "separation",
-    "Reading: how often a linear probe on the residual stream (mean over tokens) names the right one of 20 emotions on "
+    "Reading: how often a linear probe on the residual stream (mean over tokens) names the right emotion on "
     "topics it never saw, over depth, with 95% bands, beside the words alone. Writing: how often an outside classifier "
     "confirms the feeling in steered texts, in unsteered ones that were asked for it, under controls, and in passages "
     "that do carry it.",

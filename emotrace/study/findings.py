@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.effects.ceilings import CUT
-from emotrace.study.experiment import Tables, of_main_instrument
+from emotrace.study.experiment import Tables, emotions_in_words, of_main_instrument
 from emotrace.study.folder import select
 from emotrace.study.verdicts import format_interval, format_number
 
@@ -59,7 +59,7 @@ def _reading(tables: Tables, claims: Claims) -> str | None:
     rows = select(of_main_instrument(tables)["separation"], pooling="mean", metric="logistic_regression", layer=0)
     words = f"{format_number(rows['value'].iloc[0])}, chance {format_number(rows['null'].iloc[0])}"
     return (
-        "When it reads, a linear probe names the right one of 20 emotions in "
+        f"When it reads, a linear probe names the right one of {emotions_in_words(of_main_instrument(tables))} in "
         f"{claims.value('neighbour.probe.mean')} of texts on topics it never saw; the words alone, their embeddings "
         f"averaged without context, reach {words}."
     )

@@ -17,7 +17,7 @@ from emotrace.judges import regimes
 from emotrace.measures import statistics
 from emotrace.study import vector_guidelines
 from emotrace.study.effects.arms import CALIBRATED
-from emotrace.study.experiment import Tables
+from emotrace.study.experiment import Tables, emotions_in_words
 from emotrace.study.folder import select
 from emotrace.study.guideline_list import NO, UNTESTED, VERDICTS, YES, Finding, Row, rules, states
 from emotrace.study.languages.claims import ALIGNED
@@ -78,7 +78,7 @@ def _pooling(tables: Tables) -> Finding:
     rows = rows.assign(value=rows["held_out"], low=rows["held_low"], high=rows["held_high"])
     mean, last = (_by(rows, "pooling")[pooling] for pooling in ("mean", "last"))
     return Finding(
-        f"accuracy over 20 emotions on held-out topics: mean over tokens {_estimate(mean)}, last token "
+        f"accuracy over {emotions_in_words(tables)} on held-out topics: mean over tokens {_estimate(mean)}, last token "
         f"{_estimate(last)}",
         _above(mean, last),
     )

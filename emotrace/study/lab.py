@@ -219,7 +219,8 @@ class Lab:
 
     def _existing(self, tables: Tables, name: str) -> pd.DataFrame:
         if name not in tables or tables[name].empty:
-            raise EmotraceError(f"{self._model.name} has no {name}: a base model writes no stories")
+            why = "there is one set of texts alone" if name == "transfer" else "a base model writes no stories"
+            raise EmotraceError(f"{self._model.name} has no {name}: {why}")
         return tables[name]
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, together
 from emotrace.study.folder import RunFolder, file_name, read_manifest
-from emotrace.study.study import Progress, Settings, read
+from emotrace.study.study import Progress, Settings, notes_on, read, sized
 from emotrace.study.verdicts import claims_table
 
 
@@ -43,6 +43,7 @@ def run(
     classifier: str = DEFAULT_CLASSIFIER,
     quick: bool = False,
     resume: bool = False,
+    topics: int | str | None = None,
     seed: int = 0,
     remote: bool | str = False,
     instruct: bool | None = None,
@@ -55,7 +56,8 @@ def run(
     the others go on; ``resume`` tries it again. Where there is no run to resume it starts afresh, and says so.
 
     An experiment for which an instrument lacks something is left out there, with a line on standard error and its
-    reason in the manifest (``left_out``) and the report. ``how`` is what else ``load`` takes, of every model.
+    reason in the manifest (``left_out``) and the report. ``topics``: how many of each instrument's are read, or
+    ``all``; default: the first 12, 6 of a quick run. ``how`` is what else ``load`` takes, of every model.
 
     Returns:
         The path of ``report.html``.
@@ -69,15 +71,13 @@ def run(
     plan = experiments.planned([experiments.by_name(name) for name in names])
     seed = arguments.integer(seed, "a seed", at_least=0)
     _check_models(models, out)  # before the folder is made
-    sets, settings = _sets(passages, instruments), Settings.quick(seed) if quick else Settings(seed)
-    notes = [note for source in sets.values() for note in _notes(source, settings.topics)]
+    sets = _sets(passages, instruments)
+    settings = sized(Settings.quick(seed) if quick else Settings(seed), topics, sets.values())
     identity = run_settings(models, names, quick, settings, classifier, sets, bool(remote), instruct, how)
     _say_if_afresh(out, resume)
     folder = RunFolder(out, identity, resume=resume)
     folder.manifest.pop("failures", None)
-    if notes:
-        folder.manifest["passages"] = notes
-        print("\n".join(f"emotrace: {note}" for note in notes), file=sys.stderr)
+    _say_notes(folder, sets, settings.topics)
     try:
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}, {cpu_matmul.choose()}"
         finished: list[Results] = []
@@ -123,17 +123,11 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
     return dict(zip(names, named, strict=True))
 
 
-def _notes(source: Instrument, topics: int) -> list[str]:
-    """What a reader should know of an instrument's texts, a sentence each."""
-    notes = corpus.imbalances(source.passages, topics, source.emotions)
-    if source.default:
-        return notes
-    kept, of = len(corpus.quick_subset(source.passages, topics)), source.passages["topic"].nunique()
-    if kept < len(source.passages):
-        kind = "topics" if source.has_topics else "folds"
-        notes.append(f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {of} {kind}")
-    folds = "no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics"
-    return [f"{source.name}: {note}" for note in (*notes, *([folds] if not source.has_topics else []))]
+def _say_notes(folder: RunFolder, sets: dict[str, Instrument], topics: int) -> None:
+    """What a reader should know of the texts: on standard error and in the manifest."""
+    if notes := [note for source in sets.values() for note in notes_on(source, topics)]:
+        folder.manifest["passages"] = notes
+        print("\n".join(f"emotrace: {note}" for note in notes), file=sys.stderr)
 
 
 def _say_if_afresh(out: Path, resume: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -22,7 +23,15 @@ from emotrace.study import claim_groups, findings, guidelines
 from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.effects.figures import texts_shown
-from emotrace.study.experiment import Experiment, Picture, Tables, instruments, of_instrument, of_model
+from emotrace.study.experiment import (
+    Experiment,
+    Picture,
+    Tables,
+    emotions_in_words,
+    instruments,
+    of_instrument,
+    of_model,
+)
 from emotrace.study.experiments import EXPERIMENTS, NAMES, by_name, planned
 from emotrace.study.figures import OVERVIEW, draw_across, draw_figures
 from emotrace.study.folder import RunFolder, file_name, read_manifest, read_tables, select
@@ -121,6 +130,7 @@ def _groups(path: Path, own: Tables, model: str, names: list[str], waiting: Sequ
     contents: dict[str, Any] = {
         "separation": _lexical(tables),
         "localisation": _records(tables, "localisation"),
+        "transfer": _transfer(tables),
         "calibration": _calibration(tables),
         "verification": _texts(path, tables, model),
     }
@@ -193,7 +203,26 @@ def _lexical(tables: Tables) -> dict[str, pd.Series] | None:
     if not len(tables.get("separation", ())):
         return None
     rows = select(tables["separation"], pooling="mean", metric="logistic_regression")
-    return {"words": select(rows, layer=0).iloc[0], "best": rows.iloc[rows["value"].argmax()]}
+    best = rows.iloc[rows["value"].argmax()]
+    return {"words": select(rows, layer=0).iloc[0], "best": best, "emotions": emotions_in_words(tables)}
+
+
+def _transfer(tables: Tables) -> list[dict[Hashable, Any]]:
+    """Each direction and pooling at the layer that its training texts chose, with the words' accuracy beside it."""
+    if not len(tables.get("transfer", ())):
+        return []
+    table = tables["transfer"]
+    words = select(table, pooling="words").set_index(["train", "test"])["value"]
+    rows = []
+    for row in table[table["chosen"].eq(True) & table["metric"].eq("accuracy")].to_dict("records"):
+        here = select(table, pooling=row["pooling"], layer=row["layer"])
+        own = select(here, train=row["train"], test=row["test"], metric="within")["value"]
+        pair = here[here["train"].isin([row["train"], row["test"]]) & here["test"].isin([row["train"], row["test"]])]
+        agreed = pair.drop_duplicates("metric", keep="last").set_index("metric")
+        alike = {"cosine": agreed["value"].get("cosine", math.nan), "rho": agreed["value"].get("rdm_rho", math.nan)}
+        more = {"words": words[row["train"], row["test"]], "within": own.iloc[0], "rho_p": agreed["p"].get("rdm_rho")}
+        rows.append(row | more | alike)
+    return rows
 
 
 def _calibration(tables: Tables) -> list[dict[Hashable, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from emotrace import arguments
 from emotrace.activations import POOLINGS, read_activations
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument, default, of_passages
@@ -297,6 +298,34 @@ def read(
     main, *others = (study(name, source) for name, source in chosen.items())
     main.instruments |= {part.instrument: part for part in others}
     return main
+
+
+def sized(settings: Settings, topics: int | str | None, sources: Iterable[Instrument]) -> Settings:
+    """The settings with as many topics as are asked for: a number, or ``all``; None: as they are.
+
+    Raises:
+        EmotraceError: neither, or fewer than four, which do not make two halves of two.
+    """
+    if topics is None:
+        return settings
+    if topics == "all":
+        return replace(settings, topics=max(source.passages["topic"].nunique() for source in sources))
+    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=4))
+
+
+def notes_on(source: Instrument, topics: int) -> list[str]:
+    """What a reader should know of an instrument's texts, a sentence each."""
+    notes = corpus.imbalances(source.passages, topics, source.emotions)
+    if source.default:
+        return notes
+    kept, of = len(corpus.quick_subset(source.passages, topics)), source.passages["topic"].nunique()
+    if kept < len(source.passages):
+        kind, more = "topics" if source.has_topics else "folds", "; --topics all reads all"
+        notes.append(
+            f"{kept} of {len(source.passages)} texts are read: those on the first {topics} of {of} {kind}{more}"
+        )
+    folds = "no topics: 'topic' in every table is a fold of texts, and no emotion is told from its topics"
+    return [f"{source.name}: {note}" for note in (*notes, *([folds] if not source.has_topics else []))]
 
 
 def _report(progress: Progress, what: str, of: int, done: int) -> None:

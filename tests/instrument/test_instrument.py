@@ -273,6 +273,26 @@ MALFORMED = {
 }
 
 
+def test_parquet_is_read_as_the_same_table_would_be(tmp_path, monkeypatch):
+    path = tmp_path / "moods.parquet"
+    try:
+        pd.DataFrame(TABLE).to_parquet(path)
+    except ImportError:  # without pyarrow only what comes after it can be tested
+        path.write_bytes(b"")
+        monkeypatch.setattr(pd, "read_parquet", lambda path: pd.DataFrame(TABLE))
+    found = emotrace.load_instrument(path)
+    table = emotrace.load_instrument(pd.DataFrame(TABLE), name="moods")
+    pd.testing.assert_frame_equal(found.passages, table.passages)
+    assert "Parquet" in found.summary
+
+    def without(path):
+        raise ImportError("Unable to find a usable engine")
+
+    monkeypatch.setattr(pd, "read_parquet", without)
+    with pytest.raises(EmotraceError, match=r"moods.parquet: pandas reads Parquet with pyarrow: pip install pyarrow"):
+        emotrace.load_instrument(path)
+
+
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_file_is_refused_in_one_line(name, tmp_path):
     content, message = MALFORMED[name]

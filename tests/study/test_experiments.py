@@ -16,9 +16,8 @@ from emotrace.study.experiment import ANALYSE, STAGES, STEER, Experiment, Pictur
 
 ROOT = Path(__file__).parents[2]
 SELECTABLE = (
-    "separation anisotropy geometry reliability localisation method_comparison factorial dose_response regimes "
-    "verification crosslingual implicit graded estimators precision "
-    "estimator_steering layer_strength"
+    "separation anisotropy geometry reliability localisation transfer method_comparison factorial dose_response "
+    "regimes verification crosslingual implicit graded estimators precision estimator_steering layer_strength"
 )
 # Written by the pipeline itself, or by what compares models.
 NOT_OF_AN_EXPERIMENT = {"claims", *across_tables.TABLES}
@@ -66,7 +65,7 @@ def test_a_plan_has_what_is_needed_before_what_needs_it(beside):
 def test_a_plan_holds_no_more_than_is_asked_for_and_needed():
     assert names(experiments.planned([experiments.by_name("separation")])) == ["separation"]
     located = experiments.planned([experiments.by_name("localisation")])
-    assert names(located) == ["separation", "anisotropy", "localisation"]
+    assert names(located) == ["separation", "anisotropy", "localisation", "transfer"]
     steered = experiments.planned([experiments.by_name("geometry"), experiments.by_name("verification")])
     assert names(steered) == ["calibration", "verification", "geometry"]
 
@@ -149,4 +148,4 @@ def test_all_leaves_out_what_is_asked_for_by_name_alone():
     assert not extra & set(experiments.names_in("all"))
     assert set(experiments.names_in(" all, precision,all")) == {*experiments.ALL, "precision"}
     assert experiments.names_in("separation,precision,separation") == ["separation", "precision"]
-    assert {*experiments.ALL, *extra} == set(experiments.NAMES)
+    assert {*experiments.ALL, *extra, "transfer"} == set(experiments.NAMES)

@@ -103,16 +103,62 @@ def test_each_instrument_of_several_is_asked_what_it_can_be(texts, model, tmp_pa
     assert f"axes_over_depth-{name}-moods.png" not in figures
 
 
+def test_what_one_instrument_teaches_is_tried_on_the_others(texts, model, tmp_path, capsys):
+    turned = texts.assign(text=texts["text"].map(lambda text: " ".join(text.rstrip(".").split()[::-1]) + "."))
+    few = turned.replace({"emotion": {"bored": "tired", "smug": "vain", "curious": "keen"}})
+    tables = {"moods": texts, "turned": turned, "few": few}
+    own = [emotrace.load_instrument(table, name=name) for name, table in tables.items()]
+    pipeline.run([model], tmp_path, chosen="transfer", quick=True, instruments=own)
+    table = read_tables(tmp_path)["transfer"]
+    assert list(table[["train", "test"]].drop_duplicates().itertuples(index=False, name=None)) == [
+        ("moods", "turned"),
+        ("turned", "moods"),
+    ]
+    values = ["train", "test", "pooling", "layer", "metric", "value", "null", "n", "chosen"]
+    loaded = emotrace.load(model)
+    direct = emotrace.transfer(loaded, own[0], own[1])  # from the texts themselves
+    pd.testing.assert_frame_equal(table[values], direct[values], check_dtype=False, rtol=1e-4)
+    words = table.query("pooling == 'words'")
+    assert words["value"].lt(0.5).all()  # the same words in another order, but on a topic that was held out
+    reason = "was not measured (turned and few have 2 emotions in common (nostalgic, тоска): 3 are needed)"
+    assert read_manifest(tmp_path)["left_out"] == {"transfer": {"few": reason}}
+    assert f"emotrace: without transfer on few: {reason}" in capsys.readouterr().err
+    page = (tmp_path / "report.html").read_text()
+    assert "<h4>Decoded at the layer that the training texts chose</h4>" in page
+    assert page.count("<tr><td>moods</td><td>turned</td>") == 2  # a pooling each
+    assert len(list((tmp_path / "figures").glob("transfer_over_depth-*.png"))) == 1
+
+
 def test_texts_without_topics_and_with_norms_run(texts, model, tmp_path, capsys):
     norms = pd.DataFrame({"emotion": MOODS, "valence": [4, 6, 7, 3, 2], "arousal": [4, 3, 6, 2, 5]})
     own = emotrace.load_instrument(texts.drop(columns="topic"), name="moods", norms=norms)
     pipeline.run([model], tmp_path, chosen="geometry", quick=True, instruments=[own])
     said = capsys.readouterr().err
     assert "moods: no topics: 'topic' in every table is a fold of texts" in said
-    assert "moods: 48 of 90 texts are read: those on the first 6 of 12 folds" in said
+    assert "moods: 48 of 90 texts are read: those on the first 6 of 12 folds; --topics all reads all" in said
     assert read_manifest(tmp_path)["passages"]
     geometry = read_tables(tmp_path)["geometry"]
     assert geometry.query("metric == 'pc1_valence_r'")["n"].unique() == [5]
+
+
+@pytest.mark.parametrize(("topics", "read"), [(None, 60), (5, 75), ("all", 120)])
+def test_as_many_topics_are_read_as_are_asked_for(topics, read, texts, model, tmp_path, capsys):
+    more = texts[texts["topic"] != "sea"].assign(topic="late " + texts["topic"], text="Late: " + texts["text"])
+    own = emotrace.load_instrument(pd.concat([texts[texts["topic"].isin(["sea", "shop", "yard"])], more]), name="moods")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "quick", classmethod(lambda cls, seed=0: cls(seed, topics=4, bootstrap=50)))
+        pipeline.run([model], tmp_path, chosen="reliability", quick=True, instruments=[own], topics=topics)
+    manifest, rows = read_manifest(tmp_path), read_tables(tmp_path)["reliability"].query("emotion == 'all'")
+    assert rows["n"].tolist() == [read] * 2
+    assert manifest["settings"]["sizes"]["topics"] == {None: 4, 5: 5, "all": 8}[topics]
+    assert (f"moods: {read} of 120 texts are read" in capsys.readouterr().err) == (topics != "all")
+
+
+def test_a_number_of_topics_that_is_none_is_one_line(texts, model, tmp_path):
+    own = emotrace.load_instrument(texts, name="moods")
+    for wrong in (1, "some", 2.5):
+        with pytest.raises(EmotraceError, match=r"the number of topics .or all. is"):
+            pipeline.run([model], tmp_path, chosen="reliability", instruments=[own], topics=wrong)
 
 
 def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):

@@ -24,6 +24,10 @@ def run(tiny_folder, tmp_path_factory) -> Path:
     return out
 
 
+ASKED = [one for one in experiments.EXPERIMENTS if not one.extra or one.name == "transfer"]
+"""What all runs; transfer is brought by localisation."""
+
+
 def test_the_page_loads_nothing_from_elsewhere(run):
     page = (run / "report.html").read_text()
     sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
@@ -42,7 +46,7 @@ def test_what_comes_from_names_is_escaped(run):
 def test_every_figure_is_there_as_png_and_svg_and_on_the_page(run):
     page = (run / "report.html").read_text()
     # The tiny model's vocabulary has no Chinese and no English kin word, so there is no alignment to draw.
-    asked = {picture.name for one in experiments.EXPERIMENTS if not one.extra for picture in one.pictures}
+    asked = {picture.name for one in ASKED for picture in one.pictures}
     names = sorted(asked - {"lexicon_alignment"})
     for name in names:
         assert str(escape(experiments.PICTURES[name].caption)) in page
@@ -70,8 +74,7 @@ def test_every_claim_stands_on_the_page_with_its_verdict(run):
 
 def test_the_page_has_a_part_for_the_claims_and_each_question_in_the_order_of_the_list(run):
     titles = re.findall(r"<h3 id=[^>]*>(.*)</h3>", (run / "report.html").read_text())
-    asked = [experiment for experiment in experiments.EXPERIMENTS if not experiment.extra]
-    questions = dict.fromkeys(experiment.question for experiment in asked)
+    questions = dict.fromkeys(experiment.question for experiment in ASKED)
     assert titles == ["What was found", str(escape("The paper's claims against ours")), *questions]
 
 

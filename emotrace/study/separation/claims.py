@@ -259,7 +259,7 @@ def _probe(row: pd.Series, tables: Tables, pooling: str) -> Claim:
     course = ", ".join(f"{point['topics']:.0f}: {point['value']:.2f}" for _, point in curve.iterrows())
     return Claim(
         id=f"neighbour.probe.{pooling}",
-        claim=f"neighbour: a linear probe tells 20 emotions apart ({POOLINGS[pooling]})",
+        claim=f"neighbour: a linear probe tells {round(1 / row['chance'])} emotions apart ({POOLINGS[pooling]})",
         paper="0.897–0.921 (emotion-vector-bench, 1.5B–8B, thousands of texts)",
         estimate=Estimate(last["value"], last["low"], last["high"], last["n"]),
         rule=PROBE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emotrace.study.experiment import FIRST, Experiment, Results, norms
-from emotrace.study.separation import axes, claims, figures, localisation, measure, vectors
+from emotrace.study.separation import axes, claims, figures, localisation, measure, transfer, vectors
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
@@ -61,9 +61,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             }
         ),
         needs=("separation", "anisotropy"),
+        brings=(transfer.EXPERIMENT,),
         claims=claims.localisation_claims,
         claim_ids=tuple(f"{name}.{pooling}" for pooling in claims.POOLINGS for name in claims.LOCALISATION),
         pictures=figures.LOCALISATION,
+        notebook="05",
+    ),
+    Experiment(
+        name=transfer.EXPERIMENT,
+        question="From one instrument to another",
+        tables=("transfer",),
+        run=transfer.run,
+        extra=True,  # all brings it by localisation
+        pictures=figures.TRANSFER,
         notebook="05",
     ),
 )

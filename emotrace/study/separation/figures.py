@@ -5,8 +5,9 @@ Every axis is named, every figure states its n.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import NORMS
 from emotrace.measures import geometry
-from emotrace.study.experiment import Picture, Tables
+from emotrace.study.experiment import Picture, Tables, emotions_in_words
 from emotrace.study.folder import select
-from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, curve, note, panels
+from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE, curve, note, panels
 from emotrace.vectors import EmotionVectors
 
+ROOMY = 30
+"""So many emotions' names have room in a figure of the usual size; beyond it grows."""
 CRITERION_TITLES = {
     "cosine": "centroid cosine (the paper's)",
     "shuffled_cosine": "its null, shuffled labels",
@@ -46,7 +50,7 @@ def separation_over_depth(tables: Tables) -> Figure:
         if "anisotropy" in tables:
             groups = select(tables["anisotropy"], pooling=pooling, metric="group_cosine")
             curve(ax, groups, GREEN, "unrelated texts, same group size", "-.")
-        note(ax, f"20 emotions, {int(rows['n'].iloc[0])} topics; 95% bands")
+        note(ax, f"{emotions_in_words(tables)}, {int(rows['n'].iloc[0])} topics; 95% bands")
         floor = min(rows["value"].min(), rows[rows["layer"] > 0]["low"].min())
         ax.set_ylim(floor - 0.35 * (1 - floor), 1 + 0.05 * (1 - floor))  # room for the legend
     return _labelled(figure, axes, "mean pairwise cosine (lower = better separated)")
@@ -120,7 +124,24 @@ def decoding_over_depth(tables: Tables) -> Figure:
                 ax.axhline(rows["value"].iloc[0], color=GREEN, ls=style, lw=1.2, label=label)
         note(ax, f"{int(centroid['n'].iloc[0])} topics; 95% bands")
         ax.set_ylim(0, 1)
-    return _labelled(figure, axes, "accuracy, 20 emotions, topics held out", "upper left")
+    return _labelled(figure, axes, f"accuracy, {emotions_in_words(tables)}, topics held out", "upper left")
+
+
+def transfer_over_depth(tables: Tables) -> Figure:
+    """Accuracy of one instrument's vectors on another's texts, beside what the words carry over."""
+    table = tables["transfer"]
+    figure, axes = panels({"transfer": select(table, metric="accuracy")}, "transfer")
+    colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))
+    for (train, test), rows in table.groupby(["train", "test"], sort=False):
+        colour = next(colours)
+        words = select(rows, pooling="words")["value"].iloc[0]
+        for pooling, ax in axes.items():
+            curve(ax, select(rows, pooling=pooling, metric="accuracy"), colour, f"vectors of {train}, texts of {test}")
+            ax.axhline(words, color=colour, ls=":", lw=1.4, label="the same by words (TF-IDF)")
+    for ax in axes.values():
+        ax.axhline(table["null"].max(), color=GREY, ls="--", lw=1, label="chance")
+        ax.set_ylim(0, 1)
+    return _labelled(figure, axes, "accuracy on the other's texts", "upper left")
 
 
 def anisotropy_over_depth(tables: Tables) -> Figure:
@@ -174,17 +195,21 @@ def axes_over_depth(tables: Tables) -> Figure:
 
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
-    """Cosines between the emotion vectors at one layer, centred on their mean, ordered by valence."""
-    valence = corpus.emotions()["valence"].reindex(vectors.emotions).fillna(3)
-    order = sorted(vectors.emotions, key=lambda name: valence[name])
+    """Cosines between the emotion vectors at one layer, centred on their mean; by valence where most have one."""
+    valence = corpus.emotions()["valence"].reindex(vectors.emotions)
+    known = 2 * valence.notna().sum() > len(valence)
+    valence = valence.fillna(3)
+    order = sorted(vectors.emotions, key=lambda name: valence[name]) if known else list(vectors.emotions)
     directions = np.stack([vectors[name, layer] for name in order]).astype(np.float64)
     cosines = 1 - geometry.rdm(directions - directions.mean(axis=0))
-    figure, ax = plt.subplots(figsize=(7.2, 6.2))
+    many = max(0, len(order) - ROOMY)
+    figure, ax = plt.subplots(figsize=(7.2 + 0.1 * many, 6.2 + 0.1 * many))
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set_xticks(range(len(order)), order, rotation=90)
-    ax.set_yticks(range(len(order)), order)
+    ax.set_xticks(range(len(order)), order, rotation=90, fontsize=6 if many else None)
+    ax.set_yticks(range(len(order)), order, fontsize=6 if many else None)
     pooling = POOLING_TITLES[vectors.provenance["pooling"]]
-    ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions by valence, low to high")
+    ordered = " by valence, low to high" if known else ""
+    ax.set_title(f"layer {layer}, {pooling}; {len(order)} emotions{ordered}")
     figure.colorbar(image, ax=ax, shrink=0.8, label=f"cosine between emotion vectors (centred on the {len(order)})")
     return figure
 
@@ -195,27 +220,34 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
-    few = known.sum() < 3  # of emotions without norms there is no correlation with them
+    unknown = known.sum() < 3  # of emotions without norms there is no correlation with them
     r = [
-        np.nan if few else np.corrcoef(scores[known, i], axis[known])[0, 1] for i, axis in enumerate((valence, arousal))
+        np.nan if unknown else np.corrcoef(scores[known, i], axis[known])[0, 1]
+        for i, axis in enumerate((valence, arousal))
     ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
-    figure, ax = plt.subplots(figsize=(7.5, 5.6))
+    room = max(1.0, np.sqrt(len(scores) / ROOMY))
+    figure, ax = plt.subplots(figsize=(7.5 * room, 5.6 * room))
     x, y = scores.T
-    ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=70)
+    few = len(scores) <= 2 * ROOMY  # moving more names apart takes minutes: they stand right of their points
+    size = 70 if few else 16
+    ax.scatter(x[~known], y[~known], color="white", edgecolor=GREY, s=size)
     points = ax.scatter(
-        x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=70, edgecolor=GREY, lw=0.5
+        x[known], y[known], c=valence[known], cmap="coolwarm_r", vmin=1, vmax=9, s=size, edgecolor=GREY, lw=0.5
     )
-    labels = [ax.text(x[idx], y[idx], name, fontsize=9) for idx, name in enumerate(vectors.emotions)]
+    how: dict[str, Any] = {"fontsize": 9} if few else {"fontsize": 6, "va": "center"}
+    labels = [ax.text(x[at], y[at], name if few else f"  {name}", **how) for at, name in enumerate(vectors.emotions)]
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
-    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance, |r| with valence {abs(r[0]):.2f}")
-    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance, |r| with arousal {abs(r[1]):.2f}")
+    of_norms = ["" if unknown else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)]
+    ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance{of_norms[0]}")
+    ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance{of_norms[1]}")
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
     figure.colorbar(points, ax=ax, shrink=0.8, label="valence in the norms (1–9); white: no entry")
-    figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
-    adjust_text(labels, x, y, ax=ax, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
+    if few:
+        figure.canvas.draw()  # settles the layout, in whose coordinates the labels are moved apart
+        adjust_text(labels, x, y, ax=ax, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5})
     return figure
 
 
@@ -235,7 +267,7 @@ SEPARATION = (
         "separation_over_depth",
         separation_over_depth,
         "separation",
-        "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of the 20 "
+        "The paper's measure of separation, layer by layer. Blue: mean cosine between the centroids of the "
         "emotions, before any centring. Orange: the same texts with their labels shuffled within topics, so nothing "
         "but the emotion differs. Green: groups of unrelated factual texts. What lies between blue and orange is "
         "emotion; what lies between orange and 1 is topic, noise and the shape of the activation space.",
@@ -265,6 +297,16 @@ LOCALISATION = (
         localisation,
         "localisation",
         "Where over depth the emotions separate best, by nine criteria and two poolings; a null has one too.",
+    ),
+)
+TRANSFER = (
+    Picture(
+        "transfer_over_depth",
+        transfer_over_depth,
+        "transfer",
+        "How often a text's emotion is decoded by the vectors of another instrument's texts, over the emotions that "
+        "both have; where they have topics in common, by vectors of other topics. Dotted: the same by words alone, "
+        "learnt from the other's texts. What the model adds to words lies above the dotted line of the same colour.",
     ),
 )
 ANISOTROPY = (
