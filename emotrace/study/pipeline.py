@@ -80,24 +80,24 @@ def run(
     _say_notes(folder, sets, settings.topics)
     try:
         folder.manifest["machine"] = f"{platform.machine()}, Python {platform.python_version()}, {cpu_matmul.choose()}"
-        finished: list[Results] = []
+        finished: dict[str, Results] = {}
         for source, model_name in zip(models, run_names(models), strict=True):
             named = progress if len(models) == 1 else _named(progress, model_name)
             try:
                 loading, early = dict(how or {}, remote=remote, instruct=instruct), _SoFar(folder, finished, model_name)
-                finished.append(
-                    _run_model(source, model_name, loading, plan, folder, settings, sets, classifier, named, early)
+                finished[model_name] = _run_model(
+                    source, model_name, loading, plan, folder, settings, sets, classifier, named, early
                 )
             except Exception as error:
                 if len(models) == 1 or _stops_all(error):
                     raise
                 _note_failure(folder, model_name, error)
-                _forget(folder, finished, plan)
+                _forget(folder, [*finished.values()], plan)
                 continue
-            _write(folder, finished)
+            _write(folder, [*finished.values()])
         if not finished:
             raise EmotraceError("; ".join(f"{name} failed: {why}" for name, why in folder.manifest["failures"].items()))
-        for name, rows in experiments.over_models(together([results.tables for results in finished])).items():
+        for name, rows in experiments.over_models(together([results.tables for results in finished.values()])).items():
             folder.write_table(name, rows)
         write_over_models(folder)
         folder.manifest["complete"] = "failures" not in folder.manifest
@@ -151,7 +151,7 @@ class _SoFar:
 
     EVERY = 30.0
 
-    def __init__(self, folder: RunFolder, finished: list[Results], name: str) -> None:
+    def __init__(self, folder: RunFolder, finished: dict[str, Results], name: str) -> None:
         self._folder, self._finished, self._name = folder, finished, name
         self._waiting: list[str] = []
         self._shown: float | None = None
@@ -162,8 +162,8 @@ class _SoFar:
             return
         claims = claims_table(self._name, experiments.claims(partly.tables, family))
         tables = partly.tables | ({"claims": claims} if len(claims) else {})
-        _write(self._folder, [*self._finished, Results(tables, partly.texts)])
-        path = reports.write_report(self._folder, self._waiting)
+        _write(self._folder, [*self._finished.values(), Results(tables, partly.texts)])
+        path = reports.write_report(self._folder, self._waiting, [*self._finished, self._name])
         if self._shown is None:
             print(f"{self._name}: first figures in {path}; reload it while the run goes on", file=sys.stderr)
         self._waiting, self._shown = [], time.monotonic()

@@ -43,14 +43,17 @@ from emotrace.whatif import html as rendering
 FOUND_TITLE, CLAIMS_TITLE = "What was found", "The paper's claims against ours"
 
 
-def write_report(run: RunFolder, changed: Collection[str] | None = None) -> Path:
+def write_report(run: RunFolder, changed: Collection[str] | None = None, shown: Collection[str] = ()) -> Path:
     """Draws the figures and writes ``report.html`` from what the folder holds.
 
     Args:
         run: the run.
         changed: draw the figures of these tables alone, for a run that goes on; None: all.
+        shown: these models alone, where a run that goes on has tables of others from before; default: all.
     """
     tables = read_tables(run.path)
+    if shown:
+        tables = {name: _of_models(table, shown) for name, table in tables.items()}
     if not tables:
         raise EmotraceError(f"{run.path} holds no tables yet: finish the run with --resume")
     # A model that failed, or was under way when the run was killed, has no results to show. The tables keep the order
@@ -65,6 +68,10 @@ def write_report(run: RunFolder, changed: Collection[str] | None = None) -> Path
     path = run.path / "report.html"
     write_file(path, render(run.path, tables, models).encode())
     return path
+
+
+def _of_models(table: pd.DataFrame, models: Collection[str]) -> pd.DataFrame:
+    return table[table["model"].isin(models)] if "model" in table else table
 
 
 def render(path: Path, tables: Tables, models: list[str]) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -81,6 +82,22 @@ def test_models_that_fail_do_not_lose_the_others(broken, tmp_path, capsys):
     assert list(dict.fromkeys(read_tables(out)["separation"]["model"])) == finished
     assert set(read_tables(out)["across_depth"]["model"]) == set(finished)
     assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
+
+
+def test_a_run_goes_on_with_another_experiment_beside_claims_of_a_model_still_to_come(broken, tmp_path):
+    """The first model's early report is written while tables of the second lie there from before."""
+    names, out = [str(broken[name]) for name in ("good", "other")], tmp_path / "run"
+    pipeline.run(names, out, chosen="separation", quick=True)
+    before = (out / "tables" / "separation.csv").read_bytes()
+    row = {"model": "", "instrument": "scenes", "id": "neighbour.probe.mean", "claim": "a probe", "paper": "0.9"}
+    row |= {"measured": 0.5, "low": 0.4, "high": 0.6, "n": 12, "verdict": "inconclusive", "how": "as said"}
+    claims = pd.DataFrame([{**row, "model": name} for name in read_manifest(out)["models"]])
+    claims.to_csv(out / "tables" / "claims.csv", index=False)
+    pipeline.run(names, out, chosen="separation,anisotropy", quick=True, resume=True)
+    manifest = read_manifest(out)
+    assert manifest["complete"]
+    assert (out / "tables" / "separation.csv").read_bytes() == before
+    assert set(read_tables(out)["anisotropy"]["model"]) == set(manifest["models"])
 
 
 def test_a_failure_of_several_exits_with_1_of_one_or_all_with_2(broken, tmp_path, monkeypatch, capsys):
