@@ -23,13 +23,15 @@ class Facts(NamedTuple):
 
 
 def model_facts(manifest: dict[str, Any], tables: Tables) -> dict[str, Facts]:
-    """The models that ``tables`` have results of, in the order of the tables, which is that of the run.
+    """The models that ``tables`` have results of, in the order of the run, whatever tables lie there from before.
 
     What the manifest does not say of a model comes from ``data/models.csv``.
     """
     registry = corpus.model_registry()
+    found = dict.fromkeys(name for table in tables.values() if "model" in table for name in table["model"])
+    order = [name for name in manifest.get("settings", {}).get("models", ()) if name in found]
     facts = {}
-    for name in dict.fromkeys(name for table in tables.values() if "model" in table for name in table["model"]):
+    for name in dict.fromkeys([*order, *found]):
         if name not in manifest["models"]:
             continue
         noted = manifest["models"][name]

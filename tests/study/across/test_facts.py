@@ -27,6 +27,12 @@ def test_parameters_are_counted_as_the_publisher_does():
     assert np.isnan(millions("unheard-of", None))
 
 
+def test_models_keep_the_order_of_the_run_whatever_tables_lie_there_from_before():
+    names = list(MANIFEST["models"])
+    stale = {"across_depth": pd.DataFrame({"model": names[::-1]}), "claims": pd.DataFrame({"model": names})}
+    assert list(model_facts({**MANIFEST, "settings": {"models": names}}, stale)) == names
+
+
 def test_size_kind_and_weights_are_said():
     words = in_words(MANIFEST)
     for part in ("494M parameters", "qwen", "instruct", "a code model", "4-bit weights", "Q4_K_M"):
