@@ -140,21 +140,19 @@ def watch(
     model: str,
     layer: int | None,
     writing: Writing,
-    html: Path | None,
-    remote: bool,
+    more: bool,
     own: Instrument | None,
     how: dict[str, Any],
 ) -> None:
-    """``whatif --live``."""
+    """``whatif --live``; ``more``: whether a page, a server or a control was asked for."""
     from emotrace.whatif.text_reading import vectors_for
     from emotrace.whatif.watching import watch
 
-    if html or remote:
-        raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
-    with loaded_model(model, remote, None, how=how) as (
-        loaded,
-        progress,
-    ):  # whose bars end before the text's display begins
+    if more:
+        raise EmotraceError(
+            "--live shows the steered text as it grows on this machine: it goes without --html, --remote and --control"
+        )
+    with loaded_model(model, False, None, how=how) as (loaded, progress):  # its bars end before the display begins
         vectors = vectors_for(loaded, None, progress, own)
     watch(
         loaded,
