@@ -110,10 +110,11 @@ def compare(
 ) -> None:
     """Do vectors lay the same emotions out alike? By their pairwise distances, and within one model by cosine."""
     from emotrace.comparison import compare as measure
-    from emotrace.files import write_file
+    from emotrace.files import ensure_writable, write_file
     from emotrace.study.verdicts import format_number
     from emotrace.vectors import EmotionVectors
 
+    ensure_writable(out)
     for path in vectors:
         one = EmotionVectors.load(path, layers_are=layers_are)
         at = ", ".join(map(str, one.layers)) if len(one.layers) < 9 else f"{one.layers[0]} to {one.layers[-1]}"
