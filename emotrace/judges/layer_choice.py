@@ -65,7 +65,7 @@ def with_kin_words(model: Model, emotions: Sequence[str]) -> list[str]:
         EmotraceError: none has kin words of one token.
     """
     if not (names := readable(model, emotions)):
-        raise EmotraceError("no emotion of these vectors has kin words: choose the layer by decoding instead")
+        raise EmotraceError("no emotion of these vectors has a kin word of one token: choose the layer by decoding")
     return names
 
 
