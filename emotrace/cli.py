@@ -71,7 +71,9 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 def run(
     models: Annotated[list[str] | None, Argument(help=f"Models; default {DEFAULT_MODEL}.")] = None,
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("runs/latest"),
-    experiments: Annotated[str, Option(help="Which, comma-separated; all: but estimators and precision.")] = "all",
+    experiments: Annotated[
+        str, Option(help="Comma-separated; all: but estimators, estimator_steering, layer_strength and precision.")
+    ] = "all",
     passages: Passages = None,
     instrument: Instruments = None,
     columns: Columns = None,
@@ -289,7 +291,7 @@ def whatif(
     target = cli_arguments.emotion(emotion, own)
     writing = Writing(max_new_tokens=tokens, temperature=temperature, chat=chat, seeds=(seed,))
     if live:
-        commands.watch(prompt, target, strength, model, layer, writing, html, remote, own, how)
+        commands.watch(prompt, target, strength, model, layer, writing, bool(html or remote or control), own, how)
         return
     with loaded_model(model, remote, html, how=how) as (loaded, progress):
         asked: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "control": control}

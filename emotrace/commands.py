@@ -110,10 +110,11 @@ def compare(
 ) -> None:
     """Do vectors lay the same emotions out alike? By their pairwise distances, and within one model by cosine."""
     from emotrace.comparison import compare as measure
-    from emotrace.files import write_file
+    from emotrace.files import ensure_writable, write_file
     from emotrace.study.verdicts import format_number
     from emotrace.vectors import EmotionVectors
 
+    ensure_writable(out)
     for path in vectors:
         one = EmotionVectors.load(path, layers_are=layers_are)
         at = ", ".join(map(str, one.layers)) if len(one.layers) < 9 else f"{one.layers[0]} to {one.layers[-1]}"
@@ -140,21 +141,19 @@ def watch(
     model: str,
     layer: int | None,
     writing: Writing,
-    html: Path | None,
-    remote: bool,
+    more: bool,
     own: Instrument | None,
     how: dict[str, Any],
 ) -> None:
-    """``whatif --live``."""
+    """``whatif --live``; ``more``: whether a page, a server or a control was asked for."""
     from emotrace.whatif.text_reading import vectors_for
     from emotrace.whatif.watching import watch
 
-    if html or remote:
-        raise EmotraceError("--live shows a text as it grows on this machine: it goes with neither --html nor --remote")
-    with loaded_model(model, remote, None, how=how) as (
-        loaded,
-        progress,
-    ):  # whose bars end before the text's display begins
+    if more:
+        raise EmotraceError(
+            "--live shows the steered text as it grows on this machine: it goes without --html, --remote and --control"
+        )
+    with loaded_model(model, False, None, how=how) as (loaded, progress):  # its bars end before the display begins
         vectors = vectors_for(loaded, None, progress, own)
     watch(
         loaded,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError, named
+from emotrace.errors import EmotraceError, named, shown
 from emotrace.hosts import checkpoints
 from emotrace.measures.randomness import generator
 from emotrace.measures.rdm_agreement import Agreement, cosine_agreement, rdm_agreement, rdm_reliability
@@ -59,6 +59,9 @@ def compare(
         raise EmotraceError(f"vectors are compared with vectors: name two or more, not {len(sources)}")
     permutations = arguments.integer(permutations, "permutations", at_least=1)
     same_model = same_model if same_model is None else arguments.flag(same_model, "same_model")
+    seed = arguments.integer(seed, "a seed", at_least=0)
+    if wrong := [one for one in sources if not isinstance(one, EmotionVectors | str | Path)]:
+        raise EmotraceError(f"vectors, or the path of a file or folder of them, are compared, not {shown(wrong[0])}")
     sets = dict(zip(_names(sources), (_vectors(one, layers_are) for one in sources), strict=True))
     rows: list[dict[str, Any]] = []
     files = dict(zip(sets, sources, strict=True))
@@ -108,7 +111,7 @@ def _pair(
     permutations: int,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    spelt = [{name.casefold().strip(): at for at, name in enumerate(one.emotions)} for one in (first, second)]
+    spelt = [_spelt(front[side], one) for side, one in zip("ab", (first, second), strict=True)]
     shared = [name for name in spelt[0] if name in spelt[1]]
     if len(shared) < FEWEST:
         raise EmotraceError(
@@ -135,6 +138,15 @@ def _pair(
             found = cosine_agreement(parts[0], parts[1], permutations, rng)
             rows += _rows({**front, "metric": "cosine"}, [(layer, layer) for layer in layers], found)
     return rows
+
+
+def _spelt(name: str, vectors: EmotionVectors) -> dict[str, int]:
+    """Where each emotion stands, by its name without regard to case."""
+    found = {emotion.casefold().strip(): at for at, emotion in enumerate(vectors.emotions)}
+    if len(found) < len(vectors.emotions):
+        names = [emotion.casefold().strip() for emotion in vectors.emotions]
+        raise EmotraceError(f"{name} has {shown(max(names, key=names.count))} twice, but for case: rename one")
+    return found
 
 
 def _ceiling(front: dict[str, Any], pair: list[tuple[Any, EmotionVectors]], n: int, seed: int) -> list[dict[str, Any]]:

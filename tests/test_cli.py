@@ -235,7 +235,8 @@ def test_a_what_if_alive_is_the_steered_text_and_a_bar_an_emotion(emotrace, tiny
     assert len(bars) == 20
     assert [line.split()[1] for line in bars if line.startswith("▸")] == ["afraid"]
     assert "The kettle had begun to sing" in out
-    assert "goes with neither" in one_line(emotrace(*asked, "--model", tiny, "--live", "--html", "page.html"))
+    for more in (("--html", "page.html"), ("--control", "2")):
+        assert "goes without --html" in one_line(emotrace(*asked, "--model", tiny, "--live", *more))
 
 
 HOW = ["--revision", "v1", "--dtype", "bfloat16", "--quantization", "torchao-int8", "--trust-remote-code"]

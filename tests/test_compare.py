@@ -208,6 +208,8 @@ BAD = [
     (broken(not_finite), "'calm' at layer 5 is not finite"),
     (broken(lambda path: npz(path, {"sad.1": VALUES[0, 0], "sad_1": VALUES[0, 0]})), "'sad' at layer 2 is there twice"),
     (broken(lambda path: torch_file(path, {"sad": {-1: VALUES[0, 0]}}), "v.pt"), "layer -1 counts from the end"),
+    (broken(lambda path: manifest(path, layers=[-1, 2]) or npz(path, {"sad": VALUES[0]})), "layer -1 counts from the"),
+    (broken(lambda path: npz(path, {"sad.1": np.zeros(0)})), "its vectors have no numbers"),
     (
         broken(lambda path: torch_file(path, {"a": {"b": {1: VALUES[0, 0]}}}), "v.pt"),
         "'a/b/1' names more than an emotion",
@@ -338,6 +340,12 @@ def test_too_little_to_compare_is_one_line(tmp_path):
         emotrace.compare(ours())
     with pytest.raises(EmotraceError, match=r"have 1 emotions in common \(sad\): 4 are needed"):
         emotrace.compare(ours(), ours(1, ["sad", "x", "y", "z"]))
+    with pytest.raises(EmotraceError, match="has 'sad' twice, but for case"):
+        emotrace.compare(ours(), ours(1, ["sad", "Sad", "y", "z"]))
+    with pytest.raises(EmotraceError, match="a seed is 0 or more, not -1"):
+        emotrace.compare(ours(), ours(1), seed=-1)
+    with pytest.raises(EmotraceError, match="or the path of a file or folder of them, are compared, not 3"):
+        emotrace.compare(ours(), 3)
     ours().save(tmp_path / "v.safetensors")
     with pytest.raises(EmotraceError, match="the same file is named twice: "):
         emotrace.compare(tmp_path / "v.safetensors", tmp_path / "v.safetensors")

@@ -138,7 +138,7 @@ def _parse(key: Key, file: Path) -> tuple[str | None, int | None]:
     if len(emotions) > 1 or len(layers) > 1:
         raise EmotraceError(f"{named(file)}: {shown('/'.join(map(str, key)))} names more than an emotion and a layer")
     if layers and layers[0] < 0:
-        raise EmotraceError(f"{named(file)}: layer {layers[0]} counts from the end, which says not which it is")
+        raise _from_the_end(file, layers[0])
     return next(iter(emotions), None), next(iter(layers), None)
 
 
@@ -152,7 +152,13 @@ def _axis(what: str, said: Mapping[str, Any], count: int, name: str, file: Path)
     if not isinstance(known, list) or not all(isinstance(part, kind) for part in known) or len(known) != count:
         number = f"{len(known)}: " if isinstance(known, list) else ""
         raise EmotraceError(f"{named(file)}: {shown(name)} has {count} {what}, its names are {number}{shown(known)}")
+    if what == "layers" and min(known) < 0:
+        raise _from_the_end(file, min(known))
     return known
+
+
+def _from_the_end(file: Path, layer: int) -> EmotraceError:
+    return EmotraceError(f"{named(file)}: layer {layer} counts from the end, which says not which it is")
 
 
 def _whole(found: Mapping[tuple[str, int], np.ndarray], said: Mapping[str, Any], path: Path, kind: str) -> Directions:
@@ -166,6 +172,8 @@ def _whole(found: Mapping[tuple[str, int], np.ndarray], said: Mapping[str, Any],
     widths = sorted({len(vector) for vector in found.values()})
     if len(widths) > 1:
         raise EmotraceError(f"{named(path)}: vectors of different widths: {', '.join(map(str, widths))}")
+    if not widths[0]:
+        raise EmotraceError(f"{named(path)}: its vectors have no numbers (width 0)")
     with np.errstate(over="ignore"):
         values = np.array([[found[one, layer] for layer in layers] for one in emotions]).astype(np.float32)
     for at, index in np.argwhere(~np.isfinite(values).all(axis=-1)):

@@ -104,8 +104,16 @@ def card(
         provenance: theirs.
         licence: as the hub spells it; default: the base model's, where the registry knows it.
         reliability: split-half cosines, columns ``emotion, split_half`` and, where there are, ``p`` and ``n``.
+
+    Raises:
+        EmotraceError: vectors of another tool, of which the card would say what is not so.
     """
     from huggingface_hub import ModelCardData
+
+    if "of" in provenance:
+        raise EmotraceError(
+            f"these vectors are of {provenance['of']}: nobody could steer with them from a repository of emotrace's"
+        )
 
     base = provenance.get("source", "")
     own, name = _licence(base, licence)

@@ -124,7 +124,7 @@ def _gguf(path: Path) -> Tensors:
         leaves[(int(number),)] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     about: dict[str, Any] = {"layers_are": "block-output"}
     if own := reader.get_field("emotrace.provenance"):
-        about |= {"provenance": json.loads(own.contents())}
+        about |= {"provenance": dict(json.loads(own.contents()))}
     described = reader.get_field("general.description")
     if described and described.contents().startswith("emotrace: "):
         about |= {"emotion": described.contents().removeprefix("emotrace: ")}

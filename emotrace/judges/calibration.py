@@ -151,6 +151,7 @@ def calibrate(
         raise EmotraceError(f"a target is a share between 0 and 1, not {target}")
     vectors.check(model)
     if isinstance(layers, str) and layers == BY_EFFECT:
+        layer_choice.with_kin_words(model, vectors.emotions)  # before the first search, which takes minutes
         plain_search = partial(calibrate, texts=texts, writing=writing, thresholds=thresholds, cache=cache)
         layers = [_layer_by_effect(model, vectors, plain_search(model, vectors, target=target, progress=progress)[0])]
     edited = steered_texts.steered_layers(model, vectors, layers)

@@ -58,6 +58,17 @@ def readable(model: Model, emotions: Sequence[str]) -> list[str]:
     return [name for name in emotions if kin_tokens(model, name)]
 
 
+def with_kin_words(model: Model, emotions: Sequence[str]) -> list[str]:
+    """:func:`readable`, at least one.
+
+    Raises:
+        EmotraceError: none has kin words of one token.
+    """
+    if not (names := readable(model, emotions)):
+        raise EmotraceError("no emotion of these vectors has a kin word of one token: choose the layer by decoding")
+    return names
+
+
 def few(names: Sequence[str]) -> list[str]:
     """``HARM_EMOTIONS`` of them, evenly from the list: under these the harm of a strength is measured."""
     return list(names[:: max(1, len(names) // HARM_EMOTIONS)][:HARM_EMOTIONS])
@@ -121,9 +132,7 @@ def places(
         emotions: default: those of ``vectors`` with kin words of one token.
         progress: called with 1 after each layer.
     """
-    names = readable(model, vectors.emotions) if emotions is None else list(emotions)
-    if not names:
-        raise EmotraceError("no emotion of these vectors has kin words: choose the layer by decoding instead")
+    names = with_kin_words(model, vectors.emotions) if emotions is None else list(emotions)
     some, found = few(names), []
     for layer in layers:
         harm_at = partial(_harm_at, model, vectors, layer, texts, some)

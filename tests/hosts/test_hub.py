@@ -138,6 +138,14 @@ def test_a_key_that_was_stored_by_a_log_in_is_not_shown_either(hub, vectors, mon
     assert KEY[3:] not in str(caught.value)
 
 
+def test_vectors_of_another_tool_are_not_put_there(hub, tmp_path):
+    np.savez(tmp_path / "v.npz", **{"sad.1": np.ones(4, np.float32)})
+    theirs = EmotionVectors.load(tmp_path / "v.npz", layers_are="hidden-states")
+    with pytest.raises(EmotraceError, match="these vectors are of another tool"):
+        theirs.push_to_hub(REPO)
+    assert not hub.repos
+
+
 def test_what_is_not_there_is_named(hub, vectors):
     with pytest.raises(EmotraceError, match="no model someone/nothing for this user"):
         EmotionVectors.from_hub("someone/nothing")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, WriteError
 from emotrace.study.experiment import Results, Tables
 from emotrace.study.study import Study
 from emotrace.transfers import COLUMNS, Side, both_ways, common_emotions
@@ -27,6 +27,8 @@ def run(study: Study, tables: Tables) -> Results:
         purpose = f"transfer {first.instrument} {second.instrument} {second.reading.provenance['texts']}"
         try:
             rows += study.unit(purpose, partial(_between, first, second))
+        except WriteError:
+            raise
         except EmotraceError as error:
             reason = f"was not measured ({error})"
             results.left_out.setdefault(EXPERIMENT, {})[second.instrument] = reason

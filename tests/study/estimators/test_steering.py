@@ -1,6 +1,7 @@
 """Steering by estimator and the choice of a layer, on a model whose emotion is planted and on planted readings."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -207,3 +208,13 @@ def test_a_statement_whose_verdict_depends_on_the_estimator_is_named_with_both()
     assert [one.changes for one in alike] == [False]
     open_ = changes.by_estimator({"estimator_effects": effects(mean_difference=0.5, whitened=0.15)})
     assert open_[0].verdicts["whitened"] == INCONCLUSIVE
+
+
+def test_a_model_that_writes_letter_by_letter_is_left_out_with_the_reason():
+    letters = SimpleNamespace(tokenizer=lambda text, **_: {"input_ids": [ord(letter) for letter in text]})
+    facts = {"names": list(corpus.emotions().index), "instrument": "scenes", "model_name": "toy"}
+    study = SimpleNamespace(model=letters, classifier=WordCounter(), **facts)
+    for name in ("estimator_steering", "layer_strength"):
+        found = experiments.by_name(name).run(study, {})
+        assert not found.tables
+        assert found.left_out[name]["scenes"].startswith("was not measured (toy: no emotion has kin words of one token")
