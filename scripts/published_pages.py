@@ -205,3 +205,24 @@ def u_answer(tables: dict[str, pd.DataFrame]) -> str:
 def _turn(curve: pd.Series) -> str:
     lowest, turn = float(curve["depth"]), float(curve["turn"])
     return f"{lowest:.2f}" if abs(turn - lowest) < 0.1 else f"{lowest:.2f} ({turn:.2f})"
+
+
+def transfer_rows(table: pd.DataFrame) -> str:
+    """How well vectors of one set of passages decode the other's texts, beside their own and words, as Markdown."""
+    rows = [
+        "| model | pooling | vectors of | texts of | decoded | by their own author, other topics | by words |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    words = table[table["pooling"] == "words"].set_index(["model", "train", "test"])["value"]
+    chosen = table[table["chosen"].eq(True)]
+    within = chosen[chosen["metric"] == "within"].set_index(["model", "train", "test", "pooling"])
+    for row in chosen[chosen["metric"] == "accuracy"].itertuples():
+        own = within.loc[(row.model, row.train, row.test, row.pooling)]
+        cells = [
+            *(row.model, row.pooling, row.train, row.test),
+            f"{format_number(row.value)} ({format_interval(row.low, row.high)})",
+            f"{format_number(own['value'])} ({format_interval(own['low'], own['high'])})",
+            format_number(words[row.model, row.train, row.test]),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
