@@ -17,6 +17,7 @@ from emotrace.hosts import checkpoints, quantised, threads
 from emotrace.hosts import remote as servers
 from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
 from emotrace.hosts.sources import base_by_registry, load_failure, quiet, resolve, run_names
+from emotrace.hosts.tokenizer_files import read_tokenizer
 from emotrace.redaction import without_secret
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _on_server(name: str, source: str, hub_id: str, where: str, instruct: bool |
     deployed = servers.deployment(where, hub_id)
     quiet()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = read_tokenizer(source)
         nn = TransformersModel(source, task="text-generation", tokenizer=tokenizer)
     except Exception as error:  # transformers and the hub client raise a dozen types here
         raise EmotraceError(load_failure(name, source, error)) from without_secret(error)

@@ -1,5 +1,6 @@
 """Nothing half-loaded, nothing that is no number, and messages that keep the cause that the library gave."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -287,3 +288,43 @@ def test_the_hubs_answer_is_kept(name, parts, answers):
 
 def test_a_packaged_model_is_recommended_for_its_hub_id():
     assert "smollm2-135m-instruct is the packaged copy" in failure("HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="module")
+def split_elsewhere(tmp_path_factory) -> Path:
+    """A tiny Mistral whose tokenizer has over 100,000 tokens and splits words as old conversions of Mistral's do."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("split")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ("".join(letters) for letters in itertools.product(alphabet[:60], repeat=3))
+    vocabulary = [*alphabet, *itertools.islice(words, 100_001)]
+    tokenizer = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(vocabulary)}, merges=[]))
+    split = pre_tokenizers.Split(Regex(r"\w+|\s+"), "isolated")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="!").save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    config = MistralConfig(vocab_size=len(vocabulary), **sizes, num_attention_heads=2, num_key_value_heads=1)
+    MistralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"transformers_version": "4.55.0"}, ["Hello", "World"]),
+        ({"transformers_version": None}, ["Hello", "World"]),
+        ({"transformers_version": "5.0.0"}, ["HelloWorld"]),  # converted since it was mended
+        ({"transformers_version": "4.55.0", "model_type": "llama"}, ["HelloWorld"]),  # another family's own pattern
+    ],
+)
+def test_mistrals_words_are_split_as_it_was_trained(split_elsewhere, tmp_path, changes, first):
+    folder = tmp_path / "model"
+    shutil.copytree(split_elsewhere, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    pieces = emotrace.load(str(folder)).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("HelloWorld it's")
+    assert [piece for piece, _ in pieces][: len(first)] == first

@@ -14,6 +14,7 @@ from typing import Any
 from emotrace import arguments
 from emotrace.errors import EmotraceError, shown, unknown
 from emotrace.hosts import quantised
+from emotrace.hosts.tokenizer_files import read_tokenizer
 from emotrace.redaction import redacted
 
 # What decides a model's activations and texts: weights, configurations, tokenizer, chat template, adapter, code.
@@ -181,7 +182,7 @@ def read(source: str, commit: str | None, way: Way) -> tuple[Any, Any]:
         EmotraceError: tensors that are missing, left over or of another shape.
         Exception: whatever transformers, the hub's client and safetensors raise.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     # False, and not left out: transformers would ask on the terminal.
     where = {"revision": commit, "trust_remote_code": way.trust_remote_code}
@@ -190,7 +191,7 @@ def read(source: str, commit: str | None, way: Way) -> tuple[Any, Any]:
         raise EmotraceError("its weights are quantised already: leave quantization out")
     if packed:
         quantised.check_checkpoint(packed)
-    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    tokenizer = read_tokenizer(source, **where)
     more = {} if way.quantization is None else {"quantization_config": way.quantization}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
