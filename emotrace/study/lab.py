@@ -219,7 +219,9 @@ class Lab:
 
     def _existing(self, tables: Tables, name: str) -> pd.DataFrame:
         if name not in tables or tables[name].empty:
-            why = "there is one set of texts alone" if name == "transfer" else "a base model writes no stories"
+            said = next(iter(self._results.left_out.get(experiments.TABLES[name].name, {}).values()), None)
+            one = "there is one set of texts alone" if name == "transfer" else "a base model writes no stories"
+            why = said or one
             raise EmotraceError(f"{self._model.name} has no {name}: {why}")
         return tables[name]
 

@@ -9,12 +9,12 @@ from emotrace import progress
 from emotrace.errors import EmotraceError
 from emotrace.study import pace, pipeline
 from emotrace.study.experiment import Results
-from emotrace.study.experiments import NAMES, by_name, planned
+from emotrace.study.experiments import by_name, names_in, planned
 from emotrace.study.folder import RunFolder, read_tables
 from emotrace.study.pace import Pace, Work, in_words, work
 from emotrace.study.study import Settings
 
-ALL = [experiment.name for experiment in planned([by_name(name) for name in NAMES])]
+ALL = [experiment.name for experiment in planned([by_name(name) for name in names_in("all")])]
 
 
 def test_the_work_is_that_of_the_published_runs_texts():

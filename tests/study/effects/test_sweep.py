@@ -59,15 +59,17 @@ PERMUTED = 5
 def swept(planted):
     """The sweep, its strengths, and how many texts were written."""
     model, joy, vectors = planted
-    done = []
+    done: dict[str, list[tuple[int, int]]] = {}
 
     def progress(what: str, now: int, of: int) -> None:
-        done.append((now, of))
+        done.setdefault(what.split(": ")[1], []).append((now, of))
 
     steering = bare_steering(model, vectors, LAYER, joy.flip, read_layer=READ, settings=SETTINGS, progress=progress)
     found = sweep.sweep(steering, arms.calibrated(steering, PERMUTED))
-    assert {of for _, of in done} == {sum(now for now, _ in done)}
-    return found, [dose * joy.flip for dose in SETTINGS.doses], sum(now for now, _ in done)
+    for steps in done.values():
+        assert {of for _, of in steps} == {sum(now for now, _ in steps)}
+    assert list(done) == ["texts", "texts scored", "next tokens read"]
+    return found, [dose * joy.flip for dose in SETTINGS.doses], sum(now for now, _ in done["texts"])
 
 
 def test_a_sweep_has_every_direction_at_every_strength_on_every_prompt(swept):

@@ -321,6 +321,9 @@ def test_figures_are_drawn_from_the_tables_alone(tables, planted_study):
     vectors = planted_study.reading.vectors("mean")
     for picture in (picture for experiment in EXPERIMENTS for picture in experiment.pictures):
         figure = picture.figure(tables, vectors)
+        if picture.name == "transfer_over_depth":  # of one instrument there is none
+            assert figure is None
+            continue
         assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
         if picture.vectors:
             layer = select(tables["localisation"], pooling="mean", criterion="nearest_centroid")["chosen_layer"].item()
