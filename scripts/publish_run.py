@@ -21,6 +21,7 @@ from published_pages import (
     advice_table,
     by_model,
     claims_table,
+    confirmed_rows,
     findings_list,
     models_table,
     rules_table,
@@ -220,6 +221,7 @@ def main() -> None:
     replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
     replace_between(results / "README.md", "holds", what_holds(claims))
     replace_between(results / "README.md", "u", u_answer(tables))
+    replace_between(results / "README.md", "confirmed", confirmed_rows(tables))
     replace_between(results / "README.md", "transfer", transfer_rows(tables["transfer"]))
     replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
     replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables, (*TABLES, *SUMMARIES)))

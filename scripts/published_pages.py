@@ -9,6 +9,8 @@ import pandas as pd
 
 from emotrace.study import findings, guidelines
 from emotrace.study.across.facts import in_words
+from emotrace.study.effects.figures import confirmed_shares
+from emotrace.study.experiment import of_model
 from emotrace.study.verdicts import (
     ALL_MODELS,
     INCONCLUSIVE,
@@ -225,4 +227,18 @@ def transfer_rows(table: pd.DataFrame) -> str:
             format_number(words[row.model, row.train, row.test]),
         ]
         rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def confirmed_rows(tables: dict[str, pd.DataFrame]) -> str:
+    """How often the outside judge confirms the feeling (C9), by what it was given, as Markdown: one column a model."""
+    models = list(dict.fromkeys(tables["verification"]["model"]))
+    shares = {model: confirmed_shares(of_model(tables, model)) for model in models}
+    rows = ["| what was judged | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    for words in dict.fromkeys(words for own in shares.values() for words in own):
+        cells = []
+        for model in models:
+            share = shares[model].get(words)
+            cells.append(f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})" if share else "")
+        rows.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
