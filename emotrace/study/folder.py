@@ -67,7 +67,7 @@ class RunFolder:
             raise EmotraceError(f"{self.path} holds a run already: go on with it by --resume, or name another --out")
         old = manifest["settings"]
         asked, had = settings.get("experiments", []), old.get("experiments", [])
-        if asked != had and set(asked) > set(had):
+        if asked != had and set(asked) >= set(had):
             manifest |= {"settings": {**old, "experiments": asked}, "complete": False}
             old = manifest["settings"]
         changed = [key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)]

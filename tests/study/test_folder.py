@@ -109,6 +109,7 @@ def test_experiments_are_added_to_a_run_that_is_resumed_and_none_is_taken_away(t
     assert grown.manifest["settings"]["experiments"] == ["separation", "precision"]
     assert grown.manifest["complete"] is False
     grown.close()
+    RunFolder(tmp_path, {**more, "experiments": more["experiments"][::-1]}, resume=True).close()
     for other in (settings, {**more, "models": ["n"], "experiments": ["separation", "precision", "graded"]}):
         with pytest.raises(EmotraceError, match="other settings"):
             RunFolder(tmp_path, other, resume=True)
