@@ -70,7 +70,7 @@ def _depth(tables: Tables, claims: Claims) -> str | None:
         return None
     return (
         f"At the last token the raw cosine between emotions is lowest at depth {claims.value('C6.depth.last')}, where "
-        f"the paper says half (give or take 0.15: {claims.verdict('C6.depth.last')}); its U over depth: "
+        f"the paper says half, give or take 0.15 ({claims.verdict('C6.depth.last')}); its U over depth: "
         f"{claims.verdict('C6.u.last')}; the space without the emotions leaves {claims.value('C6.space.last')} of the "
         "variance of that curve unexplained."
     )
