@@ -78,22 +78,30 @@ def rules_table(tables: dict[str, pd.DataFrame], published: Collection[str]) -> 
 
 VECTORS = ("estimators", "estimator_effects", "layer_strength", "precision")
 """Tables on which vector to take, where, and at what precision."""
+UNASKED = {
+    "estimator_effects": "what each estimator's vectors do when they steer (`estimator_steering`)",
+    "layer_strength": "at which layer to steer (`layer_strength`)",
+    "precision": "at what precision of the weights (`precision`)",
+}
+"""Those of a table that a run may lack: in words, with the experiment."""
 
 
 def vectors_paragraph(tables: dict[str, pd.DataFrame], manifest: dict) -> str:
-    """What the run says on which vector to take, by which estimator and at what precision: a paragraph."""
+    """What the run says on which vector to take, by which estimator and at what precision: a list and its limits."""
     rules = [rule for rule in guidelines.rules(tables) if rule["table"] in VECTORS]
     if not rules:
         asked = "all,estimators,estimator_steering,layer_strength,precision"
         return f"*The published run has none of these experiments: `emotrace run --experiments {asked}`.*"
-    said = " ".join(
-        f"*{rule['rule']}* **{rule['verdict']}**: "
-        + "; ".join(f"{finding['model']}, {finding['measured']}" for finding in rule["findings"])
-        + "."
+    said = "\n".join(
+        f"- *{rule['rule']}* Borne out: **{rule['verdict']}**."
+        + "".join(f"\n  - {finding['model']}: {finding['measured']}." for finding in rule["findings"])
         for rule in rules
     )
-    several = f"{len(manifest['models'])} small model(s), our passages and a few prompts"
-    return f"{said} All of it rests on {several}; a null result here is one of this size."
+    missing = [words for table, words in UNASKED.items() if table not in {rule["table"] for rule in rules}]
+    unasked = f" Not asked in this run: {', '.join(missing)}." if missing else ""
+    models = len(manifest["models"])
+    several = f"{models} small model{'s' if models > 1 else ''}, our passages and a few prompts"
+    return f"{said}\n\nAll of it rests on {several}; a null result here is one of this size.{unasked}"
 
 
 ADVICE = (
@@ -134,15 +142,15 @@ def models_table(manifest: dict) -> str:
 def what_holds(claims: pd.DataFrame) -> str:
     """Which claims hold on every model and set of passages, which on none, which on some, as Markdown lists.
 
-    An inconclusive verdict is for neither side: a claim *holds wherever it could be told* if there is at least one
-    reproduced and none not reproduced.
+    An inconclusive verdict is for neither side, and so is one that is not testable: a claim with one of them is
+    *reproduced on some, open on the rest* if there is at least one reproduced and none not reproduced.
     """
     claims = claims[claims["model"] != ALL_MODELS]
     titles = {
         "Reproduced on every model and set of passages": [],
-        "Reproduced wherever it could be told": [],
+        "Reproduced on some, open on the rest": [],
         "Not reproduced on any model or set of passages": [],
-        "Not reproduced wherever it could be told": [],
+        "Not reproduced on some, open on the rest": [],
         "Reproduced on some, not on others": [],
         "Cannot be told here": [],
     }

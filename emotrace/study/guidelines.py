@@ -118,7 +118,7 @@ def _cell(table: pd.DataFrame, author: str, frame: str) -> pd.Series | None:
     return rows.iloc[rows["texts"].argmax()] if len(rows) else None
 
 
-@states("Read generated texts without the request that names the feeling: it leaks the label.", "factorial")
+@states("Read generated texts without the request that names the feeling: it may leak the label.", "factorial")
 def _frame(tables: Tables) -> Finding | None:
     plain, unnamed, chat = (_cell(tables["factorial"], "self", frame) for frame in ("plain", "unnamed", "chat"))
     if plain is None or unnamed is None or chat is None:
@@ -200,7 +200,7 @@ def _judge(tables: Tables) -> Finding | None:
     control = statistics.mean_interval(table["permuted_positive"].to_numpy(dtype=float))
     return Finding(
         f"the score rises at all in {_estimate(lenient._asdict())} of {len(table)} scenarios, and under permuted-label "
-        f"vectors in {_estimate(control._asdict())}; above nearly all of them in {_estimate(strict._asdict())}; "
+        f"vectors in {_estimate(control._asdict())}; above all of these in {_estimate(strict._asdict())}; "
         "supported if it rises in a fifth under vectors that hold no feeling",
         _reaches(control._asdict(), 0.2),
     )

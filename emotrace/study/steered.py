@@ -40,8 +40,8 @@ class Steering:
         read_layer: where the effect is read (:func:`reading_layer`).
         strength: the calibrated one, in mean residual norms of the layer.
         gaps: emotion → that strength in lengths of the emotion's own vector at the layer.
-        tried: ``calibration.csv``: one row a strength tried, ``setting`` ``layer N`` or ``all layers`` (the author's
-            published setting), ``value`` the share of surgical texts.
+        tried: ``calibration.csv``: one row a strength tried, ``setting`` ``layer N`` or ``all layers`` (with the same
+            vectors), ``value`` the share of surgical texts.
     """
 
     study: Study

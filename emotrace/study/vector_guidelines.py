@@ -104,17 +104,17 @@ def _precision(tables: Tables) -> Finding | None:
 
 @states("Say by which estimator a claim was measured: its verdict may depend on it.", "estimators")
 def _by_estimator(tables: Tables) -> Finding | None:
-    return _named(changes.by_estimator(tables))
+    return _named(changes.by_estimator(tables), "estimator")
 
 
 @states("Say at what precision a claim was measured: its verdict may depend on it.", "precision")
 def _by_precision(tables: Tables) -> Finding | None:
-    return _named(changes.by_precision(tables))
+    return _named(changes.by_precision(tables), "precision")
 
 
-def _named(statements: list[changes.Statement]) -> Finding | None:
+def _named(statements: list[changes.Statement], of: str) -> Finding | None:
     if not statements:
         return None
     changed = changes.named(statements)
-    asked = f"{len(statements)} statements asked of each"
+    asked = f"{len(statements)} statements tested with each {of}"
     return Finding(f"{asked}; {changed or 'no verdict changes'}", YES if changed else NO)

@@ -236,5 +236,7 @@ def format_interval(low: float, high: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """A number for a reader: three significant digits, a dash where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
+    """A number for a reader: three significant digits, rounding errors about 0 as 0, a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{0 if abs(value) < 1e-15 else value:.3g}"

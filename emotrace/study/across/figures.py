@@ -16,7 +16,7 @@ from matplotlib.typing import LegendLocType
 from emotrace.study.across.measure import CURVES
 from emotrace.study.across.steering import MEASURES
 from emotrace.study.effects.figures import REGIME_COLOURS
-from emotrace.study.experiment import Picture, Tables
+from emotrace.study.experiment import Picture, Tables, of_main_instrument
 from emotrace.study.folder import select
 from emotrace.study.style import BLUE, GREEN, GREY, ORANGE, POOLING_TITLES, PURPLE
 
@@ -53,6 +53,7 @@ def marks(table: pd.DataFrame) -> dict[str, Mark]:
 
 def across_depth(tables: Tables) -> Figure:
     """The centroid cosine over depth, its null, and R, all models on one axis."""
+    tables = of_main_instrument(tables)
     table = tables["across_depth"]
     table = table[table["layer"] > 0]
     metrics = [metric for metric in CURVES if metric in set(table["metric"])]
@@ -73,7 +74,7 @@ def across_depth(tables: Tables) -> Figure:
             ax.set_ylabel(POOLING_TITLES[pooling])
         if metric == "ratio":
             ax.axhline(1, color=GREY, lw=0.8)
-    figure.supxlabel("depth (layer / number of layers)")
+    figure.supxlabel("depth (layer / number of layers); marks below the curves: where a bent one turns", fontsize=10)
     _legend(figure, axes[0, 0], "outside upper center")
     return figure
 
@@ -183,7 +184,7 @@ def across_regimes(tables: Tables) -> Figure:
         ax.set_xticks(range(len(strengths)), [f"{value:+g}" for value in strengths])
         ax.set_title(f"{models[column]}" if row == 0 else "", loc="left", fontsize=9)
         n = select(part, regime=next(iter(REGIME_COLOURS)))["n"].min()
-        ax.set_title(f"n = {int(n)}", loc="right", color=GREY, fontsize=8)
+        ax.set_title(f"n ≥ {int(n)}", loc="right", color=GREY, fontsize=8)
         if column == 0:
             ax.set_ylabel(f"{list(directions.values())[row]}\nshare of texts")
     figure.supxlabel("strength, in multiples of the model's calibrated strength", fontsize=10)

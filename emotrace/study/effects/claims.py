@@ -208,7 +208,7 @@ def _matched(rows: pd.DataFrame, reading: str) -> Claim | None:
 
 
 def calibration_claims(tables: Tables, family: str) -> Sequence[Claim]:
-    """C8: the strengths of the author's published setting, every layer edited at once."""
+    """C8: the largest strength when every layer is edited at once, with our vectors."""
     row = select(tables["calibration"], setting="all layers").iloc[0]
     every_layer = Claim(
         id="C8.all_layers",
@@ -218,6 +218,6 @@ def calibration_claims(tables: Tables, family: str) -> Sequence[Claim]:
         rule=None,
         how="the paper's figures are GPT-2's. Here: the largest strength at which at least 90% of texts are surgical "
         "when the vector of each layer is added at every layer; towards the negative side "
-        f"{row['window_low']:.3g}. What that setting does to the text: C8.published, C9.published",
+        f"{row['window_low']:.3g}. Mean-pooled vectors and one norm a layer: the author's own setting is C8.published",
     )
     return [every_layer]

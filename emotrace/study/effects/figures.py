@@ -47,7 +47,7 @@ def dose_response(tables: Tables) -> Figure:
     for ax, (metric, label) in zip(axes[0], readings.items(), strict=True):
         rows = select(table, metric=metric).sort_values("strength")
         window = rows["strength"].max() / rows["relative"].max()
-        ax.axvspan(-window, window, color=GREEN, alpha=0.07, lw=0)
+        ax.axvspan(-window, window, color=GREEN, alpha=0.07, lw=0, label="up to the calibrated strength")
         _controls(ax, rows, width=1.4)
         lengths = np.stack([rows["value"] - rows["low"], rows["high"] - rows["value"]])
         ax.errorbar(
@@ -179,11 +179,13 @@ def success_by_scenario(tables: Tables) -> Figure:
     handles = [
         Line2D([], [], marker="o", ls="", color=GREEN, label="success"),
         Line2D([], [], marker="x", ls="", color=PURPLE, label="no success"),
-        Line2D([], [], color=GREY, lw=4, alpha=0.45, label="permuted labels, mean to 95th percentile"),
+        Line2D(
+            [], [], color=GREY, lw=4, alpha=0.45, label="permuted labels, mean to 95th percentile (success: above all)"
+        ),
         Line2D([], [], marker="D", ls="", color=ORANGE, label="asked for, unsteered"),
     ]
     figure.legend(handles=handles, loc="outside upper center", fontsize=8, ncols=2)
-    counts = f"{int(success.sum())} of {len(table)} scenarios; {int(table['n'].iloc[0])} seed(s)"
+    counts = f"{int(success.sum())} of {len(table)} scenarios; {int(table['n'].iloc[0])} text(s) a scenario"
     note(ax, f"{counts}, {int(table['m'].iloc[0])} permuted-label vectors")
     return figure
 
@@ -277,7 +279,7 @@ DOSE = (
         "edit (beyond what the skip connection carries there), the next token, and a text, by an outside classifier "
         "and by its kin words. Blue: each emotion under its own vector, mean and 95% interval over emotions and "
         "prompts. Grey: vectors of permuted labels of equal norm. Orange: the other emotions' vectors. Dotted: "
-        "Gaussian directions. Green: the calibrated window.",
+        "Gaussian directions. Green: up to the calibrated strength on either side.",
     ),
     Picture(
         "steering_effects",

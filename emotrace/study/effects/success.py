@@ -130,7 +130,7 @@ def _strict(rows: pd.DataFrame, ceiling: pd.DataFrame, prefix: str) -> Claim:
         rule=None if blind else strict_rule(),
         how=f"share of scenarios ({int(rows['success'].sum())} of {len(rows)}) in which the target's score rises more "
         f"than under any of {first['m']:.0f} permuted-label vectors of equal norm (p ≤ 0.05), mean over "
-        f"{first['n']:.0f} seed(s); interval over emotions{controls}{asked}; mean rank of the target "
+        f"{first['n']:.0f} text(s) a scenario; interval over emotions{controls}{asked}; mean rank of the target "
         f"{rows['rank'].mean():.1f} of {first['ranked']:.0f} (chance {(first['ranked'] + 1) / 2:.1f}); coherent texts "
         f"{rows['coherent'].mean():.0%}, under the controls {rows['control_coherent'].mean():.0%}; "
         f"{_ceiling_words(ceiling)}{blind}",

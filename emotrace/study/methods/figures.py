@@ -84,7 +84,7 @@ def decoding_matrix(tables: Tables) -> Figure:
         grid[names.index((row.train_author, row.train_frame)), names.index((row.test_author, row.test_frame))] = (
             row.value
         )
-    figure, ax = plt.subplots(figsize=(2.4 + 0.75 * len(names), 1.6 + 0.65 * len(names)))
+    figure, ax = plt.subplots(figsize=(3.4 + 0.75 * len(names), 2.6 + 0.65 * len(names)))
     image = ax.imshow(grid, cmap="viridis", vmin=0, vmax=1)
     labels = [f"{author}, {frame}" for author, frame in names]
     ax.set_xticks(range(len(names)), labels, rotation=45, ha="right")

@@ -47,11 +47,13 @@ def separation_over_depth(tables: Tables) -> Figure:
         shuffled = rows.assign(value=rows["null"], low=np.nan, high=np.nan)
         curve(ax, rows, BLUE, "emotion centroids")
         curve(ax, shuffled, ORANGE, "labels shuffled within topics", "--")
+        lowest = 1.0
         if "anisotropy" in tables:
             groups = select(tables["anisotropy"], pooling=pooling, metric="group_cosine")
             curve(ax, groups, GREEN, "unrelated texts, same group size", "-.")
+            lowest = groups[groups["layer"] > 0]["value"].min()
         note(ax, f"{emotions_in_words(tables)}, {int(rows['n'].iloc[0])} topics; 95% bands")
-        floor = min(rows["value"].min(), rows[rows["layer"] > 0]["low"].min())
+        floor = min(rows["value"].min(), rows[rows["layer"] > 0]["low"].min(), lowest)
         ax.set_ylim(floor - 0.35 * (1 - floor), 1 + 0.05 * (1 - floor))  # room for the legend
     return _labelled(figure, axes, "mean pairwise cosine (lower = better separated)")
 
@@ -78,7 +80,7 @@ def u_question(tables: Tables) -> Figure:
         below.axhline(1, color=GREY, ls="--", lw=1)
         of = select(located, pooling=pooling).set_index("criterion")["u"]
         note(above, f"net depth of a U: {of['cosine']:.2f}, space {of['noise_cosine']:.2f}")
-        note(below, f"turned upside down: {of['ratio']:.2f}; {int(rows['n'].iloc[0])} topics")
+        note(below, f"net depth of R as an arch: {of['ratio']:.2f}; {int(rows['n'].iloc[0])} topics")
         for ax in (above, below):
             ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
     grid[0, 0].set_ylabel("mean pairwise cosine")
@@ -141,6 +143,7 @@ def transfer_over_depth(tables: Tables) -> Figure:
     for ax in axes.values():
         ax.axhline(table["null"].max(), color=GREY, ls="--", lw=1, label="chance")
         ax.set_ylim(0, 1)
+        note(ax, f"{int(select(table, metric='accuracy')['n'].max())} texts; 95% bands over topics")
     return _labelled(figure, axes, "accuracy on the other's texts", "upper left")
 
 
@@ -278,7 +281,7 @@ SEPARATION = (
         "separation",
         "How often the emotion of a text is decoded right when its topic was never seen in training. The green "
         "lines are what the words alone give: embeddings averaged without context, TF-IDF, punctuation and lengths. "
-        "Only what lies above them is the model's.",
+        "Words alone do not reach what lies above them.",
     ),
 )
 LOCALISATION = (

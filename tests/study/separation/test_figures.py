@@ -35,7 +35,7 @@ def test_every_name_has_room_and_valence_is_named_where_it_is_known(count):
 
 
 def test_transfer_is_drawn_with_the_words_of_each_direction():
-    front = {"model": "m", "metric": "accuracy", "null": 0.05, "low": np.nan, "high": np.nan}
+    front = {"model": "m", "metric": "accuracy", "null": 0.05, "low": np.nan, "high": np.nan, "n": 240}
     rows = []
     for train, test, words in (("a", "b", 0.3), ("b", "a", 0.2)):
         rows.append({**front, "train": train, "test": test, "pooling": "words", "value": words})
@@ -45,6 +45,7 @@ def test_transfer_is_drawn_with_the_words_of_each_direction():
     (ax,) = figures.transfer_over_depth({"transfer": pd.DataFrame(rows)}).axes
     lines = {line.get_label(): line for line in ax.get_lines()}
     np.testing.assert_allclose(lines["vectors of a, texts of b"].get_ydata(), [0.3, 0.4, 0.5, 0.6])
+    assert ax.get_title("right").startswith("240 texts")
     words = [line for line in ax.get_lines() if line.get_label() == "the same by words (TF-IDF)"]
     assert [line.get_ydata()[0] for line in words] == [0.3, 0.2]
     assert words[0].get_color() == lines["vectors of a, texts of b"].get_color() != words[1].get_color()
