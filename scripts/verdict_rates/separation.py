@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from emotrace.measures import curves, geometry, spread, statistics
-from emotrace.study.separation import claims
+from emotrace.study.separation import claims, localisation
 from emotrace.study.verdicts import Estimate, significant
 from verdict_rates import Simulation
 
@@ -165,8 +165,7 @@ def space(unexplained: float, rng: np.random.Generator) -> str:
 
     moves = [np.vstack([first, first + more]) for first, more in zip(noisy(1), noisy(RESAMPLES), strict=True)]
     r = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(null + moves[0], cosine + moves[1], strict=True)])
-    interval = statistics.percentile_interval(1 - r[0] ** 2, 1 - r[1:] ** 2)
-    return claims.space_rule().verdict(Estimate(*interval, 12))
+    return claims.space_rule().verdict(Estimate(*localisation.unexplained(r), 12))
 
 
 # -- spread beyond chance ---------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def space(study: Study) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for pooling in study.reading.pooled:
-        rows += study.unit(f"space {pooling}", partial(_space, study, pooling))
+        rows += study.unit(f"space, centred {pooling}", partial(_space, study, pooling))
     return pd.DataFrame(rows)
 
 
@@ -181,12 +181,25 @@ def _space(study: Study, pooling: str) -> list[dict[str, Any]]:
     whole = np.isfinite(cosine + noise).all(axis=1)
     r = _row_correlation(cosine[whole], noise[whole])
     shuffled = float(_row_correlation(cosine[:1], null[:1])[0])
-    interval = statistics.percentile_interval(float(1 - r[0] ** 2), 1 - r[1:] ** 2)
+    interval = unexplained(r)
     lowest = {"depth_cosine": cosine[0].argmin(), "depth_noise": noise[0].argmin(), "depth_ratio": ratio[0].argmax()}
     depths = {name: layers[index] / study.n_layers for name, index in lowest.items()}
     return [
         study.row(pooling, np.nan, **interval._asdict(), n=n, layers=len(layers), r=r[0], r_shuffled=shuffled, **depths)
     ]
+
+
+def unexplained(r: np.ndarray) -> statistics.Interval:
+    """1 − r² with its interval, from the correlation and those of resamples: ``[1 + draw]``.
+
+    A resample repeats topics, whose noise both curves share: their correlation rises by that alone. So the draws are
+    centred on the value, as Fisher's z.
+    """
+    z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    around = statistics.centred_interval(float(z[0]), z[1:])
+    far, near = np.tanh(around.low), np.tanh(around.high)
+    low, high = sorted((1 - far**2, 1 - near**2))
+    return statistics.Interval(float(1 - r[0] ** 2), 0.0 if far < 0 < near else float(low), float(high))
 
 
 def _row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

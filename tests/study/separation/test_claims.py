@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from emotrace.study.separation import claims
+from emotrace.study.separation.localisation import unexplained
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Estimate
 
 
@@ -49,3 +50,16 @@ def test_the_rule_of_the_spread_asks_for_the_same_share_of_variance_on_any_numbe
         assert rule.verdict(Estimate(1.2 * expected, 1.05, 1.5 * expected, topics, 0.01)) == REPRODUCED
         assert rule.verdict(Estimate(1.2 * expected, 1.05, 1.5 * expected, topics, 0.2)) == INCONCLUSIVE
         assert rule.verdict(Estimate(1.0, 0.9, 1 + 0.03 * (topics - 1), topics, 0.5)) == NOT_REPRODUCED
+
+
+def test_what_is_left_unexplained_is_centred_as_fishers_z_and_knows_no_shift_of_the_resamples():
+    z = np.arctanh(0.9) + np.random.default_rng(0).normal(0, 0.2, 4000)
+    draws = np.tanh(z - z.mean() + np.arctanh(0.9))
+    found = unexplained(np.array([0.9, *draws]))
+    expected = 1 - np.tanh(np.arctanh(0.9) + np.array([1.96, -1.96]) * 0.2) ** 2
+    assert found.value == pytest.approx(0.19)
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=0.05)
+    # Repeated topics raise every resample's correlation: that is no evidence.
+    shifted = unexplained(np.array([0.9, *np.tanh(np.arctanh(draws) + 0.5)]))
+    np.testing.assert_allclose(shifted, found, rtol=1e-9)
+    assert unexplained(np.array([0.0, *np.tanh(np.linspace(-1, 1, 99))])).low == 0
