@@ -28,7 +28,7 @@ from emotrace.study import experiments
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARTS = ("**question.**", "**the paper's answer.**", "what was found\n", "## limits", "## exercise")
-MAX_BYTES, MAX_LINES = 400_000, 28
+MAX_BYTES, MAX_LINES = 450_000, 28
 LIBRARIES = {
     *("dataclasses", "importlib", "itertools", "subprocess", "sys", "warnings"),
     *("emotrace", "IPython", "matplotlib", "nnsight", "numpy", "pandas", "scipy", "sklearn", "torch", "transformers"),

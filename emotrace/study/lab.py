@@ -219,7 +219,8 @@ class Lab:
 
     def _existing(self, tables: Tables, name: str) -> pd.DataFrame:
         if name not in tables or tables[name].empty:
-            said = next(iter(self._results.left_out.get(experiments.TABLES[name].name, {}).values()), None)
+            maker = (experiments.TABLES | experiments.TEXTS)[name].name
+            said = next(iter(self._results.left_out.get(maker, {}).values()), None)
             one = "there is one set of texts alone" if name == "transfer" else "a base model writes no stories"
             why = said or one
             raise EmotraceError(f"{self._model.name} has no {name}: {why}")
