@@ -197,9 +197,11 @@ def unexplained(r: np.ndarray) -> statistics.Interval:
     """
     z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
     around = statistics.centred_interval(float(z[0]), z[1:])
-    far, near = np.tanh(around.low), np.tanh(around.high)
-    low, high = sorted((1 - far**2, 1 - near**2))
-    return statistics.Interval(float(1 - r[0] ** 2), 0.0 if far < 0 < near else float(low), float(high))
+    squares = np.tanh([around.low, around.high]) ** 2
+    opposed = around.low < 0 < around.high  # then no correlation at all is among what may be
+    return statistics.Interval(
+        float(1 - r[0] ** 2), float(1 - squares.max()), 1.0 if opposed else float(1 - squares.min())
+    )
 
 
 def _row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -62,4 +62,6 @@ def test_what_is_left_unexplained_is_centred_as_fishers_z_and_knows_no_shift_of_
     # Repeated topics raise every resample's correlation: that is no evidence.
     shifted = unexplained(np.array([0.9, *np.tanh(np.arctanh(draws) + 0.5)]))
     np.testing.assert_allclose(shifted, found, rtol=1e-9)
-    assert unexplained(np.array([0.0, *np.tanh(np.linspace(-1, 1, 99))])).low == 0
+    opposed = unexplained(np.array([-0.1, *np.tanh(np.linspace(-1, 1, 99) - 0.3)]))
+    assert opposed.high == 1
+    assert opposed.low == pytest.approx(1 - np.tanh(np.arctanh(0.1) + 0.95) ** 2, abs=0.01)
