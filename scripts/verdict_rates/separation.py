@@ -82,7 +82,8 @@ SHAPES: dict[str, Curve] = {
     "random walk": walk(0, 0),
     "random walk with drift": walk(0, -0.3),
     "random walk whose increments remember 0.5 of the one before": walk(0.5, 0),
-    "random walk whose increments remember 0.8 of the one before, beyond what one curve can tell": walk(0.8, 0),
+    "random walk whose increments remember 0.8 of the one before": walk(0.8, 0),
+    "random walk whose increments remember 0.95 of the one before": walk(0.95, 0),
 }
 
 U_SMALLEST = (
@@ -341,8 +342,8 @@ SIMULATIONS = (*u_simulations(), *OTHERS)
 
 
 NOTES = """
-Of a curve that is a random walk one in seven has a net depth of 0.25 or more. The p among walks of the same increments
-holds that down; it takes increments to be independent. Where each remembers half of the one before, the rate is still
-about the level; where it remembers 0.8, the walk is so smooth that its shape alone cannot be told from a U, and the
-rate exceeds 5%, as its row shows. That a U is a *law* can only be told from several models.
+Of a curve that is a random walk one in seven has a net depth of 0.25 or more, and the smoother the walk, the deeper its
+Us: of walks whose increments remember 0.8 of the one before one in twenty reaches 0.58. So a curve has to outdo both
+the walks of its own increments and smooth ones. A U shallower than about 0.6 is therefore *inconclusive* however little
+its noise: its shape alone cannot be told from a smooth walk. That it is a *law* can only be told from several models.
 """

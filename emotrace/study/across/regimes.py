@@ -10,7 +10,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
 
 from emotrace.judges import regimes
 from emotrace.measures import statistics
@@ -75,8 +74,8 @@ def regime_contrasts(counts: pd.DataFrame, facts: dict[str, Facts], draws: int, 
     """``across_regimes_contrasts``: do two models break differently at the same relative strength?
 
     One row a positive relative strength and pair of models: the share of collapse among broken texts in a minus that
-    in b, interval by resampling the emotions that both have; ``p`` by Fisher's exact test, which takes texts for
-    independent. No row where a model has fewer than ``MIN_BROKEN`` broken texts.
+    in b, interval by resampling the emotions that both have; ``p`` by exchanging the two models emotion by emotion,
+    since texts under one emotion are not independent. No row where a model has fewer than ``MIN_BROKEN`` broken texts.
     """
     rows = []
     counts = counts[~counts["emotion"].isin(CONTROLS) & (counts["relative"] > 0)]
@@ -93,7 +92,7 @@ def regime_contrasts(counts: pd.DataFrame, facts: dict[str, Facts], draws: int, 
             smaller, larger = sorted((facts[a].parameters, facts[b].parameters))
             pair = {"model_a": a, "model_b": b, "same_family": facts[a].family == facts[b].family}
             pair |= {"size_ratio": larger / smaller, "relative": relative, **interval._asdict()}
-            p = float(fisher_exact(np.stack([broken_a.sum(axis=0), broken_b.sum(axis=0)])).pvalue)
+            p = _exchanged_p(broken_a, broken_b, draws, seed)
             rows.append({**pair, "n_a": int(broken_a.sum()), "n_b": int(broken_b.sum()), "p": p})
     return pd.DataFrame(rows)
 
@@ -111,6 +110,14 @@ def _collapse(broken: np.ndarray, draws: int, seed: int) -> statistics.Interval:
     if broken.sum():
         return statistics.wilson(int(broken[0, 0]), int(broken.sum()))
     return statistics.Interval(np.nan, np.nan, np.nan)
+
+
+def _exchanged_p(broken_a: np.ndarray, broken_b: np.ndarray, draws: int, seed: int) -> float:
+    """The two-sided p of the difference in collapse, the models' ``[emotion, 2]`` exchanged emotion by emotion."""
+    flips = generator_for(seed, "exchanged models").random((draws, len(broken_a), 1)) < 0.5
+    first, second = np.where(flips, broken_b, broken_a), np.where(flips, broken_a, broken_b)
+    null = np.nan_to_num(_collapsed(first) - _collapsed(second))  # no broken text on one side: no difference seen
+    return statistics.permutation_p(float(_collapsed(broken_a) - _collapsed(broken_b)), null, "two-sided")
 
 
 def _collapsed(broken: np.ndarray) -> np.ndarray:

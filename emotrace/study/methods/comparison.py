@@ -93,7 +93,7 @@ def layer_curves(design: Design) -> pd.DataFrame:
             columns = {"model": design.model_name, "method": method, "pooling": pooling}
             for idx, layer in enumerate(design.layers):
                 cosines = mean_cosine(geometry.Cells(reading[:, :, idx], present).centroid_grams(weights))
-                interval = statistics.centred_interval(cosines[0], cosines[1:])
+                interval = statistics.Interval(*np.clip(statistics.centred_interval(cosines[0], cosines[1:]), -1, 1))
                 row = {**columns, "layer": layer, "depth": layer / design.n_layers, "metric": "cosine"}
                 rows.append({**row, **interval._asdict(), "n": len(topics)})
     return pd.DataFrame(rows)

@@ -48,8 +48,8 @@ NET_DEPTH = 0.25
 """Smallest net depth of a U: the lower end stands a quarter of the curve's range above its lowest point."""
 OPPOSED = 0.95
 """Share of resamples in which the line before the break must fall and the one after it rise."""
-WALK_ALPHA = 0.01
-"""Of the p among walks. Stricter than 0.05, since layers remember: smooth walks are Us by chance more often."""
+WALK_ALPHA = 0.05
+"""Of the largest p among walks of three kinds (:func:`~emotrace.measures.curves.walk_p`)."""
 UNEXPLAINED = 0.2
 """Smallest share of the cosine's variance over layers that the space alone must leave unexplained."""
 SHARE = 0.04
@@ -89,7 +89,7 @@ def _depth(row: pd.Series, pooling: str) -> Claim:
 
 
 def u_rule(opposed: float) -> Rule:
-    """A curve is a U: net depth, two lines that fall and rise in resamples, and deeper than walks of its increments.
+    """A curve is a U: net depth, two lines that fall and rise in resamples, and deeper than walks.
 
     *Reproduced*: all three. *Not reproduced*: the interval of the net depth excludes ``NET_DEPTH`` (a curve that falls,
     rises, levels off, bends the other way, or a W). Else *inconclusive*.
@@ -105,8 +105,8 @@ def u_rule(opposed: float) -> Rule:
 
     words = (
         f"reproduced if the net depth is at least {NET_DEPTH:g} of the curve's range with an interval above 0, two "
-        f"lines fall, then rise in {OPPOSED:.0%} of resamples, and p < {WALK_ALPHA:g} among walks of the same "
-        f"increments; not reproduced if the interval excludes {NET_DEPTH:g} or more"
+        f"lines fall, then rise in {OPPOSED:.0%} of resamples, and p < {WALK_ALPHA:g} among walks of its own "
+        f"increments and among smooth ones; not reproduced if the interval excludes {NET_DEPTH:g} or more"
     )
     return Rule(words, decide)
 

@@ -26,7 +26,7 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
     the depth over topics, half a layer wider to either side. ``chosen_layer``: the best on one half of the topics;
     ``held_out``: the criterion there on the other half, with interval, ``chance`` and a label-permutation p.
     ``u``, ``u_low``, ``u_high``: net depth of a U over the curve's range, layers 1 … L, with interval over topics;
-    ``u_opposed``: share of resamples whose two lines fall, then rise; ``u_p``: against walks of the same increments;
+    ``u_opposed``: share of resamples whose two lines fall, then rise; ``u_p``: against walks;
     ``turn``: depth of the lowest point (:mod:`emotrace.measures.curves`). Of a criterion that is better where it is
     higher the curve is turned upside down, so that a U is *best in the middle* for all.
 

@@ -64,4 +64,19 @@ def test_contrasts_of_how_models_break():
     row = table.iloc[0]
     assert row["value"] == pytest.approx(1.0 - 0.25)
     assert (row["n_a"], row["n_b"], row["size_ratio"], row["same_family"]) == (12, 24, 3.0, False)
-    assert row["p"] < 1e-4
+    assert row["p"] == pytest.approx(0.25, abs=0.15)  # of three emotions, 2 of 8 exchanges differ as much
+
+
+def test_the_p_of_a_contrast_takes_emotions_for_the_unit():
+    always, never = np.tile([9.0, 0.0], (12, 1)), np.tile([0.0, 9.0], (12, 1))
+    assert across_regimes._exchanged_p(always, never, 1999, 0) == 1 / 2000
+    one = np.where(np.arange(12)[:, None] == 3, always, never)  # nine texts under a single emotion
+    assert across_regimes._exchanged_p(one, never, 1999, 0) == 1
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(200):  # emotions break each in their own way, texts under one alike; models do not differ
+        shares = rng.beta(0.3, 0.3, size=(2, 12))
+        broken = np.stack([rng.binomial(9, shares), 9 - rng.binomial(9, shares)], axis=-1).astype(float)
+        p.append(across_regimes._exchanged_p(broken[0], broken[1], 199, 0))
+    assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(np.array(p) <= 0.3) > 0.15
