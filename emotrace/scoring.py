@@ -191,7 +191,6 @@ def _reread_batch(
 
 
 @arguments.checked
-@arguments.checked
 def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
     """How far an edit moves the model's predictions on texts that are given: KL(unedited ‖ edited), nats a token.
 

@@ -44,7 +44,7 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
     for pooling in study.reading.pooled:
         for criterion in CRITERIA:
             compute = partial(_locate, study, tables, pooling, criterion)
-            rows += study.unit(f"localisation {pooling} {criterion}", compute)
+            rows += study.unit(f"localisation, smooth walks {pooling} {criterion}", compute)
             study.progress(f"localisation, {study.instrument}", 1, len(study.reading.pooled) * len(CRITERIA))
     return pd.DataFrame(rows)
 
