@@ -246,7 +246,7 @@ def _run_model(
     kept = folder.manifest["models"].get(name, model.provenance)
     if checkpoints.content(kept) != checkpoints.content(model.provenance):
         raise EmotraceError(f"{folder.path} holds a run of other weights of {name}: name another --out")
-    _say_how_long(model, plan, settings)
+    _say_how_long(model, plan, settings, instruments)
     with folder.timed(f"{name}: read"):
         study = read(model, settings, folder, progress, instruments, classifier)
     folder.manifest["models"][name] = facts = _facts(
@@ -277,15 +277,19 @@ def _run_model(
     return results
 
 
-def _say_how_long(model: Model, plan: list[Experiment], settings: Settings) -> None:
+def _say_how_long(
+    model: Model, plan: list[Experiment], settings: Settings, instruments: Mapping[str, Instrument]
+) -> None:
     """One line on standard error before the work, where there is any that takes long."""
+    sources = list(instruments.values())
+    plan = [experiment for experiment in plan if not experiment.requires(sources[0])]
     if model.remote or not any(experiment.uses_model for experiment in plan):
         return
     names = [experiment.name for experiment in plan]
     speed = pace.trial(model)
 
     def said(sizes: Settings) -> str:
-        return pace.in_words(speed.seconds(pace.work(sizes, names, model.instruct)))
+        return pace.in_words(speed.seconds(pace.work(sizes, names, model.instruct, sources)))
 
     quick = Settings.quick(settings.seed)
     shorter = "" if settings == quick else f"; --quick would take {said(quick)}"

@@ -16,8 +16,7 @@ from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emotrace.instrument import corpus
-from emotrace.instrument.instrument import NORMS
+from emotrace.instrument.instrument import NORMS, norms_of
 from emotrace.measures import geometry
 from emotrace.study.experiment import Picture, Tables, emotions_in_words
 from emotrace.study.folder import select
@@ -199,7 +198,7 @@ def axes_over_depth(tables: Tables) -> Figure:
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
     """Cosines between the emotion vectors at one layer, centred on their mean; by valence where most have one."""
-    valence = corpus.emotions()["valence"].reindex(vectors.emotions)
+    valence = norms_of(vectors.provenance, vectors.emotions)["valence"]
     known = 2 * valence.notna().sum() > len(valence)
     valence = valence.fillna(3)
     order = sorted(vectors.emotions, key=lambda name: valence[name]) if known else list(vectors.emotions)
@@ -219,7 +218,7 @@ def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
 
 def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     """The emotions on the first two principal components of their vectors, coloured by the norms' valence."""
-    norms = corpus.emotions().reindex(list(vectors.emotions))
+    norms = norms_of(vectors.provenance, vectors.emotions)
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
