@@ -88,8 +88,10 @@ def dose_by_emotion(tables: Tables) -> Figure | None:
     table = select(tables["dose_response"], arm=CALIBRATED, metric="classifier")
     if not (names := [name for name in table["emotion"].unique() if name != "all"]):
         return None
-    n_rows = -(-len(names) // 5)
-    figure, axes = plt.subplots(n_rows, 5, figsize=(13, 2.1 * n_rows), sharex=True, sharey=True, squeeze=False)
+    columns = 5 if len(names) <= 30 else 10
+    n_rows = -(-len(names) // columns)
+    size = (2.6 * columns, 2.1 * n_rows)
+    figure, axes = plt.subplots(n_rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, name in zip(axes.flat, names, strict=False):
         rows = select(table, emotion=name).sort_values("strength")
         _controls(ax, rows, width=1)
@@ -106,9 +108,10 @@ def dose_by_emotion(tables: Tables) -> Figure | None:
 def regime_map(tables: Tables) -> Figure:
     """The most frequent regime of each emotion at each strength; the number is the share of surgical texts."""
     table = select(tables["regimes"], arm=CALIBRATED)
-    single = table[~table["emotion"].str.fullmatch(r"all|permuted|random|unsteered|(permuted|random)-\d+")]
-    names = list(single["emotion"].unique())
-    order = [*names, *(name for name in ("all", "permuted", "random") if name in set(table["emotion"]))]
+    directions = list(table["emotion"].unique())
+    together = {"all": "all emotions", "permuted": "permuted labels", "random": "Gaussian directions"}
+    names = [name for name in directions if name.split("-")[0] not in (*together, "unsteered")]
+    order = [*names, *(name for name in together if name in directions)]
     rows = table[table["emotion"].isin(order)]
     shares = rows.pivot(index="emotion", columns="strength", values="value").loc[order]
     labels = rows.pivot(index="emotion", columns="strength", values="regime").loc[order]
@@ -118,15 +121,12 @@ def regime_map(tables: Tables) -> Figure:
     for (y, x), share in np.ndenumerate(shares.to_numpy()):
         ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=8)
     ax.set_xticks(range(shares.shape[1]), [f"{strength:+.2g}" for strength in shares.columns])
-    together = {"all": "all emotions", "permuted": "permuted labels", "random": "Gaussian directions"}
     ax.set_yticks(range(len(order)), [together.get(name, name) for name in order])
     ax.axhline(len(names) - 0.5, color="black", lw=1)
     ax.set_xlabel(_STRENGTH)
     n = int(rows[rows["emotion"].isin(names)]["n"].min())
-    title = f"colour: most frequent regime; number: share of surgical texts; n ≥ {n} texts a cell"
-    ax.set_title(title, fontsize=9, loc="left")
-    present = set(rows["regime"])
-    handles = [Patch(color=colour, label=name) for name, colour in REGIME_COLOURS.items() if name in present]
+    ax.set_title(f"colour: most frequent regime\nnumber: share of surgical texts; n ≥ {n}", fontsize=9, loc="left")
+    handles = [Patch(color=REGIME_COLOURS[name], label=name) for name in REGIME_COLOURS if name in set(rows["regime"])]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 

@@ -21,7 +21,7 @@ from emotrace.study import experiments
 from emotrace.study.effects import arms, measure, prompting, sweep, verification
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
-from emotrace.study.steered import FALLBACK_STRENGTH
+from emotrace.study.steered import FALLBACK_STRENGTH, prepare
 from emotrace.study.study import Settings, Study, choose_layer
 from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
@@ -550,10 +550,12 @@ def own_study(path: Path, model: Model, joy: Joy) -> Study:
 
 
 def test_the_scenarios_openings_words_and_labels_are_the_instruments_own(planted, tmp_path):
-    tables, texts, _ = run(own_study(tmp_path / "own", *planted))
+    study = own_study(tmp_path / "own", *planted)
+    study._shared[prepare] = replace(study.once(prepare), strength=3.0)  # where the model speaks of joy alone
+    tables, texts, _ = run(study)
     verified = tables["verification"].set_index("scenario")
     assert verified["emotion"].to_dict() == {"s01": "glee", "s02": "glee", "s03": "gloom"}  # no judge knows pique
-    assert verified["success"].to_dict() == {"s01": True, "s02": True, "s03": False}
+    assert verified.loc[["s01", "s02"], "rise"].min() > 0.5 > verified.loc["s03", "rise"]
     assert verified["ranked"].unique() == [2]
     assert set(texts["scenarios"]["prompt"]) == {"the table of", "a river in", "this garden with"}
     assert set(texts["steered"]["prompt"]) == set(texts["prompted"]["prompt"]) == {"after long", "the table"}
