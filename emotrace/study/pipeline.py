@@ -29,7 +29,7 @@ from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, together
 from emotrace.study.folder import RunFolder, file_name, read_manifest
-from emotrace.study.study import Progress, Settings, notes_on, read, sized
+from emotrace.study.study import FEWEST_TOPICS, Progress, Settings, notes_on, read, sized
 from emotrace.study.verdicts import claims_table
 
 
@@ -120,6 +120,13 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
     names = [source.name for source in named]
     if names.count(twice := max(names, key=names.count)) > 1:
         raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
+    for source in named:
+        if not source.passages.empty and (count := source.passages["topic"].nunique()) < FEWEST_TOPICS:
+            what = "topics" if source.has_topics else "folds, as few as an emotion has texts"
+            raise EmotraceError(
+                f"{source.name}: a run needs four topics or more, two to choose a layer on and two to report on, and "
+                f"finds {count} {what}"
+            )
     return dict(zip(names, named, strict=True))
 
 

@@ -182,3 +182,12 @@ def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):
         "passages",
         "baseline_texts",
     }
+
+
+@pytest.mark.parametrize(("topics", "said"), [(1, "finds 2 folds"), (3, "finds 3 topics")])
+def test_texts_that_make_no_two_halves_are_one_line_before_anything_is_read(topics, said, tmp_path):
+    rows = [(mood, f"t{topic}", f"{mood} {topic}") for topic in range(topics) for mood in MOODS]
+    table = pd.DataFrame(rows, columns=["emotion", "topic", "text"])
+    with pytest.raises(EmotraceError, match=rf"few: a run needs four topics or more.* {said}"):
+        pipeline.run(["gpt2"], tmp_path / "run", instruments=[emotrace.load_instrument(table, name="few")])
+    assert not (tmp_path / "run").exists()

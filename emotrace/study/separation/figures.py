@@ -224,7 +224,7 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     known = np.isfinite(valence)
     unknown = known.sum() < 3  # of emotions without norms there is no correlation with them
     r = [
-        np.nan if unknown else np.corrcoef(scores[known, i], axis[known])[0, 1]
+        np.nan if unknown or np.ptp(axis[known]) == 0 else np.corrcoef(scores[known, i], axis[known])[0, 1]
         for i, axis in enumerate((valence, arousal))
     ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
@@ -242,7 +242,9 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
-    of_norms = ["" if unknown else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)]
+    of_norms = [
+        "" if np.isnan(of) else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)
+    ]
     ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance{of_norms[0]}")
     ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance{of_norms[1]}")
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")
