@@ -77,6 +77,9 @@ class Reading:
         means = class_means(self.pooled[pooling], self.labels["emotion"], present)
         grand = means.mean(axis=0)
         unfelt = means[present.index(corpus.NEUTRAL)] if self.unfelt is None else self.unfelt[pooling]
+        about = {**self.provenance, "pooling": pooling, "centring": "grand"}
+        if own is not None and not own.default:
+            about["norms"] = own.norms.reindex(wanted).dropna(how="all").to_json(orient="index")
         vectors = EmotionVectors(
             emotions=tuple(wanted),
             layers=tuple(self.layers),
@@ -84,7 +87,7 @@ class Reading:
             neutral_mean=unfelt.astype(np.float32),
             grand_mean=grand.astype(np.float32),
             emotions_mean=means[[present.index(name) for name in names]].mean(axis=0).astype(np.float32),
-            provenance={**self.provenance, "pooling": pooling, "centring": "grand"},
+            provenance=about,
         )
         return vectors.recentre("neutral") if own is not None and own.pairs else vectors
 

@@ -54,7 +54,7 @@ class EmotionVectors:
         grand_mean: mean of the class means, neutral included (the author's centre, C4), ``[layer, d_model]``.
         emotions_mean: mean of the emotions' means, neutral left out, ``[layer, d_model]``.
         provenance: model, weights id, dtype, quantisation, method, pooling, texts' hash, centring, versions;
-            the estimator, if it is not the difference of means.
+            the estimator, if it is not the difference of means; an own instrument's norms, as JSON.
     """
 
     emotions: tuple[str, ...]

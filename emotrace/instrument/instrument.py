@@ -7,6 +7,7 @@ are the same for any emotion, and come from the default where an instrument brin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,7 +44,7 @@ class Instrument:
         kin: emotion → the words that would name it.
         norms: valence and arousal by emotion, NaN where none is known.
         labels: emotion → the labels of GoEmotions that come closest; empty where none does.
-        scenarios: ``id, target, tone, form, prompt``, for verification; None: none.
+        scenarios: ``id, target, tone, form, prompt``, for verification, the last two empty where not said; None: none.
         pairs: the texts are pairs; the second of each, which lack the concept, are the class *neutral*.
         default: it is the one of ``data/``, for which alone there are messages, a Chinese lexicon and stored stories.
         read: rows that were read: those of ``passages`` and those left out.
@@ -128,7 +129,10 @@ class Instrument:
             "baseline_texts": corpus.fingerprint(self.baseline_texts),
             "openings": corpus.fingerprint(self.openings),
             "norms": corpus.fingerprint(self.norms.reset_index()),
-            "kin": corpus.fingerprint(pd.DataFrame({"kin": [f"{name} {words}" for name, words in self.kin.items()]})),
+            **{
+                part: corpus.fingerprint(pd.DataFrame({part: [f"{name} {words}" for name, words in of.items()]}))
+                for part, of in (("kin", self.kin), ("labels", self.labels))
+            },
         }
         if self.scenarios is not None:
             parts["scenarios"] = corpus.fingerprint(self.scenarios)
@@ -169,6 +173,15 @@ def of_passages(path: str | Path | None = None) -> dict[str, Instrument]:
         name: replace(default(), name=name, passages=table, read=len(table))
         for name, table in corpus.instruments(path).items()
     }
+
+
+def norms_of(provenance: Mapping[str, str], emotions: Sequence[str]) -> pd.DataFrame:
+    """Valence and arousal of vectors' emotions, NaN where unknown: their instrument's, else those of ``data/``."""
+    if (own := provenance.get("norms")) is None:
+        return corpus.emotions()[NORMS].reindex(list(emotions))
+    known = json.loads(own)
+    rows = [[known.get(name, {}).get(axis) for axis in NORMS] for name in emotions]
+    return pd.DataFrame(rows, index=list(emotions), columns=NORMS, dtype=float)
 
 
 def from_names(names: Sequence[str], name: str = "names") -> Instrument:

@@ -25,7 +25,7 @@ _WANTED = {
     "topics": ("topic", "description"),
     "baseline_texts": ("text",),
     "prompts": ("use", "prompt"),
-    "scenarios": ("id", "target", "tone", "form", "prompt"),
+    "scenarios": ("target", "prompt"),
 }
 _NORM_COLUMNS = {
     "emotion": ("emotion", "word"),
@@ -163,7 +163,7 @@ def _made(
         labels=_lists(beside.get("emotions"), "goemotions"),
         baseline_texts=others.get("baseline_texts"),
         openings=others.get("prompts"),
-        scenarios=others.get("scenarios"),
+        scenarios=_scenarios(others.get("scenarios"), emotions),
         pairs=pairs,
     )
 
@@ -202,6 +202,19 @@ def _beside_table(rows: Rows, kind: str) -> pd.DataFrame:
             if not isinstance(value, str) or not value.strip():
                 raise EmotraceError(f"the table {kind}, {place}, column {column}: a text is needed, not {shown(value)}")
     return table.reset_index(drop=True)
+
+
+def _scenarios(table: pd.DataFrame | None, emotions: Sequence[str]) -> pd.DataFrame | None:
+    """Scenarios of these emotions, each with an ``id`` of its own, ``tone`` and ``form``; empty where none is said."""
+    if table is None:
+        return None
+    if strays := sorted(set(table["target"].str.strip()) - set(emotions)):
+        raise EmotraceError(f"the table scenarios has the target {', '.join(strays)}, of which there are no texts")
+    said = {"id": [f"s{number + 1:02d}" for number in range(len(table))], "tone": "", "form": ""}
+    table = table.assign(**{name: value for name, value in said.items() if name not in table})
+    if (twice := table["id"].duplicated()).any():
+        raise EmotraceError(f"the table scenarios has the id {table['id'][twice].iloc[0]} twice")
+    return table.assign(target=table["target"].str.strip())[["id", "target", "tone", "form", "prompt"]]
 
 
 def _lists(rows: Rows | None, column: str) -> dict[str, tuple[str, ...]]:

@@ -150,10 +150,10 @@ def _speech(instrument: Instrument, words: Words) -> Finding:
 def _endings(instrument: Instrument, words: Words) -> Finding:
     table = instrument.passages
     ends = table["text"].str.rstrip().str[-1]
-    usual, share = ends.mode()[0], (ends == ends.mode()[0]).mean()
-    return Finding(
-        "endings", bool(share == 1), f"{share:.0%} of texts end in {usual!r}: pooling `last` reads that token"
-    )
+    usual = ends.mode()[0]
+    same, of = int((ends == usual).sum()), len(table)
+    share = "100%" if same == of else f"{same / of:.0%} ({same:,} of {of:,})"
+    return Finding("endings", same == of, f"{share} of texts end in {usual!r}: pooling `last` reads that token")
 
 
 def _leakage(instrument: Instrument, words: Words) -> Finding:

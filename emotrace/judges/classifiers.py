@@ -81,19 +81,26 @@ def emotion_scores(
     return pd.DataFrame({emotion: scores[:, indices].max(axis=1) for emotion, indices in columns.items()})
 
 
-def known_labels(classifier: Classifier) -> dict[str, list[str]]:
-    """Each emotion's labels in ``data/emotions.csv`` that the classifier has; emotions without any are left out.
+def known_labels(
+    classifier: Classifier, emotion_labels: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
+    """Each emotion's labels that the classifier has; emotions without any are left out.
+
+    Args:
+        classifier: the judge.
+        emotion_labels: the labels that stand for each emotion; default: those of ``data/emotions.csv``.
 
     Raises:
         EmotraceError: it has none at all: its labels are of another kind.
     """
+    labels_of = _usual_labels() if emotion_labels is None else emotion_labels
     known = {
-        emotion: [label for label in labels if label in classifier.labels]
-        for emotion, labels in _usual_labels().items()
+        emotion: [label for label in labels if label in classifier.labels] for emotion, labels in labels_of.items()
     }
     if not any(known.values()):
+        whose = "data/emotions.csv" if emotion_labels is None else "these emotions"
         raise EmotraceError(
-            f"{classifier.name} has none of the labels of data/emotions.csv: its own are {', '.join(classifier.labels)}"
+            f"{classifier.name} has none of the labels of {whose}: its own are {', '.join(classifier.labels)}"
         )
     return {emotion: labels for emotion, labels in known.items() if labels}
 

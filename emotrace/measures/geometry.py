@@ -258,12 +258,14 @@ def permuted_label_vectors(
     classes = list(dict.fromkeys(emotions))
     if missing := [name for name in names if name not in classes]:
         raise EmotraceError(f"no text of {', '.join(map(repr, missing))} was read")
-    shuffled = np.stack([shuffle_within_topics(emotions, topics, rng) for _ in range(draws)])
-    members = (shuffled[:, None] == np.asarray(classes)[:, None]).astype(np.float64)  # [draw, class, text]
-    members /= members.sum(axis=2, keepdims=True)
-    weights = members - members.mean(axis=1, keepdims=True)
     flat = activations.reshape(len(activations), -1).astype(np.float64)
-    vectors = weights[:, [classes.index(name) for name in names]] @ flat
+    wanted = [classes.index(name) for name in names]
+    vectors = np.empty((draws, len(names), flat.shape[1]))
+    for draw in range(draws):  # memberships of all draws at once would grow with classes × texts × draws
+        shuffled = shuffle_within_topics(emotions, topics, rng)
+        members = (shuffled == np.asarray(classes)[:, None]).astype(np.float64)  # [class, text]
+        members /= members.sum(axis=1, keepdims=True)
+        vectors[draw] = (members - members.mean(axis=0))[wanted] @ flat
     return vectors.reshape(draws, len(names), *activations.shape[1:])
 
 

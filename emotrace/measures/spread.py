@@ -29,12 +29,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from emotrace.measures import geometry
 from emotrace.measures.geometry import Labels
 
-_AT_ONCE = 100
-"""Shuffles whose memberships are held at once."""
+_AT_ONCE, _PRODUCTS = 100, 5_000_000
+"""Shuffles that are held at once, and inner products."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Crossed:
     def cells(self, products: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Inner products between the cells' sums with texts in this order, ``[topic, topic, emotion, emotion]``."""
         topics, emotions = self.shape
-        members = np.zeros((topics * emotions, len(self.texts)))
-        members[self.topics * emotions + self.emotions, order] = 1
-        grams = (members @ products @ members.T).reshape(topics, emotions, topics, emotions)
+        place = self.topics * emotions + self.emotions, order
+        members = csr_array((np.ones(len(order)), place), shape=(topics * emotions, len(order)))
+        grams = (members @ (members @ products).T).reshape(topics, emotions, topics, emotions)
         return grams.transpose(0, 2, 1, 3)
 
     def effective(self, weights: np.ndarray) -> np.ndarray:
@@ -114,16 +114,31 @@ def centroid_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray,
     Returns:
         ``[order, draw]``; NaN in a draw where an emotion has no text.
     """
-    topics, emotions = crossed.shape
-    pairs = (weights[:, :, None] * weights[:, None, :]).reshape(len(weights), -1)
-    counts = weights @ crossed.counts
+    emotions, texts = crossed.shape[1], len(crossed.texts)
+    members = [np.flatnonzero(crossed.emotions == emotion) for emotion in range(emotions)]
+    lost = ((weights @ crossed.counts) == 0).any(axis=1)
     cosines = np.empty((len(orders), len(weights)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = 1 / (counts[:, :, None] * counts[:, None, :])
-        for index, order in enumerate(orders):
-            cells = crossed.cells(products, order).reshape(topics * topics, emotions * emotions)
-            cosines[index] = geometry.mean_cosine_of_gram((pairs @ cells).reshape(-1, emotions, emotions) * scale)
+    for index, order in enumerate(orders):
+        squares = np.empty((len(weights), emotions))
+        for emotion, places in enumerate(members):
+            own, of_topic = order[places], weights[:, crossed.topics[places]]
+            squares[:, emotion] = ((of_topic @ products[np.ix_(own, own)]) * of_topic).sum(axis=1)
+        units = np.empty((len(weights), texts))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            units[:, order] = weights[:, crossed.topics] / np.sqrt(squares)[:, crossed.emotions]
+            cosines[index] = _mean_cosine(units, products, emotions)
+    cosines[:, lost] = np.nan
     return cosines
+
+
+def _mean_cosine(units: np.ndarray, products: np.ndarray, emotions: int) -> np.ndarray:
+    """Of ``units [row, text]``, how much each text adds to its emotion's centroid of length 1: ``[row]``.
+
+    n unit vectors' sum has the squared norm n + Σ_{i≠j} cos_ij, so that no matrix of cosines is needed, whose size
+    grows with the square of the emotions in every draw.
+    """
+    squares: np.ndarray = ((units @ products) * units).sum(axis=1)
+    return (squares - emotions) / (emotions * (emotions - 1))
 
 
 def whole_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, within: np.ndarray) -> np.ndarray:
@@ -132,17 +147,21 @@ def whole_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, wi
     Returns:
         ``[order]``.
     """
-    inside = within[crossed.topics]
-    emotions, texts = crossed.shape[1], len(crossed.texts)
-    places, labels = np.flatnonzero(inside), crossed.emotions[inside]
+    inside = np.flatnonzero(within[crossed.topics])
+    emotions, labels = crossed.shape[1], crossed.emotions[inside]
+    members = [inside[labels == emotion] for emotion in range(emotions)]
+    if not all(map(len, members)):
+        return np.full(len(orders), np.nan)
+    at_once = max(1, min(_AT_ONCE, _PRODUCTS // max(map(len, members)) ** 2))
     cosines = np.empty(len(orders))
-    for start in range(0, len(orders), _AT_ONCE):
-        part = orders[start : start + _AT_ONCE, places]
-        members = np.zeros((len(part), emotions, texts))
-        members[np.arange(len(part))[:, None], labels[None], part] = 1
-        sums = (members.reshape(-1, texts) @ products).reshape(members.shape) @ members.transpose(0, 2, 1)
+    for start in range(0, len(orders), at_once):
+        part = orders[start : start + at_once]
+        own = (part[:, places] for places in members)
+        squares = np.stack([products[rows[:, :, None], rows[:, None, :]].sum(axis=(1, 2)) for rows in own], axis=1)
+        units = np.zeros(part.shape)
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosines[start : start + _AT_ONCE] = geometry.mean_cosine_of_gram(sums)  # counts cancel in a cosine
+            units[np.arange(len(part))[:, None], part[:, inside]] = 1 / np.sqrt(squares)[:, labels]
+            cosines[start : start + at_once] = _mean_cosine(units, products, emotions)
     return cosines
 
 

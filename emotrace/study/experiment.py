@@ -140,6 +140,22 @@ def norms(instrument: Instrument) -> str:
     return "" if known >= least else f"needs norms of valence and arousal of {least} emotions, not of {known} (--norms)"
 
 
+def openings(instrument: Instrument) -> str:
+    """For an experiment that has a model go on with openings without a tone."""
+    lacking = [use for use in ("calibration", "dose") if not instrument.prompts(use)]
+    return f"needs openings for {' and '.join(lacking)} (prompts: use, prompt)" if lacking else ""
+
+
+def scenarios(instrument: Instrument) -> str:
+    """For an experiment that has a judge read what a model makes of scenarios."""
+    if instrument.scenarios is None:
+        return "needs scenarios for its emotions (scenarios: target, prompt)"
+    judged, least = {name for name in instrument.scenarios["target"] if instrument.labels.get(name)}, 2
+    if len(judged) < least:
+        return f"needs labels of the judge (emotions: goemotions) for {least} emotions that scenarios are for"
+    return openings(instrument)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One experiment.

@@ -101,7 +101,11 @@ def measure(
     An experiment that an instrument lacks something for is left out there, and so is what needs it; ``results`` say
     why. ``finished`` is told of each.
     """
-    for experiment in experiments:
+    plan = list(experiments)
+    for experiment in plan:
+        users = [one for one in plan if experiment.name in one.needs]
+        if users and not experiment.selectable and all(one.requires(study.source) for one in users):
+            continue  # nobody asked for it, and those that need it are left out
         if not (parts := _able(experiment, study, results)):
             continue
         # Matrices of the analysis are small: more threads only wait for one another, up to a hundred times longer on a

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import of_passages
 from emotrace.judges import layer_choice, regimes
 from emotrace.readings import read_texts
 from emotrace.steered_texts import Row, write
@@ -23,6 +24,7 @@ from emotrace.study.methods.design import AUTHORS, FRAMES
 from emotrace.tokens import Writing
 
 if TYPE_CHECKING:
+    from emotrace.instrument.instrument import Instrument
     from emotrace.models import Model
     from emotrace.study.study import Settings
 
@@ -60,10 +62,17 @@ class Pace:
         return work.read * self.read + work.written * self.written + work.measured * self.measured
 
 
-def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -> Work:
-    """The work of these experiments on one model that writes stories, or (a base model) does not."""
-    names, emotions = set(experiments), len(corpus.emotion_names())
-    read = len(corpus.INSTRUMENTS) * settings.topics * (emotions + 1) + settings.baseline_texts
+def work(
+    settings: Settings, experiments: Iterable[str], writes_stories: bool, instruments: Iterable[Instrument] = ()
+) -> Work:
+    """The work of these experiments on one model that writes stories, or (a base model) does not.
+
+    ``instruments``: what it reads, the main one first; default: those of ``data/``.
+    """
+    names, sources = set(experiments), list(instruments) or list(of_passages().values())
+    emotions = len(sources[0].emotions)
+    read = sum(len(corpus.quick_subset(source.passages, settings.topics)) for source in sources)
+    read += min(settings.baseline_texts, len(sources[0].baseline_texts))
     stories = texts = 0
     if "method_comparison" in names:
         cells = emotions * settings.story_topics
@@ -81,7 +90,7 @@ def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -
     if "layer_strength" in names:
         read += 2 * layer_choice.CANDIDATES * 3 * 3 * layer_choice.HARM_TEXTS * layer_choice.HARM_EMOTIONS
     if "verification" in names:
-        texts += _scenario_texts(settings)
+        texts += _scenario_texts(settings, 0 if sources[0].scenarios is None else len(sources[0].scenarios))
     return Work(read + stories, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
 
 
@@ -98,11 +107,12 @@ def _dose_texts(settings: Settings, emotions: int) -> int:
     return total
 
 
-def _scenario_texts(settings: Settings) -> int:
-    """Rows of both arms' scenarios, and those that are asked for the feeling or without one."""
+def _scenario_texts(settings: Settings, scenarios: int) -> int:
+    """Rows of both arms, and those that are asked for the feeling or without one, where there are so many scenarios."""
     one = 2 + verification.N_PERMUTED
     more = verification.N_HELD_OUT + verification.N_GAUSSIAN + verification.N_WRONG + 2
-    return settings.scenarios * settings.scenario_seeds * (one + more) + settings.published_scenarios * one
+    counts = [min(scenarios, wanted) for wanted in (settings.scenarios, settings.published_scenarios)]
+    return counts[0] * settings.scenario_seeds * (one + more) + counts[1] * one
 
 
 def trial(model: Model) -> Pace:

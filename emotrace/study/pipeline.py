@@ -29,7 +29,7 @@ from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, together
 from emotrace.study.folder import RunFolder, file_name, read_manifest
-from emotrace.study.study import Progress, Settings, notes_on, read, sized
+from emotrace.study.study import FEWEST_TOPICS, Progress, Settings, notes_on, read, sized
 from emotrace.study.verdicts import claims_table
 
 
@@ -120,6 +120,13 @@ def _sets(passages: Path | None, named: Sequence[Instrument]) -> dict[str, Instr
     names = [source.name for source in named]
     if names.count(twice := max(names, key=names.count)) > 1:
         raise EmotraceError(f"two instruments are called {twice!r}: give their files different names")
+    for source in named:
+        if not source.passages.empty and (count := source.passages["topic"].nunique()) < FEWEST_TOPICS:
+            what = "topics" if source.has_topics else "folds, as few as an emotion has texts"
+            raise EmotraceError(
+                f"{source.name}: a run needs four topics or more, two to choose a layer on and two to report on, and "
+                f"finds {count} {what}"
+            )
     return dict(zip(names, named, strict=True))
 
 
@@ -246,7 +253,7 @@ def _run_model(
     kept = folder.manifest["models"].get(name, model.provenance)
     if checkpoints.content(kept) != checkpoints.content(model.provenance):
         raise EmotraceError(f"{folder.path} holds a run of other weights of {name}: name another --out")
-    _say_how_long(model, plan, settings)
+    _say_how_long(model, plan, settings, instruments)
     with folder.timed(f"{name}: read"):
         study = read(model, settings, folder, progress, instruments, classifier)
     folder.manifest["models"][name] = facts = _facts(
@@ -277,15 +284,19 @@ def _run_model(
     return results
 
 
-def _say_how_long(model: Model, plan: list[Experiment], settings: Settings) -> None:
+def _say_how_long(
+    model: Model, plan: list[Experiment], settings: Settings, instruments: Mapping[str, Instrument]
+) -> None:
     """One line on standard error before the work, where there is any that takes long."""
+    sources = list(instruments.values())
+    plan = [experiment for experiment in plan if not experiment.requires(sources[0])]
     if model.remote or not any(experiment.uses_model for experiment in plan):
         return
     names = [experiment.name for experiment in plan]
     speed = pace.trial(model)
 
     def said(sizes: Settings) -> str:
-        return pace.in_words(speed.seconds(pace.work(sizes, names, model.instruct)))
+        return pace.in_words(speed.seconds(pace.work(sizes, names, model.instruct, sources)))
 
     quick = Settings.quick(settings.seed)
     shorter = "" if settings == quick else f"; --quick would take {said(quick)}"

@@ -28,6 +28,8 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it was just done, and how much of it there is."""
 Shared = TypeVar("Shared")
 
+FEWEST_TOPICS = 4
+"""Two halves of two: one chooses a layer, the other reports."""
 # The centroids' noise depends on the texts a centroid; the matched anisotropy baseline groups as many.
 GROUP_REPEATS = 20
 
@@ -310,7 +312,7 @@ def sized(settings: Settings, topics: int | str | None, sources: Iterable[Instru
         return settings
     if topics == "all":
         return replace(settings, topics=max(source.passages["topic"].nunique() for source in sources))
-    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=4))
+    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=FEWEST_TOPICS))
 
 
 def notes_on(source: Instrument, topics: int) -> list[str]:

@@ -68,8 +68,9 @@ def what_if(
     Raises:
         EmotraceError: whatever :func:`~emotrace.steered_texts.steer` refuses; no classifier where one is asked for.
     """
-    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
+    control = arguments.integer(control, "control", at_least=0)  # before anything that takes long
     prompt, emotion = arguments.text(prompt, "the prompt"), arguments.emotion(emotion)
+    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
     edited = steered_layers(model, vectors, None if layer is None else arguments.integer(layer, "a layer"))
     layer = nearest_half(model, edited)
     if strength is None:
@@ -78,7 +79,7 @@ def what_if(
     writing = replace(writing, seeds=writing.seeds[:1])
     written = steer(model, prompt, vectors, [0.0, strength], emotions=[emotion], layers=edited, writing=writing)
     texts = list(written["text"])
-    if control := arguments.integer(control, "control", at_least=0):
+    if control:
         permuted = permuted_like(model, vectors, control, instrument=instrument, progress=progress)
         texts += list(steer(model, prompt, permuted, strength, layers=edited, writing=writing)["text"])
     # In a chat the answer does not go on in the middle of the user's last word.

@@ -15,8 +15,9 @@ import emotrace
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.instrument.folds import alike, groups, text_folds
-from emotrace.instrument.instrument import default, from_names
+from emotrace.instrument.instrument import default, from_names, norms_of
 from emotrace.instrument.kin import inflections
+from emotrace.readings import Reading
 
 TEXTS = {
     "nostalgic": [
@@ -476,3 +477,39 @@ def test_words_of_any_alphabet_leak(tmp_path):
     instrument = emotrace.load_instrument(table)
     assert instrument.leaks("Какая тоска!") == ["тоска"]
     assert instrument.leaks("Er war überdrüssig.") == ["überdrüssig"]
+
+
+def test_scenarios_of_ones_own_need_a_target_and_a_prompt_alone():
+    texts = pd.DataFrame({"emotion": ["smug", "keen"] * 2, "topic": ["a", "a", "b", "b"], "text": list("wxyz")})
+    own = pd.DataFrame({"target": ["keen", "smug "], "prompt": ["She opened the door and", "He sat down and"]})
+    table = emotrace.load_instrument({"texts": texts, "scenarios": own}).scenarios
+    assert table.to_dict("list") == {
+        "id": ["s01", "s02"],
+        "target": ["keen", "smug"],
+        "tone": ["", ""],
+        "form": ["", ""],
+        "prompt": list(own["prompt"]),
+    }
+    with pytest.raises(EmotraceError, match="scenarios has the target vain, of which there are no texts"):
+        emotrace.load_instrument({"texts": texts, "scenarios": own.assign(target=["keen", "vain"])})
+    with pytest.raises(EmotraceError, match="scenarios has the id x twice"):
+        emotrace.load_instrument({"texts": texts, "scenarios": own.assign(id="x")})
+    assert emotrace.load_instrument({"texts": texts}).scenarios is None
+
+
+def test_labels_tell_instruments_apart_and_vectors_carry_their_norms():
+    texts = pd.DataFrame({"emotion": ["smug", "sad"] * 2, "topic": ["a", "a", "b", "b"], "text": list("wxyz")})
+    facts = pd.DataFrame({"emotion": ["smug", "sad"], "goemotions": ["pride", "grief"]})
+    plain, labelled = emotrace.load_instrument(texts), emotrace.load_instrument({"texts": texts, "emotions": facts})
+    assert plain.identity["labels"] != labelled.identity["labels"]
+    assert labelled.labels["smug"] == ("pride",)
+    rated = pd.DataFrame({"emotion": ["smug"], "valence": [3.5], "arousal": [4.25]})
+    own = emotrace.load_instrument(texts, norms=rated)
+    pooled = {"mean": np.random.default_rng(0).normal(size=(4, 1, 3)).astype(np.float32)}
+    read = Reading(own.passages, pooled, [0], {"model": "m"}, own, {"mean": np.zeros((1, 3))})
+    vectors = read.vectors("mean")
+    found = norms_of(vectors.provenance, ("smug", "sad", "bored"))
+    assert found.loc["smug"].tolist() == [3.5, 4.25]
+    assert found.loc["sad"].tolist() == corpus.emotions().loc["sad", ["valence", "arousal"]].tolist()
+    assert found.loc["bored"].isna().all()
+    assert norms_of({}, ["sad"]).loc["sad"].tolist() == found.loc["sad"].tolist()

@@ -59,10 +59,10 @@ def test_the_default_through_the_new_path_changes_no_byte(tiny_folder, tmp_path)
 
 def test_what_an_instrument_lacks_is_left_out_with_a_reason(texts, model, tmp_path, capsys):
     own = emotrace.load_instrument(texts, name="moods")
-    chosen = f"{CHOSEN},method_comparison,dose_response,verification,crosslingual,implicit,graded"
+    chosen = f"{CHOSEN},method_comparison,crosslingual,implicit,graded"
     pipeline.run([model], tmp_path, chosen=chosen, quick=True, instruments=[own])
     left_out = read_manifest(tmp_path)["left_out"]
-    gone = "geometry method_comparison calibration dose_response regimes verification crosslingual implicit graded"
+    gone = "geometry method_comparison crosslingual implicit graded"
     assert {name: list(reasons) for name, reasons in left_out.items()} == {name: ["moods"] for name in gone.split()}
     assert left_out["geometry"]["moods"] == "needs norms of valence and arousal of 5 emotions, not of 0 (--norms)"
     said = capsys.readouterr().err.splitlines()
@@ -120,7 +120,8 @@ def test_what_one_instrument_teaches_is_tried_on_the_others(texts, model, tmp_pa
     pd.testing.assert_frame_equal(table[values], direct[values], check_dtype=False, rtol=1e-4)
     words = table.query("pooling == 'words'")
     assert words["value"].lt(0.5).all()  # the same words in another order, but on a topic that was held out
-    reason = "was not measured (turned and few have 2 emotions in common (nostalgic, тоска): 3 are needed)"
+    apart = "have 2 emotions in common (nostalgic, тоска): 3 are needed"
+    reason = f"was not measured (moods and few {apart}; turned and few {apart})"
     assert read_manifest(tmp_path)["left_out"] == {"transfer": {"few": reason}}
     assert f"emotrace: without transfer on few: {reason}" in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()
@@ -181,3 +182,12 @@ def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):
         "passages",
         "baseline_texts",
     }
+
+
+@pytest.mark.parametrize(("topics", "said"), [(1, "finds 2 folds"), (3, "finds 3 topics")])
+def test_texts_that_make_no_two_halves_are_one_line_before_anything_is_read(topics, said, tmp_path):
+    rows = [(mood, f"t{topic}", f"{mood} {topic}") for topic in range(topics) for mood in MOODS]
+    table = pd.DataFrame(rows, columns=["emotion", "topic", "text"])
+    with pytest.raises(EmotraceError, match=rf"few: a run needs four topics or more.* {said}"):
+        pipeline.run(["gpt2"], tmp_path / "run", instruments=[emotrace.load_instrument(table, name="few")])
+    assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ def test_the_work_is_that_of_the_published_runs_texts():
     # Rows of texts/steered.csv of a full run: under own vectors in both arms, permuted labels, Gaussian, unsteered.
     assert pace._dose_texts(Settings(), 20) == 2240 + 2080 + 576 + 320 + 192 + 64
     # Scenarios: 80 × (plain, target, 19 permuted, 1 held out, 3 Gaussian, 2 wrong, asked for it and not), 40 × 21.
-    assert pace._scenario_texts(Settings()) == 80 * 29 + 40 * 21
+    assert pace._scenario_texts(Settings(), 40) == 80 * 29 + 40 * 21
     whole, base = work(Settings(), ALL, True), work(Settings(), ALL, False)
     texts = 5472 + 3160 + 16 * 40
     assert (whole.measured, whole.written) == (texts, 21 * 8 * 80 + texts * 24)
@@ -53,7 +53,7 @@ def test_a_run_shows_its_first_figures_before_it_is_complete_and_takes_them_back
 ):
     seen = {}
 
-    def fail(loaded, plan, settings):
+    def fail(loaded, plan, settings, instruments):
         if loaded.name == model.name:
             raise ValueError("at once")
 

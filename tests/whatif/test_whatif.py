@@ -110,6 +110,12 @@ def test_beside_the_changes_stand_those_under_vectors_of_permuted_labels(llama, 
     assert "permuted" not in own["sad"]._repr_html_()
 
 
+def test_a_control_of_fewer_than_none_is_refused_before_anything_is_read(llama, monkeypatch):
+    monkeypatch.setattr(compare, "cached_vectors", None)
+    with pytest.raises(EmotraceError, match=r"control.*-1"):
+        what_if(llama, PROMPT, "happy", control=-1)
+
+
 def test_vectors_of_permuted_labels_are_of_the_same_texts_read_once(llama, vectors, monkeypatch):
     drawn = text_reading.permuted_like(llama, vectors, 3)
     reading = read_texts(llama, corpus.passages(), layers=[2], poolings=("mean",))

@@ -1,8 +1,8 @@
 """What the judge can confirm at all (C9): its ceiling under the very rule that steered texts are put through.
 
-Our own passages of an emotion stand in for perfectly steered texts, neutral passages for the unsteered ones and the
-controls: whole, and cut to the length of a steered text. The passages are one writer's; other texts that carry a
-feeling may be easier or harder to judge.
+The passages of an emotion stand in for perfectly steered texts, neutral passages (or, of an instrument that has none,
+its unrelated texts) for the unsteered ones and the controls: whole, and cut to the length of a steered text. The
+passages are one writer's; other texts that carry a feeling may be easier or harder to judge.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.judges.classifiers import Classifier, emotion_scores, known_labels
 from emotrace.judges.confirmation import Rule, ceiling_of_scores
 
@@ -22,7 +23,7 @@ WORDS_PER_TOKEN = 0.75
 
 
 def ceilings(
-    classifier: Classifier, passages: pd.DataFrame, rules: dict[str, Rule], tokens: int, seed: int
+    classifier: Classifier, source: Instrument, rules: dict[str, Rule], tokens: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """The ceiling of each rule with passages whole and cut to ``tokens``; the judge reads them once.
 
@@ -31,7 +32,11 @@ def ceilings(
         which sets of the emotion's passages are confirmed, for ``all`` with an interval over emotions and neutral
         passages; ``rises``, the rate at which they score above neutral ones at all; ``n`` passages.
     """
-    labels, words = known_labels(classifier), max(1, round(WORDS_PER_TOKEN * tokens))
+    labels, words = known_labels(classifier, source.labels), max(1, round(WORDS_PER_TOKEN * tokens))
+    passages = source.passages[["emotion", "text"]]
+    if not source.has_neutral:  # its unrelated texts are without a feeling too
+        unfelt = pd.DataFrame({"emotion": corpus.NEUTRAL, "text": source.unfelt})
+        passages = pd.concat([passages, unfelt], ignore_index=True)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in rules}
     least = max(rule.texts for rule in rules.values())
     enough = passages["emotion"].value_counts()

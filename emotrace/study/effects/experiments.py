@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from emotrace.study.effects import breaking, claims, figures, measure, success
-from emotrace.study.experiment import STEER, Experiment, only_data
+from emotrace.study.experiment import STEER, Experiment, openings, scenarios
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="calibration",
-        requires=only_data("kin words and labels of the judge for its emotions"),
+        requires=openings,
         question="Steering and dose response",
         tables=("calibration", "residual_norms"),
         run=measure.calibration,
@@ -20,7 +20,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="dose_response",
-        requires=only_data("kin words and labels of the judge for its emotions"),
+        requires=openings,
         question="Steering and dose response",
         tables=("dose_response", "monotonicity", "steering_effects", "steerability"),
         run=measure.dose_response,
@@ -35,7 +35,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="regimes",
-        requires=only_data("kin words and labels of the judge for its emotions"),
+        requires=openings,
         question="Regimes",
         tables=("regimes", "regime_sensitivity"),
         run=measure.regime_tables,
@@ -48,7 +48,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     Experiment(
         name="verification",
-        requires=only_data("scenarios against the tone, and labels of the judge for its emotions"),
+        requires=scenarios,
         question="External verification",
         tables=("verification", "judge_ceiling", "prompting"),
         run=measure.verify,

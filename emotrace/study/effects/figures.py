@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from emotrace.instrument import corpus
 from emotrace.judges import regimes
 from emotrace.measures.statistics import Interval
 from emotrace.study.effects.arms import CALIBRATED, PUBLISHED
@@ -84,12 +83,15 @@ def _controls(ax: Axes, rows: pd.DataFrame, width: float) -> None:
     ax.plot(rows["strength"], rows["others"], "--", color=ORANGE, lw=width, label="the other emotions' vectors")
 
 
-def dose_by_emotion(tables: Tables) -> Figure:
+def dose_by_emotion(tables: Tables) -> Figure | None:
     """Each emotion's classifier score over strength, with the range of the permuted-label vectors."""
     table = select(tables["dose_response"], arm=CALIBRATED, metric="classifier")
-    names = [name for name in corpus.emotion_names() if name in set(table["emotion"])]
-    n_rows = -(-len(names) // 5)
-    figure, axes = plt.subplots(n_rows, 5, figsize=(13, 2.1 * n_rows), sharex=True, sharey=True, squeeze=False)
+    if not (names := [name for name in table["emotion"].unique() if name != "all"]):
+        return None
+    columns = 5 if len(names) <= 30 else 10
+    n_rows = -(-len(names) // columns)
+    size = (2.6 * columns, 2.1 * n_rows)
+    figure, axes = plt.subplots(n_rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, name in zip(axes.flat, names, strict=False):
         rows = select(table, emotion=name).sort_values("strength")
         _controls(ax, rows, width=1)
@@ -106,26 +108,25 @@ def dose_by_emotion(tables: Tables) -> Figure:
 def regime_map(tables: Tables) -> Figure:
     """The most frequent regime of each emotion at each strength; the number is the share of surgical texts."""
     table = select(tables["regimes"], arm=CALIBRATED)
-    names = [name for name in corpus.emotion_names() if name in set(table["emotion"])]
-    order = [*names, *(name for name in ("all", "permuted", "random") if name in set(table["emotion"]))]
+    directions = list(table["emotion"].unique())
+    together = {"all": "all emotions", "permuted": "permuted labels", "random": "Gaussian directions"}
+    names = [name for name in directions if name.split("-")[0] not in (*together, "unsteered")]
+    order = [*names, *(name for name in together if name in directions)]
     rows = table[table["emotion"].isin(order)]
     shares = rows.pivot(index="emotion", columns="strength", values="value").loc[order]
     labels = rows.pivot(index="emotion", columns="strength", values="regime").loc[order]
     codes = labels.replace({name: code for code, name in enumerate(REGIME_COLOURS)}).to_numpy(dtype=int)
-    figure, ax = plt.subplots(figsize=(1.0 * shares.shape[1] + 2.6, 7.6))
+    figure, ax = plt.subplots(figsize=(1.0 * shares.shape[1] + 2.6, 0.27 * len(order) + 1.4))
     ax.imshow(codes, cmap=ListedColormap(list(REGIME_COLOURS.values())), vmin=-0.5, vmax=3.5, aspect="auto")
     for (y, x), share in np.ndenumerate(shares.to_numpy()):
         ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=8)
     ax.set_xticks(range(shares.shape[1]), [f"{strength:+.2g}" for strength in shares.columns])
-    together = {"all": "all emotions", "permuted": "permuted labels", "random": "Gaussian directions"}
     ax.set_yticks(range(len(order)), [together.get(name, name) for name in order])
     ax.axhline(len(names) - 0.5, color="black", lw=1)
     ax.set_xlabel(_STRENGTH)
     n = int(rows[rows["emotion"].isin(names)]["n"].min())
-    title = f"colour: most frequent regime; number: share of surgical texts; n ≥ {n} texts a cell"
-    ax.set_title(title, fontsize=9, loc="left")
-    present = set(rows["regime"])
-    handles = [Patch(color=colour, label=name) for name, colour in REGIME_COLOURS.items() if name in present]
+    ax.set_title(f"colour: most frequent regime\nnumber: share of surgical texts; n ≥ {n}", fontsize=9, loc="left")
+    handles = [Patch(color=REGIME_COLOURS[name], label=name) for name in REGIME_COLOURS if name in set(rows["regime"])]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
@@ -172,7 +173,11 @@ def success_by_scenario(tables: Tables) -> Figure:
     success = table["success"].astype(bool)
     ax.scatter(table["rise"][success], y[success], color=GREEN, s=34, marker="o", zorder=3)
     ax.scatter(table["rise"][~success], y[~success], color=PURPLE, s=30, marker="x", zorder=3)
-    ax.set_yticks(y, [f"{row.emotion} ({row.tone})" for row in table.itertuples()], fontsize=7)
+    ax.set_yticks(
+        y,
+        [row.emotion + f" ({row.tone})" * bool(row.tone) for row in table.fillna({"tone": ""}).itertuples()],
+        fontsize=7,
+    )
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set_xlabel("rise of the target's score over the unsteered text")

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from emotrace import activations
+from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import Instrument
 from emotrace.judges import regimes
 from emotrace.judges.classifiers import emotion_scores, known_labels
 from emotrace.judges.confirmation import Rule
@@ -185,12 +187,12 @@ def sensitivity(texts: pd.DataFrame) -> pd.DataFrame:
 
 def verify(study: Study, tables: Tables) -> Results:
     """``verification``, one row an arm and scenario, ``judge_ceiling``, ``prompting``, and texts (``scenarios``)."""
-    steering, settings, facts = study.once(prepare), study.settings, corpus.scenarios().set_index("id")
+    steering, settings, facts = study.once(prepare), study.settings, _scenarios(study.source).set_index("id")
     counts = {CALIBRATED: (settings.scenarios, settings.scenario_seeds), PUBLISHED: (settings.published_scenarios, 1)}
     rules = {
         name: Rule(texts=seeds, controls=verification.N_PERMUTED) for name, (count, seeds) in counts.items() if count
     }
-    ceiling = ceilings(study.classifier, study.passages, rules, settings.tokens, settings.seed)
+    ceiling = ceilings(study.classifier, study.source, rules, settings.tokens, settings.seed)
     parts, shown, highest = [], [], []
     for name, (count, seeds) in counts.items():
         if not count:
@@ -218,8 +220,8 @@ def verify(study: Study, tables: Tables) -> Results:
 
 def _verified(steering: Steering, arm: Arm, count: int, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a scenario, and the texts that are shown."""
-    study, labels = steering.study, known_labels(steering.classifier)
-    scenarios = _scenarios(count)
+    study, labels = steering.study, known_labels(steering.classifier, steering.study.source.labels)
+    scenarios = _scenarios(study.source, count)
     scenarios = scenarios[scenarios["target"].isin(labels)].reset_index(drop=True)
 
     def compute() -> list[dict[str, Any]]:
@@ -264,7 +266,7 @@ def _asked_dose(steering: Steering) -> tuple[pd.DataFrame, dict[str, np.ndarray]
         return [verification.prompted_dose(steering, emotions).drop(columns="tokens").to_dict("list")]
 
     texts = pd.DataFrame(steering.unit("prompted dose", compute)[0])
-    return texts, text_readings(steering.classifier, list(texts["text"]), emotions)
+    return texts, text_readings(steering.study, list(texts["text"]), emotions)
 
 
 def _dose_prompting(swept: Sweep, texts: pd.DataFrame, scores: dict[str, np.ndarray]) -> list[pd.DataFrame]:
@@ -287,11 +289,13 @@ def _dose_prompting(swept: Sweep, texts: pd.DataFrame, scores: dict[str, np.ndar
     return rows
 
 
-def _scenarios(count: int) -> pd.DataFrame:
-    """All scenarios, or one an emotion, the tones taking turns."""
-    table = corpus.scenarios()
-    if count >= len(table):
+def _scenarios(source: Instrument, count: int | None = None) -> pd.DataFrame:
+    """All scenarios of an instrument, or one an emotion: the first of one emotion's, the second of the next one's …"""
+    if source.scenarios is None:
+        raise EmotraceError(f"{source.name} has no scenarios")
+    table = source.scenarios
+    if count is None or count >= len(table):
         return table
-    number = table.groupby("target", sort=False).ngroup()
-    tone = np.where(number % 2 == 0, "positive", "negative")
-    return table[table["tone"] == tone].head(count).reset_index(drop=True)
+    emotions = table.groupby("target", sort=False)
+    turn = emotions.ngroup() % 2 % emotions["target"].transform("size")
+    return table[emotions.cumcount() == turn].head(count).reset_index(drop=True)

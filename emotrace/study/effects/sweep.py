@@ -26,9 +26,8 @@ import numpy as np
 import pandas as pd
 
 from emotrace.activations import residual_norms
-from emotrace.instrument import corpus
 from emotrace.judges import regimes
-from emotrace.judges.classifiers import Classifier, emotion_scores, known_labels
+from emotrace.judges.classifiers import emotion_scores, known_labels
 from emotrace.scoring import score
 from emotrace.steered_texts import Row, row_directions, write
 from emotrace.steering import Edit
@@ -37,6 +36,7 @@ from emotrace.study.steered import Steering
 from emotrace.study.study import Study
 
 if TYPE_CHECKING:
+    from emotrace.instrument.instrument import Instrument
     from emotrace.models import Model
 
 EMOTION_METRICS = ("projection", "beyond_skip", "kin_log_probability", "classifier", "kin_share")
@@ -86,7 +86,8 @@ def sweep(steering: Steering, arm: Arm) -> Sweep:
     """
     study, model, settings = steering.study, steering.model, steering.study.settings
     arm.vectors.check(model)
-    rows, facts = _rows(arm, corpus.prompts("dose")[: settings.dose_prompts], settings.seed, settings.dose_seeds)
+    prompts = study.source.prompts("dose")[: settings.dose_prompts]
+    rows, facts = _rows(arm, prompts, settings.seed, settings.dose_seeds)
     writing = arm.writing(settings.tokens)
     written = _progress(study, arm, "texts", len(rows))
     texts = write(model, rows, arm.layers, writing, on_the_fly=arm.on_the_fly, cache=study.run, progress=written)
@@ -99,10 +100,7 @@ def sweep(steering: Steering, arm: Arm) -> Sweep:
         regimes.measure(model, table[~unsteered], references, progress=scored),
     ]
     table = pd.concat(measured, ignore_index=True)
-    values = {
-        **_next_token(steering, arm, rows),
-        **text_readings(steering.classifier, list(table["text"]), arm.vectors.emotions),
-    }
+    values = {**_next_token(steering, arm, rows), **text_readings(study, list(table["text"]), arm.vectors.emotions)}
     return Sweep(table, values, tuple(arm.vectors.emotions), arm.strength)
 
 
@@ -130,14 +128,16 @@ def _rows(arm: Arm, prompts: Sequence[str], seed: int, seeds: int) -> tuple[list
     return rows, pd.DataFrame(facts, columns=["prompt", "emotion", "source", "strength", "seed"])
 
 
-def text_readings(classifier: Classifier, texts: Sequence[str], emotions: Sequence[str]) -> dict[str, np.ndarray]:
+def text_readings(study: Study, texts: Sequence[str], emotions: Sequence[str]) -> dict[str, np.ndarray]:
     """The readings that a text alone gives, ``[text, emotion]``: what the judge sees, and kin words."""
-    return {"classifier": _classified(classifier, texts, emotions), "kin_share": _kin_share(texts, emotions)}
+    return {"classifier": _classified(study, texts, emotions), "kin_share": _kin_share(study.source, texts, emotions)}
 
 
-def _classified(classifier: Classifier, texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
-    """The classifier's scores ``[text, emotion]``; unknown for an emotion of which it has no label."""
-    scores = emotion_scores(classifier, texts, known_labels(classifier))
+def _classified(study: Study, texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
+    """The judge's scores ``[text, emotion]``; unknown for an emotion of which it has no label."""
+    if not any(study.source.labels.get(name) for name in emotions):  # none of an own instrument's: no judge is loaded
+        return np.full((len(texts), len(emotions)), np.nan)
+    scores = emotion_scores(study.classifier, texts, known_labels(study.classifier, study.source.labels))
     return scores.reindex(columns=list(emotions)).to_numpy(dtype=np.float64)
 
 
@@ -147,7 +147,7 @@ def _next_token(steering: Steering, arm: Arm, rows: Sequence[Row]) -> dict[str, 
     Rows that differ by their seed alone are read once.
     """
     model, read_layer, norms = steering.model, steering.read_layer, residual_norms(steering.model)
-    kin = [_kin_tokens(model, name) for name in arm.vectors.emotions]
+    kin = [_kin_tokens(model, steering.study.source.kin[name]) for name in arm.vectors.emotions]
     scale = np.ones_like(norms) if arm.on_the_fly else norms
     keys = [(row.prompt, row.emotion if row.strength else "", row.strength) for row in rows]
     different = list(dict(zip(keys, rows, strict=True)).values())
@@ -186,17 +186,15 @@ def _own_reading(arm: Arm, row: Row, read_layer: int) -> np.ndarray:
     return row.vectors.direction(row.emotion, arm.layers[0] if gaussian else read_layer)
 
 
-def _kin_tokens(model: Model, emotion: str) -> list[int]:
-    """Tokens that by themselves are one of the emotion's kin words, with the space before it."""
-    words = corpus.emotions()["kin"].to_dict()[emotion]
+def _kin_tokens(model: Model, words: Sequence[str]) -> list[int]:
+    """Tokens that by themselves are one of an emotion's kin words, with the space before it."""
     ids = [model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
     return sorted({tokens[0] for tokens in ids if len(tokens) == 1})
 
 
-def _kin_share(texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
+def _kin_share(source: Instrument, texts: Sequence[str], emotions: Sequence[str]) -> np.ndarray:
     """The share of each text's words that are kin of each emotion: ``[text, emotion]``."""
-    kin = corpus.emotions()["kin"].to_dict()
-    words_of = [corpus.words(text) for text in texts]
+    kin, words_of = source.kin, [source.words(text) for text in texts]
     return np.array(
         [[sum(word in kin[name] for word in words) / max(len(words), 1) for name in emotions] for words in words_of]
     )

@@ -17,7 +17,7 @@ for the feeling (:mod:`emotrace.study.effects.prompting`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def write_scenarios(steering: Steering, arm: Arm, scenarios: pd.DataFrame, seeds
         ]
         if whole:
             gaussian = arm.directions[GAUSSIAN]
-            wrong = _wrong(target, vectors.emotions, N_WRONG, first, identifier)
+            wrong = _wrong(study.source.labels, target, vectors.emotions, N_WRONG, first, identifier)
             directions += [(HELD_OUT, permuted, name, arm.strength) for name in permuted.emotions[N_PERMUTED:]]
             directions += [(GAUSSIAN, gaussian, name, arm.strength) for name in gaussian.emotions[:N_GAUSSIAN]]
             directions += [(WRONG, vectors, name, arm.strength) for name in wrong]
@@ -103,10 +103,12 @@ def _asked(steering: Steering, scenarios: pd.DataFrame, seeds: int) -> pd.DataFr
     return pd.concat([table, prompting.write(steering.model, cases, settings.tokens)], axis=1)
 
 
-def _wrong(target: str, names: Sequence[str], count: int, seed: int, scenario: str) -> list[str]:
+def _wrong(
+    labels: Mapping[str, Sequence[str]], target: str, names: Sequence[str], count: int, seed: int, scenario: str
+) -> list[str]:
     """Emotions, drawn for each scenario, none of whose labels is one of the target's: the judge can tell them apart."""
-    labels = corpus.emotions()["goemotions"]
-    others = [name for name in names if name != target and not set(labels[name]) & set(labels[target])]
+    own = set(labels[target])
+    others = [name for name in names if name != target and not own & set(labels.get(name, ()))]
     rng = generator_for(seed, f"wrong {target} {scenario}")
     return [str(name) for name in rng.choice(others, min(count, len(others)), replace=False)]
 
@@ -206,7 +208,7 @@ def prompted_dose(steering: Steering, emotions: Sequence[str]) -> pd.DataFrame:
         One row a text: ``prompt, emotion`` (asked for; empty for none), ``seed, text, tokens, n_tokens``.
     """
     settings = steering.study.settings
-    prompts = corpus.prompts("dose")[: settings.dose_prompts]
+    prompts = steering.study.source.prompts("dose")[: settings.dose_prompts]
     cases = [(prompt, emotion, settings.seed) for prompt in prompts for emotion in ("", *emotions)]
     table = pd.DataFrame(cases, columns=["prompt", "emotion", "seed"])
     return pd.concat([table, prompting.write(steering.model, cases, settings.tokens)], axis=1)

@@ -73,7 +73,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="estimator_steering",
         question="Estimators and precision",
-        requires=only_data("kin words and labels of the judge for its emotions"),
+        requires=only_data("words by which the layers of its emotions are compared"),
         tables=("estimator_effects",),
         run=steering_by_estimator,
         needs=("calibration",),
@@ -87,7 +87,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="layer_strength",
         question="Estimators and precision",
-        requires=only_data("kin words of its emotions"),
+        requires=only_data("words by which the layers of its emotions are compared"),
         tables=("layer_strength", "damage"),
         run=layer_by_effect,
         needs=("calibration",),

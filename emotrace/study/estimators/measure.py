@@ -63,7 +63,8 @@ def estimators_table(study: Study) -> pd.DataFrame:
     ``choice``: ``fixed``, a layer that no label chose, over all topics; ``chosen``, each half of the topics read at the
     layer at which nearest centroid decodes the other half best.
     """
-    names = name_embeddings(study.model, list(corpus.emotions().index))
+    own = (name for part in study.instruments.values() for name in part.source.emotions)
+    names = name_embeddings(study.model, list(dict.fromkeys([*corpus.emotions().index, *own])))
     parts, rows = list(study.instruments.values()), list[dict[str, Any]]()
     with threadpool_limits(1):
         for part in parts:

@@ -12,6 +12,8 @@ from scipy.stats import rankdata
 from emotrace.measures import geometry, statistics, words_floor
 from emotrace.study.study import Study, choose_layer
 
+_PRODUCTS = 20_000_000
+"""Inner products that are held at once."""
 SURFACE = ("dialogue", "length", "exclamation_marks", "question_marks", "commas")
 """What of the passages themselves a first component may follow: means over an emotion's texts."""
 
@@ -65,8 +67,13 @@ def _axes(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> li
     plane = geometry.plane_distances(valence[known], arousal[known])
     dissimilarities = geometry.rdm(vectors)[np.ix_(known, known)]
     rho, p = statistics.mantel(dissimilarities, plane, permutations, study.rng("mantel"))
-    grams = geometry.centre_gram(cells.centroid_grams(study.draws(half)))
-    interval = statistics.centred_interval(rho, _rdm_draws(1 - geometry.cosines_of_gram(grams), plane, known))
+    draws = study.draws(half)
+    few = max(1, _PRODUCTS // cells.gram[0].size)  # draws at once: each has inner products of as many sums
+    grams = (
+        geometry.centre_gram(cells.centroid_grams(draws[start : start + few])) for start in range(0, len(draws), few)
+    )
+    resampled = [_rdm_draws(1 - geometry.cosines_of_gram(gram), plane, known) for gram in grams]
+    interval = statistics.centred_interval(rho, np.concatenate(resampled))
     n_topics = int((weights > 0).sum())
     rows.append(row(metric="rdm_rho", **interval._asdict(), p=p, m=permutations, n=n_topics))
     return rows

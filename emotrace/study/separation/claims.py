@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from emotrace.study.experiment import Tables
+from emotrace.study.experiment import Tables, emotions_in_words
 from emotrace.study.folder import select
 from emotrace.study.verdicts import (
     INCONCLUSIVE,
@@ -259,7 +259,7 @@ def _probe(row: pd.Series, tables: Tables, pooling: str) -> Claim:
     course = ", ".join(f"{point['topics']:.0f}: {point['value']:.2f}" for _, point in curve.iterrows())
     return Claim(
         id=f"neighbour.probe.{pooling}",
-        claim=f"neighbour: a linear probe tells {round(1 / row['chance'])} emotions apart ({POOLINGS[pooling]})",
+        claim=f"neighbour: a linear probe tells {emotions_in_words(tables)} apart ({POOLINGS[pooling]})",
         paper="0.897–0.921 (emotion-vector-bench, 1.5B–8B, thousands of texts)",
         estimate=Estimate(last["value"], last["low"], last["high"], last["n"]),
         rule=PROBE,

@@ -16,8 +16,7 @@ from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emotrace.instrument import corpus
-from emotrace.instrument.instrument import NORMS
+from emotrace.instrument.instrument import NORMS, norms_of
 from emotrace.measures import geometry
 from emotrace.study.experiment import Picture, Tables, emotions_in_words
 from emotrace.study.folder import select
@@ -199,7 +198,7 @@ def axes_over_depth(tables: Tables) -> Figure:
 
 def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
     """Cosines between the emotion vectors at one layer, centred on their mean; by valence where most have one."""
-    valence = corpus.emotions()["valence"].reindex(vectors.emotions)
+    valence = norms_of(vectors.provenance, vectors.emotions)["valence"]
     known = 2 * valence.notna().sum() > len(valence)
     valence = valence.fillna(3)
     order = sorted(vectors.emotions, key=lambda name: valence[name]) if known else list(vectors.emotions)
@@ -219,13 +218,13 @@ def cosine_matrix(vectors: EmotionVectors, layer: int) -> Figure:
 
 def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     """The emotions on the first two principal components of their vectors, coloured by the norms' valence."""
-    norms = corpus.emotions().reindex(list(vectors.emotions))
+    norms = norms_of(vectors.provenance, vectors.emotions)
     scores, shares = geometry.principal_components(vectors.at(layer).astype(np.float64))
     valence, arousal = norms["valence"].to_numpy(), norms["arousal"].to_numpy()
     known = np.isfinite(valence)
     unknown = known.sum() < 3  # of emotions without norms there is no correlation with them
     r = [
-        np.nan if unknown else np.corrcoef(scores[known, i], axis[known])[0, 1]
+        np.nan if unknown or np.ptp(axis[known]) == 0 else np.corrcoef(scores[known, i], axis[known])[0, 1]
         for i, axis in enumerate((valence, arousal))
     ]
     scores *= np.where(np.less(r, 0), -1, 1)  # the sign of a component is arbitrary
@@ -243,7 +242,9 @@ def valence_arousal_plane(vectors: EmotionVectors, layer: int) -> Figure:
     ax.axhline(0, color=GREY, lw=0.6)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.margins(0.16)
-    of_norms = ["" if unknown else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)]
+    of_norms = [
+        "" if np.isnan(of) else f", |r| with {name} {abs(of):.2f}" for name, of in zip(norms[NORMS], r, strict=True)
+    ]
     ax.set_xlabel(f"PC1, {shares[0]:.0%} of variance{of_norms[0]}")
     ax.set_ylabel(f"PC2, {shares[1]:.0%} of variance{of_norms[1]}")
     ax.set_title(f"layer {layer}, {POOLING_TITLES[vectors.provenance['pooling']]}, n = {len(scores)}")

@@ -19,9 +19,10 @@ EXPERIMENT = "transfer"
 def run(study: Study, tables: Tables) -> Results:
     """``transfer`` of every two instruments of the run (:func:`emotrace.transfers.transfer`); none of a single one.
 
-    Two with fewer than three emotions in common are left out, with that reason.
+    Two with fewer than three emotions in common are left out, with that reason, under the second one's name.
     """
     rows: list[dict[str, Any]] = []
+    apart: dict[str, list[str]] = {}
     results = Results()
     for first, second in itertools.combinations(study.instruments.values(), 2):
         purpose = f"transfer {first.instrument} {second.instrument} {second.reading.provenance['texts']}"
@@ -30,8 +31,9 @@ def run(study: Study, tables: Tables) -> Results:
         except WriteError:
             raise
         except EmotraceError as error:
-            reason = f"was not measured ({error})"
-            results.left_out.setdefault(EXPERIMENT, {})[second.instrument] = reason
+            apart.setdefault(second.instrument, []).append(str(error))
+    if apart:
+        results.left_out[EXPERIMENT] = {name: f"was not measured ({'; '.join(why)})" for name, why in apart.items()}
     if rows:
         results.tables["transfer"] = pd.DataFrame(rows).reindex(columns=COLUMNS)
     return results

@@ -12,6 +12,7 @@ import emotrace
 from emotrace import activations, steered_texts, steering
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import default
 from emotrace.judges import calibration, classifiers, confirmation, regimes
 from emotrace.measures import statistics
 from emotrace.models import Model
@@ -20,7 +21,7 @@ from emotrace.study import experiments
 from emotrace.study.effects import arms, measure, prompting, sweep, verification
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
-from emotrace.study.steered import FALLBACK_STRENGTH
+from emotrace.study.steered import FALLBACK_STRENGTH, prepare
 from emotrace.study.study import Settings, Study, choose_layer
 from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
@@ -375,7 +376,7 @@ def test_the_judges_ceiling_is_that_of_the_passages_whole_and_cut(tables):
 
 @pytest.mark.parametrize(("count", "expected"), [(40, 40), (100, 40), (20, 20), (6, 6)])
 def test_fewer_scenarios_are_one_an_emotion_in_alternating_tones(count, expected):
-    table = measure._scenarios(count)
+    table = measure._scenarios(default(), count)
     assert len(table) == expected
     if count < 40:
         assert table["target"].is_unique
@@ -492,3 +493,95 @@ def test_a_real_models_texts_show_their_own_emotion_and_break_at_ten_times_the_s
     surgical = (labels == regimes.SURGICAL).groupby(texts["strength"]).mean()
     assert surgical[0.1] >= 0.9  # measured: 20 of 20
     assert surgical[3.0] <= 0.2  # measured: none; 12 collapse, 8 explode
+
+
+def own_instrument():
+    """Emotions that ``data/`` has not: *glee*, along the direction of joy, *gloom*, and *pique*, unknown to judges."""
+    names, topics = ("glee", "gloom", "pique"), ("sea", "shop", "road", "roof", "lake", "yard")
+    words = {"glee": "joy and glad", "gloom": "grief and sad", "pique": "a huff and a sulk"}
+    texts = [(name, topic, f"At the {topic} there was {words[name]}.") for topic in topics for name in names]
+    facts = [("glee", "joy", "joy|glad|happy"), ("gloom", "sadness", "grief|sad"), ("pique", "", "huff|sulk")]
+    targets = [
+        ("glee", "the table of"),
+        ("glee", "a river in"),
+        ("gloom", "this garden with"),
+        ("pique", "her letter to"),
+    ]
+    openings = [
+        ("calibration", "under tall"),
+        ("calibration", "near seven"),
+        ("dose", "after long"),
+        ("dose", "the table"),
+    ]
+    tables = {
+        "texts": pd.DataFrame(texts, columns=["emotion", "topic", "text"]),
+        "emotions": pd.DataFrame(facts, columns=["emotion", "goemotions", "kin"]),
+        "scenarios": pd.DataFrame(targets, columns=["target", "prompt"]),
+        "prompts": pd.DataFrame(openings, columns=["use", "prompt"]),
+    }
+    return emotrace.load_instrument(tables, name="own")
+
+
+def own_study(path: Path, model: Model, joy: Joy) -> Study:
+    own, rng = own_instrument(), np.random.default_rng(0)
+    along = {"glee": joy.directions["happy"], "gloom": joy.directions["sad"], "pique": joy.directions["angry"]}
+    feeling = np.stack([along[name] for name in own.passages["emotion"]])
+    pooled = 5 * feeling[:, None] + rng.normal(size=(len(feeling), N_LAYERS + 1, D_MODEL)) / 8
+    nothing = {"mean": np.zeros((N_LAYERS + 1, D_MODEL))}
+    provenance = {**model.provenance, "model": model.name, "method": "comprehension"}
+    read = Reading(
+        own.passages, {"mean": pooled.astype(np.float32)}, list(range(N_LAYERS + 1)), provenance, own, nothing
+    )
+    sizes = replace(SETTINGS, tokens=8, calibration_texts=4, scenarios=4, scenario_seeds=1, doses=(-1.0, 0.5, 1.0))
+    sizes = replace(sizes, dose_prompts=2, dose_seeds=1, dose_random=1, published_doses=(), published_scenarios=0)
+    facts = model.name, model.family, model.n_layers, False, read, {}
+    study = Study(
+        *facts,
+        sizes,
+        RunFolder(path, {}),
+        lambda what, done, of: None,
+        loaded=model,
+        passages=own.passages,
+        instrument="own",
+        source=own,
+    )
+    study.classifier = WordCounter()
+    return study
+
+
+def test_the_scenarios_openings_words_and_labels_are_the_instruments_own(planted, tmp_path):
+    study = own_study(tmp_path / "own", *planted)
+    study._shared[prepare] = replace(study.once(prepare), strength=3.0)  # where the model speaks of joy alone
+    tables, texts, _ = run(study)
+    verified = tables["verification"].set_index("scenario")
+    assert verified["emotion"].to_dict() == {"s01": "glee", "s02": "glee", "s03": "gloom"}  # no judge knows pique
+    assert verified.loc[["s01", "s02"], "rise"].min() > 0.5 > verified.loc["s03", "rise"]
+    assert verified["ranked"].unique() == [2]
+    assert set(texts["scenarios"]["prompt"]) == {"the table of", "a river in", "this garden with"}
+    assert set(texts["steered"]["prompt"]) == set(texts["prompted"]["prompt"]) == {"after long", "the table"}
+    dose = tables["dose_response"].query("relative == 1").set_index(["metric", "emotion"])["value"]
+    assert set(dose["classifier"].index) == {"glee", "gloom", "all"}
+    assert set(dose["kin_share"].index) == {"glee", "gloom", "pique", "all"}
+    glad = texts["steered"].query("relative == 1 and emotion == 'glee'")["text"].str.findall("joy|glad|happy").str.len()
+    count = texts["steered"].query("relative == 1 and emotion == 'glee'")["text"].str.split().str.len()
+    assert dose["kin_share", "glee"] == pytest.approx((glad / count).mean())
+    assert dose["kin_share", "glee"] > 0.5 > dose["kin_share", "gloom"]
+    # without texts of neutral the judge's ceiling is over unrelated ones
+    ceiling = select(tables["judge_ceiling"], texts="whole").set_index("emotion")
+    assert ceiling.loc["glee", "value"] == 1
+    claims = [claim.id for claim in experiments.claims(tables, "llama")]
+    assert "C9.strict" in claims
+    names = [picture.name for one in EFFECTS for picture in one.pictures if picture.figure(tables) is not None]
+    assert {"dose_by_emotion", "regime_map", "success_by_scenario"} <= set(names)
+
+
+def test_an_instrument_is_asked_what_it_has_the_stimuli_for():
+    own = own_instrument()
+    asked = {name: experiments.by_name(name).requires for name in ("dose_response", "verification")}
+    assert [one(own) for one in asked.values()] == ["", ""]
+    assert asked["verification"](replace(own, scenarios=None)).startswith("needs scenarios")
+    judged = "needs labels of the judge (emotions: goemotions) for 2 emotions that scenarios are for"
+    assert asked["verification"](replace(own, labels={"glee": ("joy",)})) == judged
+    few = replace(own, openings=own.openings[own.openings["use"] == "calibration"])
+    assert asked["dose_response"](few) == "needs openings for dose (prompts: use, prompt)"
+    assert measure._scenarios(own, 2)["id"].tolist() == ["s01", "s03"]

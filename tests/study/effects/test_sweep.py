@@ -13,6 +13,7 @@ import emotrace
 from emotrace import activations, scoring, steered_texts
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
+from emotrace.instrument.instrument import default
 from emotrace.judges import regimes
 from emotrace.steered_texts import Row
 from emotrace.study import steered
@@ -27,14 +28,14 @@ from emotrace.tokens import Writing, encode
 def test_kin_tokens_are_those_that_are_a_kin_word_by_themselves(planted):
     model, _, _ = planted
     expected = model.tokenizer.convert_tokens_to_ids([f" {word}" for word in JOY])
-    assert sweep._kin_tokens(model, "happy") == sorted(expected)
+    assert sweep._kin_tokens(model, default().kin["happy"]) == sorted(expected)
     every = corpus.emotions().loc["happy", "kin"]
     assert len(expected) < len(every)  # the others take several tokens
 
 
 def test_the_share_of_kin_words_counts_words_and_not_letters():
     texts = ["Joy! She was glad, and sad.", "a joyride to Gladstone", "", "HAPPY happy"]
-    share = sweep._kin_share(texts, ["happy", "sad"])
+    share = sweep._kin_share(default(), texts, ["happy", "sad"])
     np.testing.assert_allclose(share, [[2 / 6, 1 / 6], [0, 0], [0, 0], [1, 0]])
 
 
@@ -162,7 +163,7 @@ def test_a_control_direction_is_read_along_its_own_vector_of_the_later_layer(pla
 def test_the_next_tokens_kin_are_as_probable_as_a_plain_hook_makes_them(swept, planted):
     found, strengths, _ = swept
     model, joy, _ = planted
-    kin = sweep._kin_tokens(model, "happy")
+    kin = sweep._kin_tokens(model, default().kin["happy"])
     norm = activations.residual_norms(model)[LAYER]
     for strength in (0.0, strengths[0], strengths[4]):
         edit = torch.from_numpy(strength * norm * joy.directions["happy"]).float()

@@ -18,6 +18,7 @@ from emotrace.study.steered import Steering
 from emotrace.study.study import Settings
 
 EMOTIONS = list(corpus.emotions().index)
+LABELS = dict(corpus.emotions()["goemotions"])
 
 
 def table(rises: dict[tuple[str, str], list[float]], plain: list[float], target: str = "happy") -> tuple:
@@ -170,7 +171,9 @@ def test_forty_scenarios_with_each_emotion_once_in_either_tone():
 
 
 def drawn(scenarios: pd.DataFrame, seed: int = 0, names: tuple[str, ...] = tuple(corpus.emotion_names())) -> dict:
-    return {row.id: tuple(verification._wrong(row.target, names, 3, seed, row.id)) for row in scenarios.itertuples()}
+    return {
+        row.id: tuple(verification._wrong(LABELS, row.target, names, 3, seed, row.id)) for row in scenarios.itertuples()
+    }
 
 
 def test_wrong_emotions_share_no_label_with_the_target_and_are_drawn_for_each_scenario():
@@ -188,7 +191,7 @@ def test_wrong_emotions_share_no_label_with_the_target_and_are_drawn_for_each_sc
 
 
 def test_no_more_wrong_emotions_than_there_are():
-    assert set(verification._wrong("happy", ["happy", "blissful", "sad"], 2, 0, "s01")) == {"sad"}
+    assert set(verification._wrong(LABELS, "happy", ["happy", "blissful", "sad"], 2, 0, "s01")) == {"sad"}
 
 
 # -- on a model -------------------------------------------------------------------------------------------------------
@@ -240,7 +243,7 @@ def test_every_direction_is_written_on_the_same_prompt_seeds_and_strength(texts,
         assert set(rows[~unsteered]["strength"]) == {0.9 * planted[2]}
         assert (rows.groupby(["kind", "emotion"])["seed"].apply(set) == {0, 1}).all()
         wrong = set(rows[rows["kind"] == WRONG]["emotion"])
-        assert wrong == set(verification._wrong(scenario.target, planted[1].emotions, 2, 0, scenario.id))
+        assert wrong == set(verification._wrong(LABELS, scenario.target, planted[1].emotions, 2, 0, scenario.id))
     held_out = set(texts[texts["kind"] == HELD_OUT]["emotion"])
     assert held_out.isdisjoint(texts[texts["kind"] == PERMUTED]["emotion"])
 

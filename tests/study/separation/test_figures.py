@@ -1,5 +1,8 @@
 """Figures of other emotions than the twenty: they grow with their number and claim no norms that there are none of."""
 
+import json
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,6 +34,17 @@ def test_every_name_has_room_and_valence_is_named_where_it_is_known(count):
     assert "nan" not in plane.axes[0].get_xlabel() + plane.axes[0].get_ylabel()
     assert {text.get_text().strip() for text in plane.axes[0].texts} >= set(names)
     assert (shown == names) == (count == 171)
+    plt.close("all")
+
+
+def test_the_norms_that_an_instrument_brought_order_and_colour_its_emotions():
+    names = ("mood a", "mood b", "mood c", "mood d")
+    own = json.dumps({name: {"valence": 9 - number, "arousal": 5.0} for number, name in enumerate(names)})
+    brought = replace(vectors(names), provenance={"pooling": "mean", "norms": own})
+    matrix, plane = (draw(brought, 1) for draw in (figures.cosine_matrix, figures.valence_arousal_plane))
+    assert [label.get_text() for label in matrix.axes[0].get_yticklabels()] == list(names[::-1])
+    assert "by valence" in matrix.axes[0].get_title()
+    assert sorted(plane.axes[0].collections[1].get_array()) == [6, 7, 8, 9]
     plt.close("all")
 
 
