@@ -195,26 +195,56 @@ def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_pa
     assert len({tuple(ids) for ids in written.values()}) == 3
 
 
-IN_SIMULATION = {"02": (2, 2), "03": (1, 2), "05": (1, 1), "06": (1, 0), "13": (1, 4), "15": (1, 3)}
-"""Notebook → its nnsight contexts that need no run folder, and lines that compare them and more with the core."""
+STEERED = "layer, strength = 2, 0.3"
+STORIES = """
+from emotrace.instrument.stories import stored
+stories = stored("qwen2.5-coder-0.5b-instruct").query("topic in ['cooking', 'garden'] and emotion < 'd'")
+"""
+IN_SIMULATION = {
+    "00": (1, 0, ""),
+    "01": (1, 2, ""),
+    "02": (2, 2, ""),
+    "03": (1, 2, ""),
+    "04": (1, 1, STORIES),
+    "05": (1, 1, ""),
+    "06": (1, 0, ""),
+    "08": (1, 1, STEERED),
+    "09": (2, 2, STEERED),
+    "10": (1, 1, STEERED),
+    "13": (1, 4, ""),
+    "14": (2, 9, ""),
+    "15": (1, 3, ""),
+}
+"""Notebook → its nnsight contexts that need no run folder, lines that compare them and more with the core, and what
+stands for the run folder. 12 has no context of its own; 14 is about a model in this process's memory, and stays there.
+"""
+CHANGED = {"EMOTION": "calm", "TOPIC": "garden", "LAYER": 1, "INSTRUMENT": "accounts", "POOLING": "mean"}
+CHANGED_TOO = {"13": {"EMOTION": "envious"}, "06": {"POOLING": "last"}}
+"""What a reader may change in the cell of settings."""
 
 
 @pytest.mark.parametrize("number", IN_SIMULATION)
 def test_blocks_survive_the_journey_to_a_server(number, tiny_folder, tmp_path, monkeypatch, capsys):
-    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server."""
+    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server.
+
+    On another model, emotion, layer, instrument and pooling than those of the committed outputs.
+    """
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
     plt.switch_backend("agg")
     (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
-    settings = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local"}
-    cells = notebook_cells.on_its_own(path, settings).cells
+    traced, checks, given = IN_SIMULATION[number]
+    asked = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local", **CHANGED, **CHANGED_TOO.get(number, {})}
+    (first,) = tagged(nbformat.read(path, as_version=4), "settings")
+    settings = {name: value for name, value in asked.items() if f"{name} = " in first.source}
+    cells = notebook_cells.on_its_own(path, settings, given).cells
     names = {}
     for place, cell in enumerate(cells):
         file = tmp_path / f"cell_{number}_{place}.py"  # nnsight reads the source of a block from its file
         file.write_text(cell.source)
         exec(compile(cell.source, str(file), "exec"), names)
-    assert names["model"].remote.where == "local"
+    assert number == "14" or names["model"].remote.where == "local"
     compared = sum(cell.source.count("assert_close(") for cell in cells)
-    assert (sum(len(contexts(cell)) for cell in cells), compared) == IN_SIMULATION[number]
+    assert (sum(len(contexts(cell)) for cell in cells), compared) == (traced, checks)
 
 
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):
