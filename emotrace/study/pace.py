@@ -6,13 +6,17 @@ the run. The judge, and the analysis, which needs no model, are not in the estim
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
+from emotrace.instrument.stories import STORED, request, stored
 from emotrace.judges import layer_choice, regimes
 from emotrace.readings import read_texts
 from emotrace.steered_texts import Row, write
@@ -30,6 +34,8 @@ TRIAL_TEXTS, TRIAL_ROWS = 7, 32
 TRIAL_WRITING = Writing(max_new_tokens=8, temperature=0.7, positions="generated")
 CALIBRATED_SIDES, STRENGTHS_TRIED = 4, 4
 """Two settings, both signs; strengths that the search for a window tried on each with SmolLM2."""
+TEMPLATE_WORDS = 30
+"""What a chat template adds to a request, in words of about a token: SmolLM2's, with its own system prompt."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,12 @@ class Work:
     """What a run does with a model.
 
     Attributes:
-        read: texts of about a passage's length that it reads.
+        read: texts that it reads; one of twice a passage's words counts twice.
         written: tokens that it writes, unsteered ones included.
         measured: texts of its own that it reads again, for their perplexity.
     """
 
-    read: int
+    read: float
     written: int
     measured: int
 
@@ -63,12 +69,10 @@ class Pace:
 def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -> Work:
     """The work of these experiments on one model that writes stories, or (a base model) does not."""
     names, emotions = set(experiments), len(corpus.emotion_names())
-    read = len(corpus.INSTRUMENTS) * settings.topics * (emotions + 1) + settings.baseline_texts
-    stories = texts = 0
-    if "method_comparison" in names:
-        cells = emotions * settings.story_topics
-        read += cells * (len(AUTHORS) * len(FRAMES) if writes_stories else len(AUTHORS) - 1)
-        stories = (emotions + 1) * settings.story_topics if writes_stories else 0
+    parts = reading(settings, names, writes_stories)
+    read, stories, texts = sum(parts.values()), 0, 0
+    if "method_comparison" in names and writes_stories:
+        stories = (emotions + 1) * settings.story_topics
     if "calibration" in names:
         texts += CALIBRATED_SIDES * STRENGTHS_TRIED * settings.calibration_texts
     if "dose_response" in names:
@@ -82,7 +86,36 @@ def work(settings: Settings, experiments: Iterable[str], writes_stories: bool) -
         read += 2 * layer_choice.CANDIDATES * 3 * 3 * layer_choice.HARM_TEXTS * layer_choice.HARM_EMOTIONS
     if "verification" in names:
         texts += _scenario_texts(settings)
-    return Work(read + stories, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
+    return Work(read, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
+
+
+def reading(settings: Settings, names: Iterable[str], writes_stories: bool) -> dict[str, float]:
+    """What is read before anything is steered, in texts of a passage's length: part of the run → how many."""
+    length, classes = lengths(), len(corpus.emotion_names()) + 1
+    parts = {name: settings.topics * classes * length[name] for name in corpus.INSTRUMENTS}
+    parts["baseline texts"] = settings.baseline_texts * length["baseline texts"]
+    if "method_comparison" in names:
+        cells = (classes - 1) * settings.story_topics
+        plain = length[corpus.MAIN_INSTRUMENT] + length["story"]
+        if writes_stories:
+            plain += length["story"]  # its own
+            framed = (len(FRAMES) - 1) * (plain + len(AUTHORS) * length["request"])
+            parts["factorial"] = cells * (plain + framed)
+            parts["its stories"] = classes * settings.story_topics * (length["story"] + length["request"])
+        else:
+            parts["factorial"] = cells * plain
+    return parts
+
+
+@functools.cache
+def lengths() -> dict[str, float]:
+    """The mean length of what is read, in words, over that of a passage of the main set."""
+    kinds = {name: corpus.passages(instrument=name)["text"] for name in corpus.INSTRUMENTS}
+    kinds["baseline texts"] = corpus.baseline_texts()["text"]
+    kinds["story"] = pd.concat([stored(author)["text"] for author in STORED])
+    words = {name: texts.str.split().str.len().mean() for name, texts in kinds.items()}
+    words["request"] = len(request("cooking", "afraid").split()) + TEMPLATE_WORDS
+    return {name: float(count / words[corpus.MAIN_INSTRUMENT]) for name, count in words.items()}
 
 
 def _dose_texts(settings: Settings, emotions: int) -> int:
