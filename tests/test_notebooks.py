@@ -18,11 +18,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import notebook_cells
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from packaging.requirements import Requirement
 
 import emotrace
+from emotrace.activations import residual_norms
+from emotrace.extraction import read_texts
+from emotrace.instrument import corpus
 from emotrace.study import experiments
 
 ROOT = Path(__file__).parent.parent
@@ -193,6 +198,30 @@ def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_pa
         handle.remove()
         assert ids == alone[0, prompt.shape[1] :].tolist()
     assert len({tuple(ids) for ids in written.values()}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*was never reached")
+@pytest.mark.parametrize("family", ["gpt2", "gemma"])
+def test_what_notebook_07_teaches_steers_a_model_with_nnsight_alone(family, tiny_folder, tmp_path, runner):
+    """The last code of its exercise, on a model of another class, writes the tokens of ``emotrace.steer``."""
+    notebook = nbformat.read(ROOT / "notebooks" / "07_steering.ipynb", as_version=4)
+    cell = runner.with_exercises(notebook).cells[-1]
+    assert "emotrace" not in cell.source
+    if family == "gpt2":
+        cell.source = cell.source.replace("other.model.layers", "other.transformer.h")
+    model, passages = emotrace.load(str(tiny_folder(family))), corpus.quick_subset(corpus.passages(), 1)
+    names = {"np": np, "pd": pd, "torch": torch, "model": model, "passages": passages, "layer": 2, "strength": 0.3}
+    names |= {"EMOTION": "proud", "PROMPT": "She laughed"}
+    names["greedy"] = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 1.0}
+    (tmp_path / "alone.py").write_text(cell.source)  # in a file, where nnsight finds the source
+    exec(compile(cell.source, str(tmp_path / "alone.py"), "exec"), names)
+    vectors = read_texts(model, passages).vectors("mean")
+    strengths = [0.3 * names["size"] / residual_norms(model)[2], 0]
+    writing = emotrace.Writing(max_new_tokens=8)
+    core = emotrace.steer(model, "She laughed", vectors, strengths, emotions=["proud"], layers=[2], writing=writing)
+    steered, plain = (list(tokens) for tokens in core["tokens"])
+    assert names["ids"][0, names["prompt"].shape[1] :].tolist()[: len(steered)] == steered
+    assert steered != plain
 
 
 STEERED = "layer, strength = 2, 0.3"
