@@ -276,6 +276,30 @@ def test_blocks_survive_the_journey_to_a_server(number, tiny_folder, tmp_path, m
     assert (sum(len(contexts(cell)) for cell in cells), compared) == (traced, checks)
 
 
+def test_notebook_13_takes_a_file_without_topics(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Sixty rows of other emotions, in the one cell that loads the texts; of these no neighbour was guessed."""
+    monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
+    plt.switch_backend("agg")
+    table = corpus.passages().query("emotion in ['happy', 'sad', 'calm', 'angry', 'neutral']")
+    table = table[["emotion", "text"]].replace({"happy": "merry", "sad": "blue", "calm": "placid", "angry": "cross"})
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    settings = {"MODEL": str(tiny_folder("llama")), "EMOTION": "placid"}
+    names = {}
+    for place, cell in enumerate(
+        notebook_cells.on_its_own(ROOT / "notebooks" / "13_own_emotions.ipynb", settings).cells
+    ):
+        source = re.sub(
+            r"load_instrument\(table, .*\)", f"load_instrument({str(tmp_path / 'mine.csv')!r})", cell.source
+        )
+        (file := tmp_path / f"cell_{place}.py").write_text(source)
+        exec(compile(source, str(file), "exec"), names)
+    assert (len(names["table"]), len(names["passages"]), names["moods"].has_topics) == (40, 60, False)
+    assert set(names["names"]) == {"merry", "blue", "placid", "cross"}
+    said = capsys.readouterr().out
+    assert f"n = {len(set(names['scenes']))} topics" in said
+    assert np.isnan(names["p_match"])
+
+
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):
     asked = {
         node.attr
