@@ -210,13 +210,13 @@ def test_what_notebook_07_teaches_steers_a_model_with_nnsight_alone(family, tiny
     if family == "gpt2":
         cell.source = cell.source.replace("other.model.layers", "other.transformer.h")
     model, passages = emotrace.load(str(tiny_folder(family))), corpus.quick_subset(corpus.passages(), 1)
-    names = {"np": np, "pd": pd, "torch": torch, "model": model, "passages": passages, "layer": 2, "strength": 0.3}
+    names = {"np": np, "pd": pd, "torch": torch, "model": model, "passages": passages, "layer": 2, "strength": 2.0}
     names |= {"EMOTION": "proud", "PROMPT": "She laughed"}
     names["greedy"] = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 1.0}
     (tmp_path / "alone.py").write_text(cell.source)  # in a file, where nnsight finds the source
     exec(compile(cell.source, str(tmp_path / "alone.py"), "exec"), names)
     vectors = read_texts(model, passages).vectors("mean")
-    strengths = [0.3 * names["size"] / residual_norms(model)[2], 0]
+    strengths = [2 * names["size"] / residual_norms(model)[2], 0]
     writing = emotrace.Writing(max_new_tokens=8)
     core = emotrace.steer(model, "She laughed", vectors, strengths, emotions=["proud"], layers=[2], writing=writing)
     steered, plain = (list(tokens) for tokens in core["tokens"])
