@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +47,7 @@ def watch(command: list[str], folder: Path) -> tuple[dict[str, float], list[str]
     process = subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=lambda log: [told.put(line) for line in (*log, None)], args=(process.stdout,)).start()
+    threading.Thread(target=_tell, args=(process.stdout, told), daemon=True).start()
     while True:
         with contextlib.suppress(queue.Empty):
             line = told.get(timeout=0.5)
@@ -61,6 +61,12 @@ def watch(command: list[str], folder: Path) -> tuple[dict[str, float], list[str]
     if process.wait():
         raise SystemExit("\n".join(lines[-5:]))
     return {**when, "complete": time.perf_counter() - start, "longest silence": silence}, lines
+
+
+def _tell(log: Iterable[str], told: queue.Queue[str | None]) -> None:
+    for line in log:
+        told.put(line)
+    told.put(None)
 
 
 def forecast(lines: list[str], folder: Path) -> dict[str, float]:
