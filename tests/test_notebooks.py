@@ -318,7 +318,7 @@ def test_an_exercise_brings_code_that_goes_on_from_the_notebook(notebook, runner
     for cell in more:
         tree = ast.parse(cell.source)
         own = {node.id for node in ast.walk(tree) if named(node)}
-        own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | set(defined(tree))
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - own - set(dir(builtins))
         assert used <= given, used - given
 
