@@ -18,11 +18,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import notebook_cells
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from packaging.requirements import Requirement
 
 import emotrace
+from emotrace.activations import residual_norms
+from emotrace.extraction import read_texts
+from emotrace.instrument import corpus
 from emotrace.study import experiments
 
 ROOT = Path(__file__).parent.parent
@@ -195,26 +200,104 @@ def test_the_steering_of_notebook_07_is_that_of_a_plain_hook(tiny_folder, tmp_pa
     assert len({tuple(ids) for ids in written.values()}) == 3
 
 
-IN_SIMULATION = {"02": (2, 2), "03": (1, 2), "05": (1, 1), "06": (1, 0), "13": (1, 4), "15": (1, 3)}
-"""Notebook → its nnsight contexts that need no run folder, and lines that compare them and more with the core."""
+@pytest.mark.filterwarnings("ignore:.*was never reached")
+@pytest.mark.parametrize("family", ["gpt2", "gemma"])
+def test_what_notebook_07_teaches_steers_a_model_with_nnsight_alone(family, tiny_folder, tmp_path, runner):
+    """The last code of its exercise, on a model of another class, writes the tokens of ``emotrace.steer``."""
+    notebook = nbformat.read(ROOT / "notebooks" / "07_steering.ipynb", as_version=4)
+    cell = runner.with_exercises(notebook).cells[-1]
+    assert "emotrace" not in cell.source
+    if family == "gpt2":
+        cell.source = cell.source.replace("other.model.layers", "other.transformer.h")
+    model, passages = emotrace.load(str(tiny_folder(family))), corpus.quick_subset(corpus.passages(), 1)
+    names = {"np": np, "pd": pd, "torch": torch, "model": model, "passages": passages, "layer": 2, "strength": 2.0}
+    names |= {"EMOTION": "proud", "PROMPT": "She laughed"}
+    names["greedy"] = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 1.0}
+    (tmp_path / "alone.py").write_text(cell.source)  # in a file, where nnsight finds the source
+    exec(compile(cell.source, str(tmp_path / "alone.py"), "exec"), names)
+    vectors = read_texts(model, passages).vectors("mean")
+    strengths = [2 * names["size"] / residual_norms(model)[2], 0]
+    writing = emotrace.Writing(max_new_tokens=8)
+    core = emotrace.steer(model, "She laughed", vectors, strengths, emotions=["proud"], layers=[2], writing=writing)
+    steered, plain = (list(tokens) for tokens in core["tokens"])
+    assert names["ids"][0, names["prompt"].shape[1] :].tolist()[: len(steered)] == steered
+    assert steered != plain
+
+
+STEERED = "layer, strength = 2, 0.3"
+STORIES = """
+from emotrace.instrument.stories import stored
+stories = stored("qwen2.5-coder-0.5b-instruct").query("topic in ['cooking', 'garden'] and emotion < 'd'")
+"""
+IN_SIMULATION = {
+    "00": (1, 0, ""),
+    "01": (1, 2, ""),
+    "02": (2, 2, ""),
+    "03": (1, 2, ""),
+    "04": (1, 1, STORIES),
+    "05": (1, 1, ""),
+    "06": (1, 0, ""),
+    "08": (1, 1, STEERED),
+    "09": (2, 2, STEERED),
+    "10": (1, 1, STEERED),
+    "13": (1, 4, ""),
+    "14": (2, 9, ""),
+    "15": (1, 3, ""),
+}
+"""Notebook → its nnsight contexts that need no run folder, lines that compare them and more with the core, and what
+stands for the run folder. 12 has no context of its own; 14 is about a model in this process's memory, and stays there.
+"""
+CHANGED = {"EMOTION": "calm", "TOPIC": "garden", "LAYER": 1, "INSTRUMENT": "accounts", "POOLING": "mean"}
+CHANGED_TOO = {"13": {"EMOTION": "envious"}, "06": {"POOLING": "last"}}
+"""What a reader may change in the cell of settings."""
 
 
 @pytest.mark.parametrize("number", IN_SIMULATION)
 def test_blocks_survive_the_journey_to_a_server(number, tiny_folder, tmp_path, monkeypatch, capsys):
-    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server."""
+    """``REMOTE = "local"``: serialised, and run without this package's modules; 02, 07 and 11 also on a real server.
+
+    On another model, emotion, layer, instrument and pooling than those of the committed outputs.
+    """
     monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
     plt.switch_backend("agg")
     (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
-    settings = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local"}
-    cells = notebook_cells.on_its_own(path, settings).cells
+    traced, checks, given = IN_SIMULATION[number]
+    asked = {"MODEL": str(tiny_folder("qwen")), "REMOTE": "local", **CHANGED, **CHANGED_TOO.get(number, {})}
+    (first,) = tagged(nbformat.read(path, as_version=4), "settings")
+    settings = {name: value for name, value in asked.items() if f"{name} = " in first.source}
+    cells = notebook_cells.on_its_own(path, settings, given).cells
     names = {}
     for place, cell in enumerate(cells):
         file = tmp_path / f"cell_{number}_{place}.py"  # nnsight reads the source of a block from its file
         file.write_text(cell.source)
         exec(compile(cell.source, str(file), "exec"), names)
-    assert names["model"].remote.where == "local"
+    assert number == "14" or names["model"].remote.where == "local"
     compared = sum(cell.source.count("assert_close(") for cell in cells)
-    assert (sum(len(contexts(cell)) for cell in cells), compared) == IN_SIMULATION[number]
+    assert (sum(len(contexts(cell)) for cell in cells), compared) == (traced, checks)
+
+
+def test_notebook_13_takes_a_file_without_topics(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Sixty rows of other emotions, in the one cell that loads the texts; of these no neighbour was guessed."""
+    monkeypatch.setenv("EMOTRACE_RUNS", str(tmp_path))
+    plt.switch_backend("agg")
+    table = corpus.passages().query("emotion in ['happy', 'sad', 'calm', 'angry', 'neutral']")
+    table = table[["emotion", "text"]].replace({"happy": "merry", "sad": "blue", "calm": "placid", "angry": "cross"})
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    settings = {"MODEL": str(tiny_folder("llama")), "EMOTION": "placid"}
+    names = {}
+    for place, cell in enumerate(
+        notebook_cells.on_its_own(ROOT / "notebooks" / "13_own_emotions.ipynb", settings).cells
+    ):
+        source = re.sub(
+            r"load_instrument\(table, .*\)", f"load_instrument({str(tmp_path / 'mine.csv')!r})", cell.source
+        )
+        (file := tmp_path / f"cell_{place}.py").write_text(source)
+        exec(compile(source, str(file), "exec"), names)
+    assert (len(names["table"]), len(names["passages"]), names["moods"].has_topics) == (40, 60, False)
+    assert set(names["names"]) == {"merry", "blue", "placid", "cross"}
+    said = capsys.readouterr().out
+    assert f"n = {len(set(names['scenes']))} topics" in said
+    assert np.isnan(names["p_match"])
 
 
 def test_a_facade_loads_what_was_measured_and_nothing_else(notebook):
@@ -235,7 +318,7 @@ def test_an_exercise_brings_code_that_goes_on_from_the_notebook(notebook, runner
     for cell in more:
         tree = ast.parse(cell.source)
         own = {node.id for node in ast.walk(tree) if named(node)}
-        own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | set(defined(tree))
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - own - set(dir(builtins))
         assert used <= given, used - given
 

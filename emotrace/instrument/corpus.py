@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 import pandas as pd
@@ -114,11 +114,17 @@ def passages(
     """
     if path is None:
         if instrument not in INSTRUMENTS:
-            raise unknown("instrument", instrument, INSTRUMENTS)
+            raise unknown_instrument(instrument, INSTRUMENTS)
         file = INSTRUMENTS[instrument]
         return check_passages(_read(file), str(data_dir() / f"{file}.csv"))
     columns = ("topic", "emotion", "text") if topics else ("emotion", "text")
     return check_passages(read_table(Path(path), columns), str(path), topics=topics)
+
+
+def unknown_instrument(name: str, known: Iterable[str]) -> EmotraceError:
+    """The error for a set of passages that is not among these, which says where one's own texts go."""
+    hint = "for texts of your own see notebook 13 and docs/your_texts.md"
+    return EmotraceError(f"{unknown('instrument', name, known)}; {hint}")
 
 
 def instruments(path: str | Path | None = None) -> dict[str, pd.DataFrame]:

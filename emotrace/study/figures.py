@@ -29,7 +29,13 @@ from emotrace.vectors import EmotionVectors
 def overview(tables: Tables) -> Figure:
     """What a model holds when it reads, and what an outside judge sees when it is steered: a panel each."""
     judged = all(len(tables.get(name, ())) for name in ("verification", "judge_ceiling"))
-    figure, axes = plt.subplots(1, 1 + judged, figsize=(10.2 if judged else 5, 3.4), squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        1 + judged,
+        figsize=(10.2 if judged else 5, 3.4),
+        squeeze=False,
+        width_ratios=[1.6, 1][: 1 + judged],  # the second has long labels beside it
+    )
     _held(axes[0, 0], tables)
     if judged:
         draw_confirmed(axes[0, 1], confirmed_shares(of_main_instrument(tables)))

@@ -78,7 +78,7 @@ class Lab:
         self._instruments = of_passages(passages)
         self._instrument = instrument or next(iter(self._instruments))
         if self._instrument not in self._instruments:
-            raise unknown("instrument", self._instrument, self._instruments)
+            raise corpus.unknown_instrument(self._instrument, self._instruments)
         for source in self._instruments.values():
             for note in corpus.imbalances(source.passages, self._settings.topics):
                 print(f"emotrace: {note}", file=sys.stderr)

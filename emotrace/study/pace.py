@@ -6,14 +6,18 @@ the run. The judge, and the analysis, which needs no model, are not in the estim
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from emotrace.activations import residual_norms
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import of_passages
+from emotrace.instrument.stories import STORED, request, stored
 from emotrace.judges import layer_choice, regimes
 from emotrace.readings import read_texts
 from emotrace.steered_texts import Row, write
@@ -32,6 +36,8 @@ TRIAL_TEXTS, TRIAL_ROWS = 7, 32
 TRIAL_WRITING = Writing(max_new_tokens=8, temperature=0.7, positions="generated")
 CALIBRATED_SIDES, STRENGTHS_TRIED = 4, 4
 """Two settings, both signs; strengths that the search for a window tried on each with SmolLM2."""
+TEMPLATE_WORDS = 30
+"""What a chat template adds to a request, in words of about a token: SmolLM2's, with its own system prompt."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,12 @@ class Work:
     """What a run does with a model.
 
     Attributes:
-        read: texts of about a passage's length that it reads.
+        read: texts that it reads; one of twice a passage's words counts twice.
         written: tokens that it writes, unsteered ones included.
         measured: texts of its own that it reads again, for their perplexity.
     """
 
-    read: int
+    read: float
     written: int
     measured: int
 
@@ -71,13 +77,10 @@ def work(
     """
     names, sources = set(experiments), list(instruments) or list(of_passages().values())
     emotions = len(sources[0].emotions)
-    read = sum(len(corpus.quick_subset(source.passages, settings.topics)) for source in sources)
-    read += min(settings.baseline_texts, len(sources[0].baseline_texts))
-    stories = texts = 0
-    if "method_comparison" in names:
-        cells = emotions * settings.story_topics
-        read += cells * (len(AUTHORS) * len(FRAMES) if writes_stories else len(AUTHORS) - 1)
-        stories = (emotions + 1) * settings.story_topics if writes_stories else 0
+    parts = reading(settings, names, writes_stories, sources)
+    read, stories, texts = sum(parts.values()), 0, 0
+    if "method_comparison" in names and writes_stories:
+        stories = (emotions + 1) * settings.story_topics
     if "calibration" in names:
         texts += CALIBRATED_SIDES * STRENGTHS_TRIED * settings.calibration_texts
     if "dose_response" in names:
@@ -91,7 +94,47 @@ def work(
         read += 2 * layer_choice.CANDIDATES * 3 * 3 * layer_choice.HARM_TEXTS * layer_choice.HARM_EMOTIONS
     if "verification" in names:
         texts += _scenario_texts(settings, 0 if sources[0].scenarios is None else len(sources[0].scenarios))
-    return Work(read + stories, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
+    return Work(read, stories * STORY.max_new_tokens + texts * settings.tokens, texts)
+
+
+def reading(
+    settings: Settings, names: Iterable[str], writes_stories: bool, sources: Sequence[Instrument] = ()
+) -> dict[str, float]:
+    """What is read before anything is steered, in texts of a passage's length: part of the run → how many."""
+    sources = sources or list(of_passages().values())
+    length, main = lengths(), sources[0]
+    unit = _words(corpus.passages()["text"])
+    parts = {}
+    for source in sources:
+        texts = corpus.quick_subset(source.passages, settings.topics)["text"]
+        parts[source.name] = len(texts) * _words(texts) / unit
+    parts["baseline texts"] = min(settings.baseline_texts, len(main.baseline_texts)) * length["baseline texts"]
+    if "method_comparison" in names:
+        classes = len(main.emotions) + 1
+        cells = (classes - 1) * settings.story_topics
+        plain = 1 + length["story"]
+        if writes_stories:
+            plain += length["story"]  # its own
+            framed = (len(FRAMES) - 1) * (plain + len(AUTHORS) * length["request"])
+            parts["factorial"] = cells * (plain + framed)
+            parts["its stories"] = classes * settings.story_topics * (length["story"] + length["request"])
+        else:
+            parts["factorial"] = cells * plain
+    return parts
+
+
+@functools.cache
+def lengths() -> dict[str, float]:
+    """The mean length of what is read beside passages, in words, over that of a passage of the main set."""
+    stories = pd.concat([stored(author)["text"] for author in STORED])
+    words = {"baseline texts": _words(corpus.baseline_texts()["text"]), "story": _words(stories)}
+    words["request"] = len(request("cooking", "afraid").split()) + TEMPLATE_WORDS
+    unit = _words(corpus.passages()["text"])
+    return {name: count / unit for name, count in words.items()}
+
+
+def _words(texts: pd.Series[str]) -> float:
+    return float(texts.str.split().str.len().mean())
 
 
 def _dose_texts(settings: Settings, emotions: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from emotrace import progress
 from emotrace.errors import EmotraceError
+from emotrace.instrument import corpus
 from emotrace.study import pace, pipeline
 from emotrace.study.experiment import Results
 from emotrace.study.experiments import by_name, names_in, planned
@@ -26,7 +27,36 @@ def test_the_work_is_that_of_the_published_runs_texts():
     texts = 5472 + 3160 + 16 * 40
     assert (whole.measured, whole.written) == (texts, 21 * 8 * 80 + texts * 24)
     assert base.written == texts * 24
-    assert work(Settings(), ["separation"], True) == Work(2 * 252 + 150, 0, 0)
+    words = [
+        len(" ".join(table["text"]).split()) for table in (*corpus.instruments().values(), corpus.baseline_texts())
+    ]
+    alone = work(Settings(), ["separation"], True)
+    assert (alone.written, alone.measured) == (0, 0)
+    assert alone.read == pytest.approx(sum(words) / (words[0] / 252))
+
+
+# Seconds between the first and the last line of a log, of SmolLM2 on two cores, at full and at quick settings.
+RECORDED = {
+    False: {"scenes": 14, "accounts": 35, "baseline texts": 9, "factorial": 181, "its stories": 17},
+    True: {"scenes": 7, "accounts": 14, "baseline texts": 4, "factorial": 75, "its stories": 6},
+}
+
+
+@pytest.mark.parametrize("quick", RECORDED)
+def test_reading_takes_what_its_length_says(quick):
+    """By the pace of the passages, which is what the trial measures, the longer texts of the same run.
+
+    Counted as so many passages, the factorial was said to take less than half of what it took.
+    """
+    settings, seconds = Settings.quick() if quick else Settings(), RECORDED[quick]
+    parts = pace.reading(settings, ALL, True)
+    assert set(parts) == set(seconds)
+    said = {name: parts[name] * seconds["scenes"] / parts["scenes"] for name in parts}
+    assert said["factorial"] == pytest.approx(seconds["factorial"], rel=0.2)
+    assert said["accounts"] == pytest.approx(seconds["accounts"], rel=0.25)
+    assert sum(said.values()) == pytest.approx(sum(seconds.values()), rel=0.15)
+    cells = 20 * settings.story_topics * 9
+    assert cells * seconds["scenes"] / parts["scenes"] < 0.6 * seconds["factorial"]
 
 
 def test_less_work_is_told_for_a_quick_run():
