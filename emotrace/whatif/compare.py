@@ -95,11 +95,7 @@ def what_if(
     plain, steered, *others = (cosines(vectors, reading.activation[0], layer) for reading in readings)
     changes = pd.DataFrame({"emotion": vectors.emotions, "plain": plain, "steered": steered, "change": steered - plain})
     if control:
-        null = np.stack(others) - plain
-        changes = changes.assign(permuted=null.mean(axis=0), permuted_low=null.min(axis=0))
-        changes = changes.assign(permuted_high=null.max(axis=0))
-        towards = -1 if strength < 0 else 1
-        changes["p"] = (1 + (towards * null >= towards * (steered - plain)).sum(axis=0)) / (control + 1)
+        changes = _beside_control(changes, np.stack(others) - plain, -1 if strength < 0 else 1)
     direction = vectors[emotion] if isinstance(emotion, str) else vectors.mix(emotion)
     gap = np.linalg.norm(direction[vectors.index(layer)])
     judged, name = _judged(list(written["text"]), judge)
@@ -117,6 +113,17 @@ def what_if(
         judge=name,
         control=control,
         writing=writing,
+    )
+
+
+def _beside_control(changes: pd.DataFrame, null: np.ndarray, towards: int) -> pd.DataFrame:
+    """The changes with mean and range of the control's, ``null [draw, emotion]``, and their rank among them."""
+    beyond = towards * null >= towards * changes["change"].to_numpy()
+    return changes.assign(
+        permuted=null.mean(axis=0),
+        permuted_low=null.min(axis=0),
+        permuted_high=null.max(axis=0),
+        p=(1 + beyond.sum(axis=0)) / (1 + len(null)),
     )
 
 
