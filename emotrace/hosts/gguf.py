@@ -76,7 +76,7 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
     if (folder := _TEMPORARY.get(folder, folder)).exists():
         return checked(folder)
     require("embedded")
-    say(f"converting {name} from GGUF, once (some 20 seconds)")
+    say(f"converting {name} from GGUF, once (under a minute)")
     _convert(parts, folder := _writable(folder, say), actual, name)
     return folder
 
