@@ -24,7 +24,6 @@ from emotrace.tokens import Writing, encode
 from emotrace.whatif import compare, slider, text_reading
 from emotrace.whatif.compare import what_if
 from emotrace.whatif.slider import window
-from emotrace.whatif.text_reading import cached_vectors
 from emotrace.whatif.token_reading import read_emotions
 
 PROMPT = "The door opened and"
@@ -367,12 +366,14 @@ def test_on_a_real_model_steering_raises_the_emotion_that_the_model_reads_in_its
 
 
 @pytest.mark.real
-def test_the_first_answer_on_the_embedded_model_comes_in_seconds(packaged):
+def test_the_first_answer_on_the_embedded_model_comes_in_seconds_and_reads_no_passages(packaged, monkeypatch):
     model = packaged("smollm2-135m-instruct")
-    cached_vectors(model)  # extracted once for a machine, then kept
+    monkeypatch.setattr(text_reading, "read_texts", None)
     model.norms = None
     start = time.process_time()  # of all cores, whatever else they do
-    result = what_if(model, "I woke up this morning and", "afraid")
+    result = what_if(model, "When she opened the letter, she", "afraid")
     seconds = time.process_time() - start
     assert set(result.changes["emotion"]) == set(corpus.emotion_names())
+    assert result.side("steered").regime == regimes.SURGICAL
+    assert result.steered != result.plain
     assert seconds < 20  # 10 s on two cores
