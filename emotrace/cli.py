@@ -236,7 +236,7 @@ def read(
     own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
     mixture = None if emotion is None else _emotion(emotion, own, vectors)
     with loaded_model(model, remote, html, how=how) as (loaded, progress):
-        directions = vectors_for(loaded, vectors, progress, own)
+        directions = vectors_for(loaded, vectors, progress, own, index)
         tokens = read_emotions(
             loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
         )
@@ -270,11 +270,12 @@ def whatif(
     columns: Columns = None,
     layer: Annotated[int | None, Option(help="Layer index; default: calibrated, else half depth.")] = None,
     tokens: Annotated[int, Option(help="At most so many new tokens.")] = 60,
-    temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float | None, Option(help="0 is greedy; default: as calibrated (0.7), else greedy.")] = None,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     chat: Annotated[bool, Option("--chat", help="Put the prompt into the chat template.")] = False,
     control: Annotated[
-        int, Option(help="Also so many texts under vectors of permuted labels: what any such direction does.")
+        int,
+        Option(help="Also so many texts under vectors of permuted labels, what any direction does; 19 for p = 0.05."),
     ] = 0,
     no_judge: Annotated[bool, Option("--no-judge", help="Without the outside classifier's opinion.")] = False,
     live: Annotated[bool, Option("--live", help="The steered text alone, with all emotions, as it grows.")] = False,

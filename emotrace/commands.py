@@ -154,7 +154,7 @@ def watch(
             "--live shows the steered text as it grows on this machine: it goes without --html, --remote and --control"
         )
     with loaded_model(model, False, None, how=how) as (loaded, progress):  # its bars end before the display begins
-        vectors = vectors_for(loaded, None, progress, own)
+        vectors = vectors_for(loaded, None, progress, own, layer)
     watch(
         loaded,
         prompt,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,8 @@ def steer(
         emotions: names in ``vectors`` or mixtures (emotion → weight); default: all of them.
         layers: where to add; default: the layers that the vectors were calibrated at, else their nearest to half
             depth; ``all`` is the author's published setting (with small strengths).
-        writing: length, temperature, seeds, chat, and the positions of the edit (default: as calibrated).
+        writing: length, seeds, chat, temperature and the positions of the edit (both by default as calibrated: a
+            strength that leaves sampled texts coherent may have greedy ones repeat themselves).
         on_the_fly: take the norm of each row's own activations as the unit of strength, as the author's code does.
         batch_rows: rows of one pass.
         cache: keeps finished batches by content, so that none is written twice.
@@ -116,9 +118,13 @@ def write(
     if not rows:
         raise EmotraceError("nothing is to be written: a row is needed at least")
     layers, batch_rows = model.check_layers(layers), arguments.integer(batch_rows, "batch_rows", at_least=1)
-    positions = {steered_positions(row.vectors, writing) for row in rows}
-    if len(positions) > 1:
-        raise EmotraceError("these vectors are calibrated at different positions: say which, Writing(positions=…)")
+    settled = {as_calibrated(row.vectors, writing) for row in rows}
+    if len(settled) > 1:
+        raise EmotraceError(
+            "these vectors are calibrated at different positions or temperatures: say which, "
+            "Writing(positions=…, temperature=…)"
+        )
+    (writing,) = settled
     prompts = prompt_ids(model, [row.prompt for row in rows], writing.chat, writing.max_new_tokens)
     norms = np.ones(model.n_layers + 1) if on_the_fly else residual_norms(model)
     # Rows of one prompt share a batch, and the longest come first; the caller's order is restored at the end.
@@ -130,7 +136,9 @@ def write(
     for start in range(0, len(order), batch_rows):
         indices = order[start : start + batch_rows]
         batch = [rows[index] for index in indices]
-        edit = Edit(row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=min(positions))
+        edit = Edit(
+            row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=writing.positions or "generated"
+        )
         texts = _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
         written.update(zip(indices, texts, strict=True))
         if progress:
@@ -199,6 +207,17 @@ def strengths_of(vectors: EmotionVectors, strengths: float | Sequence[float] | N
 def steered_positions(vectors: EmotionVectors, writing: Writing) -> str:
     """Where a text is edited: as the writing says, else as the vectors were calibrated, else what is generated."""
     return writing.positions or vectors.calibration.get("positions") or "generated"
+
+
+def as_calibrated(vectors: EmotionVectors, writing: Writing) -> Writing:
+    """The writing with what it leaves open as the vectors were calibrated: positions and temperature.
+
+    The calibrated strength is the largest that leaves texts coherent which are written just so.
+    """
+    temperature = writing.temperature
+    if temperature is None:
+        temperature = float(vectors.calibration.get("temperature") or 0)
+    return replace(writing, positions=steered_positions(vectors, writing), temperature=temperature)
 
 
 def steered_layers(model: Model, vectors: EmotionVectors, layers: int | Sequence[int] | str | None) -> list[int]:

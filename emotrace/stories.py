@@ -137,8 +137,8 @@ def write_stories(
         raise unknown("topic", topic, known)
     if not topics or not emotions:
         raise EmotraceError("nothing is to be written: a topic and an emotion are needed at least")
-    if writing.temperature == 0:
-        raise EmotraceError(f"stories are sampled at a temperature above 0, not {writing.temperature}")
+    if not writing.temperature:
+        raise EmotraceError(f"stories are sampled at a temperature above 0, not {writing.temperature or 0}")
     asked: dict[str, Any] = {"continuation": continuation, "instrument": instrument}
     prompts = {(t, e): request_ids(model, t, e, **asked) for t in topics for e in emotions}
     longest = max(map(len, prompts.values()), default=0)

@@ -39,7 +39,8 @@ class Writing:
 
     Attributes:
         max_new_tokens: at most; a text that ends is never forced on.
-        temperature: 0 is greedy; otherwise each row is sampled with a seed of its own, whatever its batch.
+        temperature: 0 is greedy; otherwise each row is sampled with a seed of its own, whatever its batch; default: as
+            the vectors that steer were calibrated, else greedy.
         positions: where an edit acts: on ``all`` tokens, or ``generated``: from the last token of the prompt on, the
             first whose prediction is written; default: as the vectors were calibrated, else ``generated``.
         chat: put each prompt into the model's chat template as the user's words.
@@ -47,7 +48,7 @@ class Writing:
     """
 
     max_new_tokens: int = 40
-    temperature: float = 0.0
+    temperature: float | None = None
     positions: str | None = None
     chat: bool = False
     seeds: tuple[int, ...] = (0,)
@@ -55,12 +56,13 @@ class Writing:
     def __post_init__(self) -> None:
         for name, value in (
             ("max_new_tokens", arguments.integer(self.max_new_tokens, "max_new_tokens", at_least=1)),
-            ("temperature", arguments.number(self.temperature, "a temperature")),
             ("seeds", tuple(arguments.seeds(self.seeds))),
         ):
             object.__setattr__(self, name, value)
-        if self.temperature < 0:
-            raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {self.temperature}")
+        if self.temperature is not None:
+            object.__setattr__(self, "temperature", temperature := arguments.number(self.temperature, "a temperature"))
+            if temperature < 0:
+                raise EmotraceError(f"a temperature is 0 (greedy) or a positive number, not {temperature}")
         if self.positions is not None:
             arguments.choice(self.positions, "positions", POSITIONS)
         arguments.flag(self.chat, "chat")
@@ -69,15 +71,15 @@ class Writing:
 
     def check_seeds(self, seeds: Sequence[int], rows: int) -> list[int]:
         """The seeds, one a row; none where nothing is drawn with them."""
-        if self.temperature > 0 and len(chosen := arguments.seeds(seeds)) != rows:
+        if self.temperature and len(chosen := arguments.seeds(seeds)) != rows:
             raise EmotraceError(f"each of {rows} sampled rows needs a seed of its own: {len(chosen)} are given")
-        return chosen if self.temperature > 0 else []
+        return chosen if self.temperature else []
 
     def settings(self, model: Model, seeds: Sequence[int], one_more: bool = False) -> dict[str, Any]:
         """What ``generate`` of nnsight takes to write greedily, or sampled with one seed a row; ``one_more`` token."""
         ends, longest = end_tokens(model, self.chat), self.max_new_tokens + one_more
         config = RawGeneration(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])  # type: ignore[no-untyped-call]
-        choice = SeededSampling(seeds, self.temperature) if self.temperature > 0 else Greedy()
+        choice = SeededSampling(seeds, self.temperature) if self.temperature else Greedy()
         return {"generation_config": config, "logits_processor": LogitsProcessorList([choice])}
 
 

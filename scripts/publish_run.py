@@ -3,7 +3,8 @@
     python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
 One run of several models, or several runs with the same settings; only the former has tables over models. Figures
-quoted anywhere in the project come from a run by this way alone, never by hand.
+quoted anywhere in the project come from a run by this way alone, never by hand. Where a calibrated layer changes,
+``scripts/ship_vectors.py --run`` follows.
 """
 
 from __future__ import annotations

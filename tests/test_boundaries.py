@@ -558,7 +558,17 @@ INNER = {  # given what the functions above have checked
         "pad_left",
     ),
     *("in_parts", "pooling_weights", "directions", "shared_prefix", "row_directions", "strengths_of", "nearest_half"),
-    *("steered_positions", "steered_layers", "read_layer", "check_instruct", "seed_of", "judge", "class_means"),
+    *(
+        "as_calibrated",
+        "neutral_dots",
+        "steered_positions",
+        "steered_layers",
+        "read_layer",
+        "check_instruct",
+        "seed_of",
+        "judge",
+        "class_means",
+    ),
     *("provenance_of", "scale_of", "handle_of", "describe", "window", "cached_vectors", "vectors_for", "cosines"),
     *("chosen_layers", "runs_folder", "bracket", "design", "shipped", "permuted_like"),
 }

@@ -3,9 +3,11 @@
 What is right: the same weights from safetensors, in plain transformers, with the setting in ``config.json``.
 """
 
+import contextlib
 import json
 import shutil
 
+import gguf
 import numpy as np
 import pytest
 import tiny_gguf
@@ -16,6 +18,7 @@ import transformers
 import emotrace
 from emotrace import EmotraceError
 from emotrace.activations import read_tokens
+from emotrace.hosts import gguf as hosts_gguf
 from emotrace.tokens import Tokens
 
 TEXT = "The door opened, and she saw the river at night. " * 9
@@ -260,6 +263,29 @@ def test_a_control_vector_is_no_model(tiny, tmp_path):
     file = tmp_path / "joy.gguf"
     control_vectors.write(file, {2: np.ones(32, np.float32)}, name="joy", provenance={})
     assert "is a llama.cpp control vector, no model" in refusal(file)
+
+
+def test_a_file_is_parsed_once_and_gives_what_it_gave(tiny_folder, tmp_path, monkeypatch):
+    """transformers asks for the file three times, and for the architecture's table of names once a module."""
+    path, made = tiny_gguf.write(tiny_folder("llama"), tmp_path / "x.gguf", "llama"), []
+    build = gguf.GGUFReader._build_fields
+    monkeypatch.setattr(gguf.GGUFReader, "_build_fields", lambda *args: made.append("file") or build(*args))
+    table = gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *args: made.append("names") or table(*args))
+    contents, asked = [], []
+    for number, way in enumerate((hosts_gguf.parsed_once, contextlib.nullcontext)):
+        monkeypatch.setattr(hosts_gguf, "parsed_once", way)
+        monkeypatch.setenv("EMOTRACE_CACHE", str(tmp_path / f"cache-{number}"))
+        made.clear()
+        folder = hosts_gguf.converted([path], None, "x", lambda line: None)
+        asked.append((made.count("file"), made.count("names")))
+        files = [file for file in sorted(folder.iterdir()) if file.name != "emotrace.json"]
+        contents.append({file.name: file.read_bytes() for file in files})
+    assert contents[0] == contents[1]
+    assert "model.safetensors" in contents[0]
+    assert asked[0] == (1, 1)
+    assert asked[1][0] > 3
+    assert asked[1][1] > 20
 
 
 @pytest.mark.parametrize("blocked", ["a file in the way", "read-only"])

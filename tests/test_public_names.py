@@ -61,7 +61,7 @@ DEFAULTS = {
     "run": {"--out": Path("runs/latest"), "--experiments": "all", "--classifier": "minilm-goemotions", "--seed": 0},
     "extract": {"--method": "comprehension", "--pooling": "last", "--layers": "all", "--emotions": "all"},
     "read": {"--top": 20, "--layer": None, "--emotion": None},
-    "whatif": {"--tokens": 60, "--temperature": 0.0, "--seed": 0, "--strength": None, "--layer": None},
+    "whatif": {"--tokens": 60, "--temperature": None, "--seed": 0, "--strength": None, "--layer": None},
 }
 CLAIMS = "model instrument id claim paper measured low high n p verdict how"
 

@@ -22,6 +22,7 @@ from emotrace.errors import EmotraceError, first_line, require
 from emotrace.files import write_file
 from emotrace.hosts import gguf_settings
 from emotrace.hosts.checkpoints import check_whole, sha256
+from emotrace.hosts.gguf_reading import parsed_once
 
 _STAMP = "emotrace.json"
 _BLOCK = 1 << 22
@@ -75,7 +76,7 @@ def converted(parts: list[Path], expected: str | None, name: str, say: Callable[
     if (folder := _TEMPORARY.get(folder, folder)).exists():
         return checked(folder)
     require("embedded")
-    say(f"converting {name} from GGUF, once (about a minute)")
+    say(f"converting {name} from GGUF, once (under a minute)")
     _convert(parts, folder := _writable(folder, say), actual, name)
     return folder
 
@@ -139,7 +140,8 @@ def _convert(parts: list[Path], folder: Path, digest: str, name: str) -> None:
     """Writes the converted model beside its final place and renames it there, so that no half of one is ever read."""
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        restored = _dequantise(_alone(parts, scratch), scratch / "model")
+        with parsed_once():
+            restored = _dequantise(_alone(parts, scratch), scratch / "model")
         _stamp(scratch / "model", digest, restored)
         try:
             os.rename(scratch / "model", folder)

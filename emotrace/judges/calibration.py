@@ -79,7 +79,7 @@ def shipped(model: Model) -> Calibration | None:
         return None
     row = dict(table.loc[weights])
     window = (float(row["window_low"]), float(row["window_high"]))
-    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", WRITING.temperature)
+    return Calibration([int(row["layer"])], window, TARGET, int(row["n"]), "generated", WRITING.temperature or 0.0)
 
 
 def bracket(first: float, lowest: float, highest: float, precision: float) -> Generator[float, bool, float | None]:
@@ -155,6 +155,7 @@ def calibrate(
         plain_search = partial(calibrate, texts=texts, writing=writing, thresholds=thresholds, cache=cache)
         layers = [_layer_by_effect(model, vectors, plain_search(model, vectors, target=target, progress=progress)[0])]
     edited = steered_texts.steered_layers(model, vectors, layers)
+    writing = steered_texts.as_calibrated(vectors, writing)
     prompts, emotions, seed = corpus.prompts("calibration"), vectors.emotions, writing.seeds[0]
 
     def write(rows: list[Row]) -> pd.DataFrame:
@@ -180,8 +181,8 @@ def calibrate(
         return [share["value"] >= target for share in shares]
 
     window = _both_sides(FIRST["one" if len(edited) == 1 else "many"], attempt)
-    positions = steered_texts.steered_positions(vectors, writing)
-    calibration = Calibration(edited, window, target, texts, positions, writing.temperature)
+    positions, temperature = writing.positions or "generated", writing.temperature or 0.0
+    calibration = Calibration(edited, window, target, texts, positions, temperature)
     return calibration, pd.DataFrame(tried).sort_values("strength", ignore_index=True)
 
 

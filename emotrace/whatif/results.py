@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emotrace.judges import regimes
 from emotrace.judges.real_words import NOT_TESTED
+from emotrace.tokens import Writing
 from emotrace.whatif import html, shading, terminal
 from emotrace.whatif.spans import Span
+
+ENOUGH = 19
+"""Controls: the fewest of which the rank of an emotion beyond all of them is p = 0.05."""
+BROKEN = (regimes.REPETITIVE, regimes.EXPLOSIVE)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -184,13 +190,15 @@ class WhatIf:
         sides: both texts, plain and steered, with their regime, perplexity ratio and token reading.
         changes: one row an emotion: ``plain``, ``steered`` (cosine of each text, read again without any edit, with the
             emotion's vector) and ``change``, largest rise first; with a ``control`` also ``permuted, permuted_low,
-            permuted_high``: mean and range of the change under that many vectors of permuted labels of equal norm.
+            permuted_high``: mean and range of the change under that many vectors of permuted labels of equal norm; and
+            ``p``: (1 + how many of them change as much, in the strength's direction) / (1 + how many there are).
         targets: the emotions that are steered with.
         judged: the outside judge's highest labels of either text: ``label, plain, steered, change`` (probabilities of
             the continuations without the prompt); None if it was not asked.
         judge: its name.
         layers: every layer where the vector was added.
         control: how many vectors of permuted labels stand beside.
+        writing: how both texts were written.
     """
 
     prompt: str
@@ -205,6 +213,7 @@ class WhatIf:
     judge: str | None = None
     layers: tuple[int, ...] = ()
     control: int = 0
+    writing: Writing | None = None
 
     @property
     def plain(self) -> str:
@@ -233,7 +242,33 @@ class WhatIf:
         """Emotion, strength in both units and layer, in one line."""
         others = f", and added at {len(self.layers) - 1} others" if len(self.layers) > 1 else ""
         unit = f"{self.strength:+g} × residual norm ({self.gaps:+.1f} class gaps)"
-        return f"{self.emotion} {unit} at layer {self.layer}{others}"
+        return f"{self.emotion} {unit} at layer {self.layer}{others}{self._written()}"
+
+    def _written(self) -> str:
+        if self.writing is None:
+            return ""
+        drawn = f"sampled at temperature {self.writing.temperature:g}, seed {self.writing.seeds[0]}"
+        return f"; texts {drawn if self.writing.temperature else 'greedy'}"
+
+    def advice(self) -> str:
+        """What to try where a text broke, in one sentence; empty where none did."""
+        broken = [side.name for side in self.sides if side.regime in BROKEN]
+        greedy = self.writing is not None and not self.writing.temperature
+        again = "sample the texts (temperature 0.7)" if greedy else "take another seed"
+        if "plain" in broken:
+            return f"The plain text breaks down by itself, whatever is added: {again}."
+        if "steered" in broken:
+            return f"Steering broke the text: take less strength ({self.strength / 2:.2g}, say), or {again}."
+        return ""
+
+    def ranks(self) -> str:
+        """How far the emotions that were steered with change beyond the control, in words; empty without one."""
+        if not self.control:
+            return ""
+        ranks, lowest = self.changes.set_index("emotion")["p"], 1 / (self.control + 1)
+        told = ", ".join(f"{name} {ranks[name]:.2g}" for name in self.targets)
+        few = f" ({self.control} allow none below {lowest:.2g}: take {ENOUGH} for 0.05)"
+        return f"rank p of the change among them: {told}{few if self.control < ENOUGH else ''}"
 
     def __str__(self) -> str:
         """Both texts, what became of the language, the judge's opinion and all changes, within 80 columns."""
@@ -242,6 +277,8 @@ class WhatIf:
             text = terminal.wrapped(f"{side.name:<9}", side.text.strip() or "(nothing)")
             lines += [text, terminal.wrapped(" " * 9, f"[{side.summary()}]"), ""]
         lines += [terminal.wrapped("", self.settings()), ""]
+        if advice := self.advice():
+            lines += [terminal.wrapped("", advice), ""]
         if self.judged is not None:
             lines += [terminal.wrapped("", f"an outside judge ({self.judge}), plain → steered:")]
             for label, plain, steered in self.judged[["label", "plain", "steered"]].to_numpy():
@@ -254,6 +291,8 @@ class WhatIf:
             unit = f"{unit[:-1]}; at the end of a line: from … to under {self.beside()}:"
             ends = self.changes[["permuted_low", "permuted_high"]].to_numpy()
             drawn = [f"{line:<62} {low:+.2f} … {high:+.2f}" for line, (low, high) in zip(drawn, ends, strict=True)]
+        if ranks := self.ranks():
+            drawn += ["", terminal.wrapped("", ranks)]
         return "\n".join([*lines, terminal.wrapped("", unit), *drawn])
 
     def beside(self) -> str:

@@ -38,7 +38,8 @@ def what_if_slider(
 ) -> Any:
     """A slider over the calibrated strengths, from away to towards, and a menu of the emotions; below, the what-if.
 
-    Texts are greedy, so a setting always shows the same; each is written once, when it is first chosen.
+    Texts are greedy or sampled with one seed, so a setting always shows the same; each is written once, when it is
+    first chosen.
 
     Args:
         model: the model.
@@ -58,7 +59,7 @@ def what_if_slider(
         import ipywidgets
     except ImportError:
         raise EmotraceError("the slider needs ipywidgets: pip install ipywidgets (what_if itself does not)") from None
-    vectors = cached_vectors(model) if vectors is None else vectors
+    vectors = cached_vectors(model, needed=options.get("layer")) if vectors is None else vectors
     arguments.choice(emotion, "emotion", vectors.emotions)
     compare = functools.cache(functools.partial(what_if, model, prompt, vectors=vectors, **options))
     strengths = window(vectors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from emotrace.measures.randomness import generator
 from emotrace.readings import read_texts
 from emotrace.steered_texts import read_layer
 from emotrace.vectors import EmotionVectors
+from emotrace.whatif import shipped
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -38,18 +39,28 @@ _PERMUTED: dict[str, EmotionVectors] = {}
 
 
 def cached_vectors(
-    model: Model, pooling: str = "mean", progress: Progress | None = None, instrument: Instrument | None = None
+    model: Model,
+    pooling: str = "mean",
+    progress: Progress | None = None,
+    instrument: Instrument | None = None,
+    needed: shipped.Needed = "all",
 ) -> EmotionVectors:
     """A model's comprehension vectors of an instrument, extracted at the first call and kept in the cache.
 
     Those of a packaged model on the default instrument, pooled by mean, carry the layer and strength that they are
-    calibrated to.
+    calibrated to. Where its calibrated layer or one beside it is all that is ``needed``, they are those that come with
+    emotrace (:mod:`~emotrace.whatif.shipped`), of these layers alone, and nothing is read.
     """
     if instrument is not None and instrument.default and instrument.name == corpus.MAIN_INSTRUMENT:
         instrument = None
+    calibrated = calibration.shipped(model) if pooling == "mean" and instrument is None else None
+    if calibrated and (found := shipped.of(model)):
+        if model.norms is None:
+            model.norms = found.norms
+        if calibrated.layers == [found.layer] and found.covers(model, needed):
+            return calibrated.onto(found.vectors)
     with model.lock:  # so that threads which come at the same time read the passages once
         vectors = _extracted(model, pooling, progress, instrument)
-    calibrated = calibration.shipped(model) if pooling == "mean" and instrument is None else None
     return calibrated.onto(vectors) if calibrated else vectors
 
 
@@ -86,12 +97,14 @@ def permuted_like(
     vectors: EmotionVectors,
     count: int,
     *,
+    layers: Sequence[int] | None = None,
     seed: int = 0,
     instrument: Instrument | None = None,
     progress: Progress | None = None,
 ) -> EmotionVectors:
     """``count`` vectors of permuted labels (:meth:`~emotrace.readings.Reading.permuted`) of the texts that ``vectors``
-    are of, which are read again, once in a process. They are steered with as ``vectors`` are.
+    are of, which are read again, once in a process, unless emotrace brings them (:mod:`~emotrace.whatif.shipped`). They
+    are steered with as ``vectors`` are, at ``layers``, default all of theirs.
 
     Raises:
         EmotraceError: vectors of other texts than the instrument's, of stories, or that are not plain differences of
@@ -103,10 +116,14 @@ def permuted_like(
         raise EmotraceError("permuted labels need the texts that the vectors are of: name their instrument")
     if made.get("centring") != "grand" or {"estimator", "steps", "frame"} & set(made):
         raise EmotraceError("permuted labels stand beside plain differences of class means from their grand mean alone")
-    pooling, key = made["pooling"], f"{model.identity} {count} {seed} {sorted(made.items())} {vectors.layers}"
+    chosen = list(vectors.layers if layers is None else layers)
+    found = shipped.of(model) if seed == 0 and instrument is None else None
+    if found and count <= len(found.permuted) and found.same(vectors, chosen):
+        return replace(found.controls(count), provenance=made)
+    pooling, key = made["pooling"], f"{model.identity} {count} {seed} {sorted(made.items())} {chosen}"
     with model.lock:
         if key not in _PERMUTED:
-            how: dict[str, Any] = {"layers": list(vectors.layers), "poolings": (pooling,), "instrument": instrument}
+            how: dict[str, Any] = {"layers": chosen, "poolings": (pooling,), "instrument": instrument}
             report = (lambda done: progress("reading for permuted labels", done, len(table))) if progress else None
             reading = read_texts(model, table, progress=report, **how)
             _PERMUTED[key] = reading.permuted(pooling, count, generator(seed, "permuted labels", pooling))
@@ -114,7 +131,11 @@ def permuted_like(
 
 
 def vectors_for(
-    model: Model, file: Path | None = None, progress: Progress | None = None, instrument: Instrument | None = None
+    model: Model,
+    file: Path | None = None,
+    progress: Progress | None = None,
+    instrument: Instrument | None = None,
+    needed: shipped.Needed = "all",
 ) -> EmotionVectors:
     """The vectors in a file if one is named, else :func:`cached_vectors`.
 
@@ -124,7 +145,7 @@ def vectors_for(
     return (
         EmotionVectors.load(file).check(model)
         if file
-        else cached_vectors(model, progress=progress, instrument=instrument)
+        else cached_vectors(model, progress=progress, instrument=instrument, needed=needed)
     )
 
 
@@ -160,7 +181,7 @@ def project_text(
     Raises:
         EmotraceError: an empty or too long text, a layer out of range, vectors of another model.
     """
-    vectors = cached_vectors(model) if vectors is None else vectors.check(model)
+    vectors = cached_vectors(model, needed=layer) if vectors is None else vectors.check(model)
     if layer is None:
         layer = read_layer(model, vectors)
     layer = model.check_layers([arguments.integer(layer, "a layer")])[0]

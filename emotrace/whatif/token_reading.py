@@ -19,6 +19,7 @@ from emotrace.instrument.instrument import Instrument, default
 from emotrace.steered_texts import read_layer
 from emotrace.tokens import Tokens, encode
 from emotrace.vectors import Emotion, mixture_name
+from emotrace.whatif import shipped
 from emotrace.whatif.results import TokenReading, highest_present, mean_present
 from emotrace.whatif.spans import offsets, spans
 from emotrace.whatif.text_reading import Progress, cached_vectors
@@ -72,7 +73,8 @@ def read_emotions(
         EmotraceError: a text that is empty, too long or of one token, an unknown emotion, a layer out of range,
             vectors of another model, or an emotion whose vector has no direction at the layer.
     """
-    vectors = cached_vectors(model, progress=progress, instrument=instrument) if vectors is None else vectors
+    if vectors is None:
+        vectors = cached_vectors(model, progress=progress, instrument=instrument, needed=layer)
     vectors.check(model)
     text = arguments.text(text, "the text")
     emotion = None if emotion is None else arguments.emotion(emotion)
@@ -191,7 +193,7 @@ def scale_of(
     """
     weights = _weights(vectors, emotions)
     squares = _squares(vectors, layers, weights, blank)
-    neutral, norms = _neutral_dots(model, vectors, layers, instrument, progress)
+    neutral, norms = neutral_dots(model, vectors, layers, instrument, progress)
     limit = MASSIVE * np.median(norms, axis=0)
     reference = neutral @ weights / squares
     reference[norms > limit] = np.nan
@@ -240,15 +242,22 @@ def _squares(vectors: EmotionVectors, layers: list[int], weights: np.ndarray, bl
 _remembered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
-def _neutral_dots(
-    model: Model, vectors: EmotionVectors, layers: list[int], instrument: Instrument | None, progress: Progress | None
+def neutral_dots(
+    model: Model,
+    vectors: EmotionVectors,
+    layers: list[int],
+    instrument: Instrument | None = None,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`_dots` at every counted token of the neutral passages, read once in a process."""
+    """:func:`_dots` at every counted token of the neutral passages, read once in a process or brought by emotrace."""
     exact = _exact(vectors, layers)
     digest = hashlib.sha256(b"".join(part.tobytes() for part in exact)).hexdigest()
     unfelt = () if instrument is None else tuple(instrument.unfelt)
     key = f"{model.identity} {model.provenance['dtype']} {layers} {digest} {hash(unfelt)}"
     with model.lock:  # so that threads which come at the same time read it once
+        found = shipped.of(model) if key not in _remembered and instrument is None else None
+        if found and found.same(vectors, layers):
+            _remembered[key] = found.dots[:, None].astype(np.float64), found.token_norms[:, None].astype(np.float64)
         if key not in _remembered:
             texts = encode(model, list(unfelt or default().unfelt))
             report = (lambda done: progress("reading neutral passages", done, len(texts))) if progress else None

@@ -27,6 +27,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.hosts.finite import finite
 from emotrace.hosts.turns import loop_to_the_end
+from emotrace.steered_texts import as_calibrated
 from emotrace.steering_hooks import steered
 from emotrace.tokens import Writing, prompt_ids, text_after
 from emotrace.vectors import Emotion, mixture_name
@@ -94,7 +95,8 @@ def watch(
         steer: the emotion or mixture to steer by; default: none.
         strength: in mean residual norms, negative away; default: calibrated, else 0.2.
         steer_layers: where the edit is added; default as in :func:`~emotrace.steered_texts.steer`.
-        writing: length, temperature, chat, the first seed; default: 60 tokens, greedy.
+        writing: length, temperature, chat, the first seed; default: 60 tokens, sampled as the vectors are calibrated,
+            else greedy.
         show: True shows the text and a row of bars, growing, in a terminal or a notebook; a function is called with
             each token of the prompt and of the text in its place; False shows nothing.
         progress: called while vectors are extracted the first time.
@@ -108,13 +110,16 @@ def watch(
     """
     if model.remote:
         raise EmotraceError("a server sends nothing before the text ends: steer there, and read_emotions of the text")
-    vectors = cached_vectors(model, progress=progress) if vectors is None else vectors
+    if vectors is None:
+        edited = [steer_layers] if isinstance(steer_layers, int | str | None) else steer_layers
+        vectors = cached_vectors(model, progress=progress, needed=[layer, *edited])
     vectors.check(model)
     chosen = list(vectors.emotions) if emotions is None else arguments.emotions(emotions)
     if not chosen:
         raise EmotraceError("no emotion is to be watched")
     (read,) = chosen_layers(model, vectors, None if layer is None else arguments.integer(layer, "a layer"))
-    writing, prompt = replace(writing, seeds=writing.seeds[:1]), arguments.text(prompt, "the prompt")
+    writing, prompt = as_calibrated(vectors, writing), arguments.text(prompt, "the prompt")
+    writing = replace(writing, seeds=writing.seeds[:1])
     ids = prompt_ids(model, [prompt], writing.chat, writing.max_new_tokens)[prompt]
     scale = scale_of(model, vectors, chosen, [read], progress=progress)
     names, seen = tuple(map(mixture_name, chosen)), list[WatchedToken]()

@@ -203,6 +203,23 @@ def test_calibrated_vectors_are_steered_at_their_own_layer_and_strength(planted,
     assert found.onto(vectors).check(model)
 
 
+def test_what_a_writing_leaves_open_is_as_the_vectors_were_calibrated(planted):
+    model, _, vectors = planted
+    stored = {at: Calibration([LAYER], (-0.1, 0.1), 0.9, 40, "all", at).onto(vectors) for at in (0.0, 1.5)}
+
+    def texts(own: EmotionVectors, *how: object) -> list[str]:
+        asked = Writing(8, *how, seeds=(0, 1, 2))
+        return list(steered_texts.steer(model, "The shop was", own, 0.05, layers=[LAYER], writing=asked)["text"])
+
+    assert texts(stored[0.0]) == texts(vectors, 0.0, "all") == texts(stored[1.5], 0.0)
+    assert texts(stored[1.5]) == texts(vectors, 1.5, "all") != texts(stored[0.0])
+    found, _ = calibration.calibrate(model, stored[1.5], layers=[LAYER], texts=4, writing=Writing(4, seeds=(0,)))
+    assert (found.temperature, found.positions) == (1.5, "all")
+    rows = [steered_texts.Row("The shop was", own, "happy", 0.05) for own in stored.values()]
+    with pytest.raises(EmotraceError, match=r"different positions or temperatures: say which, Writing\(positions=…"):
+        steered_texts.write(model, rows, [LAYER], Writing(2))
+
+
 def test_other_layers_than_half_depth_are_kept_too(planted):
     """What is stored is used, not a default that happens to be it: at each layer the text is another."""
     model, joy, vectors = planted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import every_class
 import numpy as np
@@ -17,6 +18,7 @@ from emotrace import EmotraceError, Writing
 from emotrace.activations import read_tokens, residual_norms
 from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
+from emotrace.judges.calibration import Calibration
 from emotrace.tokens import Tokens
 from emotrace.whatif import live, watching
 from emotrace.whatif.shading import pleasantness
@@ -145,12 +147,18 @@ def test_above_the_edit_its_trace_is_seen_and_embeddings_are_what_enters(tiny, f
 def test_a_sampled_text_a_chat_and_an_end_are_those_of_steer(tiny):
     model = tiny("llama")
     vectors = vectors_of(model)
-    for writing in (Writing(12, temperature=1.5, seeds=(7, 8)), Writing(12, chat=True), Writing(1)):
+    drawn = Writing(12, temperature=1.5, seeds=(7, 8))
+    calibrated = Calibration([2], (-0.2, 0.2), 0.9, 40, "generated", 1.5).onto(vectors)
+    by_default = emotrace.watch(
+        model, PROMPT, "sad", vectors=calibrated, writing=replace(drawn, temperature=None), show=False
+    )
+    for writing in (Writing(12, chat=True), Writing(1), drawn):
         table = emotrace.watch(model, PROMPT, "sad", vectors=vectors, writing=writing, show=False)
         first = Writing(writing.max_new_tokens, writing.temperature, chat=writing.chat, seeds=writing.seeds[:1])
         expected = emotrace.steer(model, PROMPT, vectors, 0.0, emotions="sad", writing=first).iloc[0]
         assert ids_of(table)[1] == expected["tokens"]
         assert table.attrs["text"] == expected["text"]
+    assert ids_of(by_default)[1] == expected["tokens"]
 
 
 def test_an_end_of_text_is_not_watched(tiny, monkeypatch):

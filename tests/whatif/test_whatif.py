@@ -24,7 +24,6 @@ from emotrace.tokens import Writing, encode
 from emotrace.whatif import compare, slider, text_reading
 from emotrace.whatif.compare import what_if
 from emotrace.whatif.slider import window
-from emotrace.whatif.text_reading import cached_vectors
 from emotrace.whatif.token_reading import read_emotions
 
 PROMPT = "The door opened and"
@@ -99,6 +98,19 @@ def test_beside_the_changes_stand_those_under_vectors_of_permuted_labels(llama, 
     np.testing.assert_allclose(table["permuted_low"], both.min(axis=1), atol=1e-6)
     np.testing.assert_allclose(table["permuted_high"], both.max(axis=1), atol=1e-6)
     assert result.steered == own["happy"].steered
+    np.testing.assert_allclose(table["p"], (1 + both.ge(table["change"], axis=0).sum(axis=1)) / 3)
+    assert len(set(table["p"].round(2))) > 1
+    away = {name: what_if(llama, PROMPT, name, -0.9, **options) for name in ("sad", "calm")}
+    both = pd.concat([one.changes.set_index("emotion")["change"] for one in away.values()], axis=1)
+    fallen = what_if(llama, PROMPT, "happy", -0.9, control=2, **options).changes.set_index("emotion")
+    expected = (1 + both.loc[fallen.index].le(fallen["change"], axis=0).sum(axis=1)) / 3
+    np.testing.assert_allclose(fallen["p"], expected)
+    assert f"p of the change among them: happy {table.loc['happy', 'p']:.2g} (2 allow none below 0.33: take 19 for" in (
+        result.ranks()
+    )
+    assert result.ranks() in result._repr_html_()
+    assert result.ranks() in " ".join(str(result).split())
+    assert own["sad"].ranks() == ""
     lines = [line for line in str(result).splitlines() if "│" in line]
     row = table.loc["happy"]
     ends = f"{row['permuted_low']:+.2f} … {row['permuted_high']:+.2f}"
@@ -191,6 +203,14 @@ def test_a_known_model_turns_to_joy_and_the_judge_and_the_regime_say_so(joyful):
     assert above.steered.split() == ["joy"] * len(above.steered.split())
     assert above.side("steered").regime == regimes.REPETITIVE
     assert above.side("plain").regime == regimes.SURGICAL
+    assert below.advice() == ""
+    said = f"Steering broke the text: take less strength ({1.1 * flip / 2:.2g}, say), or sample the texts"
+    assert said in above.advice()
+    assert above.advice() in " ".join(str(above).split())
+    assert above.advice() in above._repr_html_()
+    looping = replace(above, sides=(replace(above.sides[0], regime=regimes.REPETITIVE), above.sides[1]))
+    assert looping.advice().startswith("The plain text breaks down by itself")
+    assert above.settings().endswith("at layer 2; texts greedy")
     assert above.judge == "word counter"
     assert above.judged.set_index("label").loc["joy", ["plain", "steered", "change"]].tolist() == [0, 1, 1]
     assert above.judged["label"].iloc[0] == "joy"
@@ -352,12 +372,14 @@ def test_on_a_real_model_steering_raises_the_emotion_that_the_model_reads_in_its
 
 
 @pytest.mark.real
-def test_the_first_answer_on_the_embedded_model_comes_in_seconds(packaged):
+def test_the_first_answer_on_the_embedded_model_comes_in_seconds_and_reads_no_passages(packaged, monkeypatch):
     model = packaged("smollm2-135m-instruct")
-    cached_vectors(model)  # extracted once for a machine, then kept
+    monkeypatch.setattr(text_reading, "read_texts", None)
     model.norms = None
     start = time.process_time()  # of all cores, whatever else they do
-    result = what_if(model, "I woke up this morning and", "afraid")
+    result = what_if(model, "When she opened the letter, she", "afraid")
     seconds = time.process_time() - start
     assert set(result.changes["emotion"]) == set(corpus.emotion_names())
+    assert result.side("steered").regime == regimes.SURGICAL
+    assert result.steered != result.plain
     assert seconds < 20  # 10 s on two cores
