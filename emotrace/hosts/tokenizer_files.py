@@ -51,7 +51,8 @@ def _mended(tokenizer: Any) -> bool | None:
 
     The tokenizer within tells: the argument alone stands on every one that was read with it.
     """
-    return getattr(getattr(tokenizer, "backend_tokenizer", None), "fix_mistral_regex", None)
+    mended: bool | None = getattr(getattr(tokenizer, "backend_tokenizer", None), "fix_mistral_regex", None)
+    return mended
 
 
 def _mistrals(tokenizer: Any) -> bool:
