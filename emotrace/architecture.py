@@ -152,7 +152,7 @@ def _probe_cache(module: Any, last: torch.Tensor) -> int | None:
     """Checks that a text read in two parts with a cache, as in writing, is read as at once; the window if it is not
     past a window of the configuration's (the probe is short, so it is set to less than the probe for a moment)."""
     config = module.config.get_text_config()
-    # Some state spaces step otherwise than they read: seen 3e-4 in Nemotron-H.
+    # Nemotron-H steps 3e-4 otherwise than it reads: only in reading are its time steps held above a least one.
     tolerance = 0.01 if _fine(last) and _exact(module) else 0.1
     if _apart(_in_two_parts(module, last.device), last[0, -1]) > tolerance:
         raise EmotraceError(

@@ -8,6 +8,7 @@ from typing import Any
 from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.hosts import checkpoints, quantised, threads
+from emotrace.hosts.tokenizer_files import check_split
 from emotrace.models import Model, describe, handle_of
 
 
@@ -26,7 +27,8 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
     (:func:`~emotrace.hosts.checkpoints.memory_digest`).
 
     Raises:
-        EmotraceError: no model of transformers, one on no device, or one without a residual stream to read.
+        EmotraceError: no model of transformers, one on no device, or one without a residual stream to read; a tokenizer
+            that splits words as its model was not trained.
     """
     import transformers
     from nnsight.modeling.transformers import TransformersModel
@@ -36,6 +38,7 @@ def attach(module: Any, tokenizer: Any, *, name: str | None = None, instruct: bo
         raise EmotraceError(f"a causal language model of transformers is attached, not a {type(module).__name__}")
     if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         raise EmotraceError(f"a tokenizer of transformers goes with it, not a {type(tokenizer).__name__}")
+    check_split(tokenizer)
     if inner.get_output_embeddings() is None:
         raise EmotraceError(f"{type(inner).__name__} has no unembedding: the model with its head is attached")
     if any(weights.is_meta for weights in inner.parameters()):

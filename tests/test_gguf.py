@@ -228,6 +228,13 @@ def test_a_text_begins_with_bos_where_llama_cpp_says_so(pre, stated, begins, tin
     assert ids.count(model.tokenizer.bos_token_id) == begins
 
 
+def test_mistrals_words_are_split_as_it_was_trained(tiny_folder, tmp_path):
+    whole = {"tokenizer.ggml.pre": "tekken"}
+    model = emotrace.load(str(tiny_gguf.write(tiny_folder("llama"), tmp_path / "x.gguf", "llama", whole=whole)))
+    pieces = model.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("HelloWorld 27")
+    assert [piece for piece, _ in pieces] == ["Hello", "World", "Ġ", "2", "7"]
+
+
 def test_an_end_that_the_file_appends_is_appended(tiny_folder, tmp_path):
     whole = {"tokenizer.ggml.add_eos_token": True}
     model = emotrace.load(str(tiny_gguf.write(tiny_folder("llama"), tmp_path / "x.gguf", "llama", whole=whole)))

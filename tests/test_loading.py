@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import string
 import subprocess
 import sys
 import textwrap
@@ -290,15 +291,13 @@ def test_a_packaged_model_is_recommended_for_its_hub_id():
     assert "smollm2-135m-instruct is the packaged copy" in failure("HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
-@pytest.fixture(scope="module")
-def split_elsewhere(tmp_path_factory) -> Path:
+def split_elsewhere(folder: Path, letters: str) -> Path:
     """A tiny Mistral whose tokenizer has over 100,000 tokens and splits words as old conversions of Mistral's do."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("split")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ("".join(letters) for letters in itertools.product(alphabet[:60], repeat=3))
+    words = ("".join(word) for word in itertools.product(letters, repeat=4))
     vocabulary = [*alphabet, *itertools.islice(words, 100_001)]
     tokenizer = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(vocabulary)}, merges=[]))
     split = pre_tokenizers.Split(Regex(r"\w+|\s+"), "isolated")
@@ -312,19 +311,81 @@ def split_elsewhere(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def of_mistral(tmp_path_factory) -> Path:
+    return split_elsewhere(tmp_path_factory.mktemp("mistral"), string.ascii_lowercase)
+
+
+@pytest.fixture(scope="module")
+def of_another(tmp_path_factory) -> Path:
+    """Tokens such as "aZ" and "12", which Mistral's pattern splits."""
+    return split_elsewhere(tmp_path_factory.mktemp("another"), "abcdeXYZ" + string.digits)
+
+
+def first_pieces(tokenizer, count: int) -> list[str]:
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("HelloWorld it's")
+    return [piece for piece, _ in pieces][:count]
+
+
+def with_config(folder: Path, into: Path, changes: dict[str, object]) -> Path:
+    shutil.copytree(folder, into)
+    config = json.loads((into / "config.json").read_text()) | changes
+    (into / "config.json").write_text(json.dumps(config))
+    return into
+
+
+OLD = {"transformers_version": "4.55.0"}
+
+
 @pytest.mark.parametrize(
     ("changes", "first"),
     [
-        ({"transformers_version": "4.55.0"}, ["Hello", "World"]),
+        (OLD, ["Hello", "World"]),
         ({"transformers_version": None}, ["Hello", "World"]),
         ({"transformers_version": "5.0.0"}, ["HelloWorld"]),  # converted since it was mended
-        ({"transformers_version": "4.55.0", "model_type": "llama"}, ["HelloWorld"]),  # another family's own pattern
+        (OLD | {"model_type": "llama"}, ["HelloWorld"]),  # another family's own pattern
     ],
 )
-def test_mistrals_words_are_split_as_it_was_trained(split_elsewhere, tmp_path, changes, first):
-    folder = tmp_path / "model"
-    shutil.copytree(split_elsewhere, folder)
-    config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(config))
-    pieces = emotrace.load(str(folder)).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("HelloWorld it's")
-    assert [piece for piece, _ in pieces][: len(first)] == first
+def test_mistrals_words_are_split_as_it_was_trained(of_mistral, tmp_path, changes, first):
+    model = emotrace.load(str(with_config(of_mistral, tmp_path / "model", changes)))
+    assert first_pieces(model.tokenizer, len(first)) == first
+
+
+def test_a_mistral_with_another_vocabulary_keeps_its_pattern(of_another, tmp_path):
+    folder = with_config(of_another, tmp_path / "model", OLD)
+    model = emotrace.load(str(folder))
+    assert first_pieces(model.tokenizer, 1) == ["HelloWorld"]
+    warned_of = transformers.AutoTokenizer.from_pretrained(folder)
+    assert first_pieces(emotrace.attach(model.nn._module, warned_of).tokenizer, 1) == ["HelloWorld"]
+
+
+def test_a_tokenizer_in_memory_that_transformers_warns_of_is_refused_unless_it_was_asked_for(of_mistral, tmp_path):
+    folder = with_config(of_mistral, tmp_path / "model", OLD)
+    model = emotrace.load(str(folder))
+    as_it_is, mended, kept = (
+        transformers.AutoTokenizer.from_pretrained(folder, **how)
+        for how in ({}, {"fix_mistral_regex": True}, {"fix_mistral_regex": False})
+    )
+    with pytest.raises(EmotraceError, match=r"fix_mistral_regex=True\), or False to keep it as it is$"):
+        emotrace.attach(model.nn._module, as_it_is)
+    attached = [emotrace.attach(model.nn._module, one) for one in (mended, kept)]
+    assert [first_pieces(one.tokenizer, 1) for one in attached] == [["Hello"], ["HelloWorld"]]
+    assert len({one.identity for one in attached}) == 2  # vectors of one are not taken for the other's
+
+
+def test_a_judges_words_are_split_as_it_was_trained(of_mistral, tmp_path):
+    from emotrace.judges.classifiers import load_classifier
+
+    folder = with_config(of_mistral, tmp_path / "judge", OLD)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, fix_mistral_regex=False)
+    tokenizer.pad_token = "!"
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("fix_mistral_regex")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = transformers.MistralConfig.from_pretrained(folder, num_labels=3, pad_token_id=tokenizer.pad_token_id)
+    transformers.MistralForSequenceClassification(config).save_pretrained(folder)
+    saved = json.loads((folder / "config.json").read_text()) | OLD
+    (folder / "config.json").write_text(json.dumps(saved))
+    assert first_pieces(transformers.AutoTokenizer.from_pretrained(folder), 1) == ["HelloWorld"]
+    assert first_pieces(load_classifier(str(folder)).tokenizer, 2) == ["Hello", "World"]

@@ -21,6 +21,7 @@ from emotrace.errors import EmotraceError, first_line, unknown
 from emotrace.hosts.checkpoints import check_finite, check_whole
 from emotrace.hosts.sources import quiet
 from emotrace.hosts.threads import one_at_a_time
+from emotrace.hosts.tokenizer_files import read_tokenizer
 from emotrace.instrument import corpus
 from emotrace.judges.encoder import Head, SentenceEncoder, forward, freeze, load_encoder
 from emotrace.redaction import without_secret
@@ -199,7 +200,7 @@ def _load_hub(name: str, device: str) -> HubClassifier:
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = read_tokenizer(source)
         module, info = transformers.AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
     except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
         offline = ", and HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else ""
