@@ -17,6 +17,7 @@ from emotrace.instrument import corpus
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import busy  # noqa: E402
 import demo as demo_benchmark  # noqa: E402
 import extraction as benchmark  # noqa: E402
 import limit  # noqa: E402
@@ -169,6 +170,34 @@ def test_a_steered_batch_keeps_up_with_unsteered_generate_and_beats_one_text_at_
     assert table.loc["unsteered, batched", "highest_ratio"] > 0.7
     assert table.loc["one at a time", "highest_ratio"] > 3
     assert table.loc["no cache", "highest_ratio"] > 5
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_beside_a_busy_process_reading_takes_what_its_share_of_the_cores_gives():
+    """Threads that spin while they wait for each other take 2.8 times as long (docs/performance.md)."""
+    if busy.cores() < 2:
+        pytest.skip("one core: no thread waits for another")
+    for _ in range(2):
+        if (taken := busy.others()) > 0.15:
+            pytest.skip(f"others have {taken:.0%} of this machine already")
+        with busy.worker() as process:
+            found = busy.ratios(process, "read", 1)
+        if min(found) <= 1.2 * busy.fair(1):
+            return
+    pytest.fail(f"reading beside one busy process takes {min(found):.2f} times as long at least: {found}")
+
+
+def test_the_fair_share_is_that_of_the_thread_with_the_most_company(monkeypatch):
+    shares = {1: [2, 3, 4], 2: [2, 2, 3], 4: [2, 2, 2]}
+    for cores, fair in shares.items():
+        monkeypatch.setattr(busy, "cores", lambda cores=cores: cores)
+        assert [busy.fair(processes) for processes in (1, 2, 3)] == fair
+
+
+def test_what_others_take_is_seen():
+    with busy.beside(busy.cores()):
+        assert busy.others(0.3) > 0.8
 
 
 def memory(model: str, texts: int, *options: str) -> tuple[float, float]:
