@@ -1,8 +1,9 @@
 """Reading the residual stream: texts → pooled activations ``[text, layer, d_model]``, or one vector a token.
 
-How it is done with nnsight: one ``trace`` a batch. In it, each decoder layer's output is pooled over tokens at once, so
-that what leaves the trace is one vector a text and layer instead of one a token. ``tracer.stop()`` ends the forward
-pass after the last layer asked for, so that the unembedding never runs.
+How it is done with nnsight: one ``trace`` a batch, and a ``session`` around those that a server is sent at once. In a
+trace, each decoder layer's output is pooled over tokens, so that what leaves it is one vector a text and layer instead
+of one a token. ``tracer.stop()`` ends the forward pass after the last layer asked for, so that the unembedding never
+runs.
 
 Layers: index 0 is the embedding output (what enters the first decoder layer), index i the output of decoder layer i, as
 in ``hidden_states`` of transformers. TransformerLens and nnterp count the decoder layers from 0.
@@ -28,6 +29,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import ArrayFile, Cache
 from emotrace.hosts.finite import finite
+from emotrace.hosts.remote import answers
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import gathered, make_input_contiguous, pooled, residual
 from emotrace.instrument import corpus
@@ -54,6 +56,10 @@ POOLINGS = ("last", "mean")
 BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 8192
 SERVER_BATCH_TOKENS = 2048
+# A request to a server costs 0.1 s and the network's latency: small batches travel together, up to so many tokens, and
+# bytes of what comes back.
+REQUEST_TOKENS = 4 * SERVER_BATCH_TOKENS
+REQUEST_BYTES = 8_000_000
 
 
 @arguments.checked
@@ -109,8 +115,14 @@ def read_activations(
             results = {pooling: np.empty(shape, np.float32) for pooling in poolings}
         else:
             results = {name: files.enter_context(ArrayFile(Path(out) / f"{name}.npy", shape)) for name in poolings}
-        for rows in batches([len(text.ids) for text in tokens], batch_tokens or _budget(model)):
-            vectors = _read_batch(model, [tokens[row] for row in rows], layers, poolings, cache)
+        budget = batch_tokens or _budget(model)
+
+        def read(rows: list[int]) -> np.ndarray:
+            return _read_batches(model, [tokens[row] for row in rows], layers, poolings, budget, cache)
+
+        text_bytes = 4 * len(poolings) * len(layers) * model.d_model
+        requests = _requests(model, [len(text.ids) for text in tokens], budget, text_bytes)
+        for rows, vectors in answers(model.remote, requests, read):
             for pooling, values in zip(poolings, vectors, strict=True):
                 results[pooling][rows] = values
             if progress:
@@ -129,16 +141,32 @@ def _budget(model: Model) -> int:
     return {"cpu": BATCH_TOKENS, "meta": SERVER_BATCH_TOKENS}.get(device, GPU_BATCH_TOKENS)
 
 
-def _read_batch(
-    model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str], cache: Cache | None
+def _requests(model: Model, lengths: Sequence[int], budget: int, text_bytes: int) -> list[list[int]]:
+    """What is asked for at once: a batch; of a server as many small ones as may travel together."""
+    requests: list[list[int]] = []
+    tokens = 0
+    for rows in batches(lengths, budget):
+        new, size = len(rows) * lengths[rows[0]], len(rows) * text_bytes
+        last = requests[-1] if requests and next(model.nn._module.parameters()).is_meta else None
+        if last and tokens + new <= REQUEST_TOKENS and size + text_bytes * len(last) <= REQUEST_BYTES:
+            last += rows
+        else:
+            requests.append(rows)
+            tokens = 0
+        tokens += new
+    return requests
+
+
+def _read_batches(
+    model: Model, texts: list[Tokens], layers: list[int], poolings: Sequence[str], budget: int, cache: Cache | None
 ) -> np.ndarray:
-    """One batch, from the cache if it is there: ``[pooling, row, layer, d_model]``."""
+    """One request, from the cache if it is there: ``[pooling, row, layer, d_model]``."""
 
     def compute() -> np.ndarray:
-        parts = in_parts(model, batch, lambda part: _pool_batch(model, part, layers, poolings))
+        parts = in_parts(model, texts, lambda part: _pool(model, part, layers, poolings, budget))
         return np.concatenate(parts, axis=1)
 
-    vectors = compute() if cache is None else cache.arrays(_batch_key(model, batch, layers, poolings), compute)
+    vectors = compute() if cache is None else cache.arrays(_batch_key(model, texts, layers, poolings), compute)
     return finite(model, vectors, layers)
 
 
@@ -149,14 +177,18 @@ def _batch_key(model: Model, batch: list[Tokens], layers: list[int], poolings: S
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _pool_batch(model: Model, batch: list[Tokens], layers: list[int], poolings: Sequence[str]) -> np.ndarray:
-    """One forward pass: ``[pooling, row, layer, d_model]``."""
-    ids = pad_right([text.ids for text in batch])
-    weights = torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1).to(model.device)
-    with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
-        vectors = gathered([pooled(residual(model.layers, index), weights) for index in layers]).save()
-        tracer.stop()  # what leaves the trace, and the server, is [layer, row, pooling, d_model]
-    return vectors.permute(2, 1, 0, 3).numpy()
+def _pool(model: Model, texts: list[Tokens], layers: list[int], poolings: Sequence[str], budget: int) -> np.ndarray:
+    """One forward pass a batch, in one request: ``[pooling, row, layer, d_model]``. The longest text comes first."""
+    passes = [[texts[row] for row in rows] for rows in batches([len(text.ids) for text in texts], budget)]
+    ids = [pad_right([text.ids for text in batch]) for batch in passes]
+    weights = [torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1) for batch in passes]
+    with torch.no_grad(), model.session():
+        vectors = nnsight.save([])
+        for number in range(len(ids)):
+            with model.trace({"input_ids": ids[number]}, use_cache=False) as tracer:
+                vectors.append(gathered([pooled(residual(model.layers, i), weights[number]) for i in layers]))
+                tracer.stop()
+    return torch.cat(vectors, dim=1).permute(2, 1, 0, 3).numpy()
 
 
 def pooling_weights(batch: Sequence[Tokens], pooling: str) -> torch.Tensor:
@@ -192,7 +224,7 @@ def read_tokens(
     layers, tokens = model.check_layers(layers), encode(model, texts)
     streams: dict[int, np.ndarray] = {}
 
-    def read(rows: Sequence[int]) -> None:
+    def read(rows: Sequence[int]) -> None:  # each row is of one batch: threads do not meet
         ids = pad_right([tokens[row].ids for row in rows])
         with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
             stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
@@ -200,8 +232,8 @@ def read_tokens(
         for row, values in zip(rows, stream.numpy(), strict=True):
             streams[row] = finite(model, values[: len(tokens[row].ids)], layers)
 
-    for batch in batches([len(text.ids) for text in tokens], _budget(model)):
-        in_parts(model, batch, read)
+    groups = batches([len(text.ids) for text in tokens], _budget(model))
+    for batch, _ in answers(model.remote, groups, lambda rows: in_parts(model, rows, read)):
         if progress:
             progress(len(batch))
     return [streams[row] for row in range(len(tokens))]

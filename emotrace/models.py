@@ -87,10 +87,10 @@ class Model:
         return partial(self.nn.session, backend=self.backend())
 
     def backend(self) -> Any:
-        """What every context of this model is given: where to run, and one thread at a time."""
+        """What every context of this model is given: where to run, and in this process one thread at a time."""
         from emotrace.hosts.turns import InTurn
 
-        return InTurn(self.lock, self.remote.backend(self.nn) if self.remote else None)
+        return self.remote.backend(self.nn, self.lock) if self.remote else InTurn(self.lock)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What travels with a remote trace that names the handle: its envoys."""

@@ -16,8 +16,9 @@ from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError, shown
 from emotrace.files import Cache
+from emotrace.hosts.remote import answers
 from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
-from emotrace.tokens import Writing, in_parts, prompt_ids, text_after
+from emotrace.tokens import Writing, in_batches, in_parts, prompt_ids, text_after
 from emotrace.vectors import Emotion, EmotionVectors, mixture_name
 
 if TYPE_CHECKING:
@@ -133,13 +134,15 @@ def write(
         range(len(rows)), key=lambda index: (-len(prompts[rows[index].prompt]), numbers[rows[index].prompt], index)
     )
     written: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(order), batch_rows):
-        indices = order[start : start + batch_rows]
+
+    def batch_of(indices: list[int]) -> list[dict[str, Any]]:
         batch = [rows[index] for index in indices]
         edit = Edit(
             row_directions(batch, layers, norms), on_the_fly=on_the_fly, positions=writing.positions or "generated"
         )
-        texts = _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
+        return _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
+
+    for indices, texts in answers(model.remote, in_batches(order, batch_rows), batch_of):
         written.update(zip(indices, texts, strict=True))
         if progress:
             progress(len(indices))

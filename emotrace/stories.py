@@ -20,12 +20,13 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
+from emotrace.hosts.remote import answers
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
 from emotrace.instrument.stories import request, status, until_sentence_end
 from emotrace.measures.randomness import seed_from
 from emotrace.steering import generate
-from emotrace.tokens import Writing, chat_ids, encode
+from emotrace.tokens import Writing, chat_ids, encode, in_batches
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -154,17 +155,18 @@ def write_stories(
         # Prompts of like length share a batch.
         unsettled = sorted(unsettled, key=lambda cell: (-len(prompts[cell.topic, cell.emotion]), order[cell]))
         failed: list[Cell] = []
-        for start in range(0, len(unsettled), batch_rows):
-            batch = unsettled[start : start + batch_rows]
+
+        def write(batch: list[Cell], attempt: int = attempt) -> list[dict[str, Any]]:
             ids, seeds = [prompts[cell[:2]] for cell in batch], [seed_of(seed, cell, attempt) for cell in batch]
-            stories = _write_batch(model, batch, ids, seeds, attempt, writing, asked, cache)
+            return _write_batch(model, batch, ids, seeds, attempt, writing, asked, cache)
+
+        for batch, stories in answers(model.remote, in_batches(unsettled, batch_rows), write):
             rows += stories
             rejected = [cell for cell, row in zip(batch, stories, strict=True) if row["status"] != "kept"]
             failed += rejected
             if progress:
-                progress(len(batch) - (len(rejected) if attempt < attempts else 0))
-        unsettled = failed
-        if not failed:
+                progress(len(batch) - len(rejected) * (attempt < attempts))
+        if not (unsettled := failed):
             break
     rows.sort(key=lambda row: (order[Cell(row["topic"], row["emotion"], row["story"])], row["attempt"]))
     return pd.DataFrame(rows)

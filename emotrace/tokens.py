@@ -292,6 +292,11 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return groups
 
 
+def in_batches(rows: list[T], size: int) -> list[list[T]]:
+    """The rows in order, ``size`` to a batch."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Ids ``[row, token]`` to be read: in a causal model no token attends to padding on its right."""
     ids = torch.zeros(len(rows), _longest(rows), dtype=torch.long, device="cpu")
@@ -325,7 +330,8 @@ def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:
     results: list[T] = []
     start = 0
     while start < len(rows):
-        part = rows[start : start + max(1, -(-len(rows) // model.parts))]
+        parts = model.parts  # another thread may have learnt as much meanwhile
+        part = rows[start : start + max(1, -(-len(rows) // parts))]
         try:
             results.append(compute(part))  # type: ignore[arg-type]  # a slice of rows is rows
         except (TooLarge, MemoryError, RuntimeError) as error:
@@ -333,7 +339,7 @@ def in_parts(model: Model, rows: Rows, compute: Callable[[Rows], T]) -> list[T]:
                 raise
             if len(part) == 1:
                 raise EmotraceError(f"one row alone is too large: {first_line(error)}") from error
-            model.parts *= 2
+            model.parts = max(model.parts, 2 * parts)
             continue
         start += len(part)
     return results

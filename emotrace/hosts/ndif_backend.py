@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,13 @@ from nnsight.tracing.tracer import Tracer
 
 from emotrace.hosts import patience
 from emotrace.hosts.patience import Traffic, patiently
+from emotrace.hosts.torch_settings import as_shipped
 
 
 class PatientBackend(RemoteBackend):
     """nnsight's own gives up at the first fault, and after some faults waits for ever. This one tries again.
+
+    Threads of one model take turns at serialising, and wait for the server side by side.
 
     Args:
         model_key: the name by which the server knows the model.
@@ -28,32 +32,40 @@ class PatientBackend(RemoteBackend):
         env: nnsight's settings for the request.
         traffic: what is sent and received is counted in it.
         say: told in one line about each wait.
+        packing: the model's own lock, held while a trace is serialised.
     """
 
     def __init__(
-        self, model_key: str, host: str, env: dict[str, Any], traffic: Traffic, say: Callable[[str], None]
+        self,
+        model_key: str,
+        host: str,
+        env: dict[str, Any],
+        traffic: Traffic,
+        say: Callable[[str], None],
+        packing: threading.Lock,
     ) -> None:
         # nnsight's ten minutes are long for an answer that only says "received".
         nnsight_remote._READ_TIMEOUT = patience.PATIENCE.silence
         super().__init__(model_key, host=host, env=env)
         self.api_key = patience.api_key()  # nnsight's own may end in a newline
-        self.traffic, self.say = traffic, say
+        self.traffic, self.say, self.packing = traffic, say, packing
 
     def request(self, request: RequestModel, tracer: Tracer) -> dict[str, Any] | None:
         """Serialises the trace once and sends it until a result comes."""
         self.display.enabled = False  # a progress bar is on the screen already
-        blob = self._serialize(tracer)
+        with self.packing, as_shipped():
+            blob = self._serialize(tracer)
 
         def announce(line: str) -> None:
-            self.traffic.retries += 1
+            self.traffic.count(retries=1)
             self.say(line)
 
         result = patiently(lambda: self._attempt(request, blob), self.host, announce)
-        self.traffic.requests += 1
+        self.traffic.count(requests=1)
         return result
 
     def _attempt(self, request: RequestModel, blob: bytes) -> dict[str, Any] | None:
-        self.traffic.sent += len(blob)
+        self.traffic.count(sent=len(blob))
         header = {"ndif-api-key": self.api_key} if self.api_key else None
         connection = websocket.create_connection(
             f"{self.ws_host}/subscribe", header=header, timeout=patience.PATIENCE.connect
@@ -98,7 +110,7 @@ class PatientBackend(RemoteBackend):
             last_news = last_word
             # Once the server speaks of the job, it has it, and any wait is the job's own.
             longest = patience.PATIENCE.longest_job
-            self.traffic.received += len(data)
+            self.traffic.count(received=len(data))
             response = self.parse(data if opcode == websocket.ABNF.OPCODE_BINARY else data.decode())
             if self.note(response):
                 return self.download_result(response.data)

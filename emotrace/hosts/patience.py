@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Patience:
 
 
 PATIENCE = Patience()
+_counting = threading.Lock()
 
 
 @dataclass
@@ -57,6 +59,12 @@ class Traffic:
     retries: int = 0
     sent: int = 0
     received: int = 0
+
+    def count(self, **more: int) -> None:
+        """Adds to the counts, whatever thread it is."""
+        with _counting:
+            for name, number in more.items():
+                setattr(self, name, getattr(self, name) + number)
 
 
 def patiently(

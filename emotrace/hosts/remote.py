@@ -8,24 +8,36 @@ A server is busy, restarts, and drops connections. :class:`emotrace.hosts.ndif_b
 payload again where the fault may pass, with growing pauses and an end to them; where it cannot, it fails at once with
 one clear message. The block of the ``with`` is serialised once, so nothing of the caller's runs twice. A job whose
 answer was lost is computed again: the protocol has no way to ask for it a second time.
+
+The network's latency is hidden: :func:`answers` has the next request under way while the server computes the last one.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import urllib.parse
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from emotrace.errors import EmotraceError
 from emotrace.hosts import patience
 from emotrace.hosts.patience import Traffic, api_key, patiently, to_stderr
+from emotrace.hosts.threads import Turn
 from emotrace.instrument import corpus
 
 if TYPE_CHECKING:
     from nnsight.modeling.transformers import TransformersModel
     from nnsight.tracing.backend import Backend
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+IN_FLIGHT = 2
+"""Requests of one model that are under way at once: one is computed, the other travels. More would only queue."""
 
 
 @dataclass
@@ -37,15 +49,17 @@ class Remote:
         key: the name by which the server knows the model; empty for the simulation.
         traffic: counts.
         say: told in one line about each wait.
+        packing: held by the thread that serialises a trace.
     """
 
     where: str
     key: str = ""
     traffic: Traffic = field(default_factory=Traffic)
     say: Callable[[str], None] = to_stderr
+    packing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def backend(self, nn: TransformersModel) -> Backend:
-        """A fresh backend of nnsight for one trace, generation or session."""
+    def backend(self, nn: TransformersModel, lock: Turn) -> Backend:
+        """A fresh backend of nnsight for one trace, generation or session of the model that ``lock`` belongs to."""
         import nnsight
 
         from emotrace import in_trace
@@ -54,10 +68,49 @@ class Remote:
         if self.where == "local":
             from nnsight.intervention.backends.local import LocalSimulationBackend
 
-            return LocalSimulationBackend(nn)
+            from emotrace.hosts.turns import InTurn
+
+            return InTurn(lock, LocalSimulationBackend(nn))
         from emotrace.hosts.ndif_backend import PatientBackend
 
-        return PatientBackend(self.key, self.where, nn._remoteable_get_env(), self.traffic, self.say)
+        env = nn._remoteable_get_env()
+        return PatientBackend(self.key, self.where, env, self.traffic, self.say, self.packing)
+
+
+def answers(
+    remote: Remote | None, jobs: Iterable[Job], compute: Callable[[Job], Answer]
+) -> Iterator[tuple[Job, Answer]]:
+    """Each job and what ``compute`` makes of it, in order; on a server :data:`IN_FLIGHT` of them at once.
+
+    In this process one is done after the other. What is under way when a job fails, or when the caller stops, is not
+    waited for.
+    """
+    if remote is None or remote.where == "local":
+        for job in jobs:
+            yield job, compute(job)
+        return
+    waiting: deque[tuple[Job, Future[Answer]]] = deque()
+    for job in jobs:
+        waiting.append((job, _begun(compute, job)))
+        if len(waiting) == IN_FLIGHT:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
+
+
+def _begun(compute: Callable[[Job], Answer], job: Job) -> Future[Answer]:
+    """In a daemon thread: those of a pool would be joined at exit, and a queue may be an hour long."""
+    future: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(compute(job))
+        except BaseException as error:  # raised where the answer is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def address(remote: bool | str) -> str:

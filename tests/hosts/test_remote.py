@@ -5,7 +5,12 @@ could not travel fail here. A real server is in tests/ndif.
 """
 
 import ast
+import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -276,6 +281,81 @@ def test_patience_ends(hasty):
     assert len(hasty) == 3
 
 
+# -- in flight ---------------------------------------------------------------------------------------------------------
+
+
+def _under_way(where, jobs, seconds=0.05):
+    """What ``answers`` gives, how many jobs were under way when each began, and in which threads."""
+    running, seen, threads, lock = set(), [], set(), threading.Lock()
+
+    def compute(job):
+        with lock:
+            running.add(job)
+            seen.append(len(running))
+            threads.add(threading.get_ident())
+        time.sleep(seconds * (2 if job % 2 else 1))  # the second is done before the first
+        with lock:
+            running.remove(job)
+        return job * job
+
+    found = list(remote.answers(None if where is None else remote.Remote(where), jobs, compute))
+    return found, max(seen), threads
+
+
+def test_two_requests_are_in_flight_and_come_back_in_order():
+    found, most, threads = _under_way(HOST, range(7))
+    assert found == [(job, job * job) for job in range(7)]
+    assert most == remote.IN_FLIGHT == 2
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("where", [None, "local"])
+def test_in_this_process_one_is_done_after_the_other(where):
+    assert _under_way(where, range(4), 0) == ([(0, 0), (1, 1), (2, 4), (3, 9)], 1, {threading.get_ident()})
+
+
+def test_an_error_in_flight_is_raised_where_its_answer_was_due_and_nothing_more_is_asked():
+    asked, given = [], []
+
+    def compute(job):
+        asked.append(job)
+        if job == 1:
+            raise EmotraceError("job 1")
+        return job
+
+    asking = remote.answers(remote.Remote(HOST), range(9), compute)
+    with pytest.raises(EmotraceError, match="job 1"):
+        given.extend(job for job, _ in asking)
+    assert given == [0]
+    assert sorted(asked) == [0, 1, 2]  # the one that was under way beside it, and none after
+
+
+def test_small_batches_travel_together_and_large_ones_alone(tiny, monkeypatch):
+    here = tiny("llama")
+    there = copy.copy(here)
+    lengths = [40, 40, 30, 30, 20, 20, 10, 10]
+    single = [[0, 1], [2, 3], [4, 5, 6, 7]]
+    assert activations._requests(here, lengths, 80, 100) == single
+    monkeypatch.setattr(there, "nn", SimpleNamespace(_module=torch.nn.Linear(1, 1, device="meta")))
+    assert activations._requests(there, lengths, 80, 100) == [[0, 1, 2, 3, 4, 5, 6, 7]]
+    monkeypatch.setattr(activations, "REQUEST_BYTES", 400)
+    assert activations._requests(there, lengths, 80, 100) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    monkeypatch.setattr(activations, "REQUEST_TOKENS", 139)
+    assert activations._requests(there, lengths, 80, 1) == single  # 80 + 60 tokens are too many
+
+
+def test_a_request_of_several_batches_is_bit_for_bit_each_batch_by_itself(tiny_model, there):
+    texts = sorted(tokens.encode(tiny_model, TEXTS * 2), key=lambda text: -len(text.ids))
+    layers, budget = list(range(tiny_model.n_layers + 1)), 2 * len(texts[0].ids)
+    rows = tokens.batches([len(text.ids) for text in texts], budget)
+    assert len(rows) > 1
+    single = [activations._pool(tiny_model, [texts[r] for r in some], layers, ("last", "mean"), 10**6) for some in rows]
+    for model in (tiny_model, there):
+        whole = activations._pool(model, texts, layers, ("last", "mean"), budget)
+        np.testing.assert_array_equal(whole, np.concatenate(single, axis=1))
+    assert np.ptp(whole, axis=1).max() > 0.1
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +379,23 @@ def test_a_batch_that_is_refused_is_halved_and_nothing_is_lost_or_done_twice(tin
     seen.clear()
     tokens.in_parts(model, list(range(8)), _refusing(3, seen))
     assert seen == [2, 2, 2, 2]  # what was learnt is kept
+    model.parts = 1
+
+
+def test_two_refused_at_once_learn_the_same_and_not_twice_as_much(tiny):
+    model, gate = tiny("gpt2"), threading.Barrier(2)
+    model.parts = 1
+
+    def compute(rows):
+        if len(rows) == 8:
+            gate.wait(5)
+            raise TooLarge("too large")
+        return list(rows)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: tokens.in_parts(model, list(range(8)), compute), range(2)))
+    assert found == [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2
+    assert model.parts == 2
     model.parts = 1
 
 

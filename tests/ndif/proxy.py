@@ -125,11 +125,13 @@ class Job:
 class Proxy:
     """Stands between a client and ``target`` (``http://host:port``); a context manager.
 
-    ``schedule(path)`` gives the fault of each connection, unless one was set for it by ``inject``.
+    ``schedule(path)`` gives the fault of each connection, unless one was set for it by ``inject``. ``delay`` is the
+    latency of the network: whatever is sent, in either direction, arrives so many seconds later.
     """
 
     target: str
     schedule: Callable[[str], Fault | None] = lambda path: None
+    delay: float = 0.0
     url: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -242,6 +244,11 @@ class Proxy:
         except OSError:
             _reset(writer)
             return
+        carriers = []
+        if self.delay:
+            (reader, up), (answers, down) = _later(reader, self.delay), _later(answers, self.delay)
+            carriers = [up, down]
+            await asyncio.sleep(self.delay)  # the head of the request
         there = asyncio.create_task(_pass_request(reader, requests, head, exchange))
         back = asyncio.create_task(_pass_answer(answers, writer, exchange))
         try:
@@ -250,13 +257,29 @@ class Proxy:
             for task in done:
                 task.result()
         finally:
-            for task in (there, back):
+            for task in (there, back, *carriers):
                 task.cancel()
-            await asyncio.gather(there, back, return_exceptions=True)
+            await asyncio.gather(there, back, *carriers, return_exceptions=True)
             requests.transport.abort()
             writer.close()  # what was passed still goes out
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), _PARTING)
+
+
+def _later(source: asyncio.StreamReader, seconds: float) -> tuple[asyncio.StreamReader, asyncio.Task]:
+    """What ``source`` gives, so many seconds later; nothing waits for what came before it."""
+    loop, late = asyncio.get_running_loop(), asyncio.StreamReader(limit=_CHUNK)
+
+    async def carry() -> None:
+        try:
+            while chunk := await source.read(_CHUNK):
+                loop.call_later(seconds, late.feed_data, chunk)
+        except ConnectionError as error:
+            loop.call_later(seconds, late.set_exception, error)
+        else:
+            loop.call_later(seconds, late.feed_eof)
+
+    return late, asyncio.create_task(carry())
 
 
 async def _pass_request(

@@ -83,6 +83,17 @@ def test_everything_passes_unchanged_and_is_counted(proxy: Proxy, echo: type[_Ec
     assert not proxy.counts
 
 
+def test_what_is_sent_arrives_later_and_is_not_slowed_down(echo: type[_Echo]) -> None:
+    blob = bytes(3_000_000)
+    seconds = {}
+    for delay in (0.0, 0.2):
+        with Proxy(echo.url, delay=delay) as proxy:
+            start = time.monotonic()
+            assert int(post(proxy.url, blob).text) > len(blob)
+            seconds[delay] = time.monotonic() - start
+    assert 0.4 <= seconds[0.2] < seconds[0.0] + 2  # there and back, and not once for each of 46 chunks
+
+
 def test_a_job_is_known_by_its_bytes_and_its_session(proxy: Proxy) -> None:
     for blob in (BLOB, BLOB, BLOB[:-1]):
         post(proxy.url, blob)

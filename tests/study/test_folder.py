@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 
 from emotrace.errors import EmotraceError
-from emotrace.study import experiments
+from emotrace.study import experiments, pipeline
 from emotrace.study.folder import RunFolder, read_tables, select
 
+FEW = "separation,anisotropy"
 SETTINGS = {"models": ["tiny"], "seed": 0}
 
 
@@ -128,31 +129,30 @@ def units(out: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_folder, tmp_path_factory) -> Path:
-    """A quick run of a tiny model that nothing disturbed."""
+def whole(small, tiny_folder, tmp_path_factory) -> Path:
+    """A run of a tiny model that nothing disturbed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    subprocess.run(command(tiny_folder("llama", n_layers=6), out), check=True, capture_output=True)
+    pipeline.run([str(tiny_folder("llama", n_layers=6))], out, quick=True)
     return out
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_path, tiny_folder, whole):
-    folder, killed = tiny_folder("llama", n_layers=6), tmp_path / "killed"
+def test_killed_at_ten_moments_and_resumed_the_tables_are_byte_identical(tmp_path, tiny_folder, whole, run_apart):
+    folders, killed = [str(tiny_folder("llama", n_layers=6))], tmp_path / "killed"
     total, moments = len(units(whole)), random.Random(7)
     for kill in range(10):
-        process = subprocess.Popen(
-            command(folder, killed, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = run_apart(folders, killed, resume=True)
         # By progress, not by the clock, since one machine is faster than another; then somewhere in the next unit.
-        while len(units(killed)) < (kill + 0.5) / 10 * total and process.poll() is None:
+        while len(units(killed)) < (kill + 0.5) / 10 * total and process.is_alive():
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 1))
-        assert process.poll() is None  # else nothing was interrupted, and the test would show nothing
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        time.sleep(moments.uniform(0, 0.2))
+        assert process.is_alive()  # else nothing was interrupted, and the test would show nothing
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     finished = {file: file.stat().st_mtime_ns for file in units(killed)}
     assert total / 2 < len(finished) < total
-    subprocess.run(command(folder, killed, "--resume"), check=True, capture_output=True)
+    pipeline.run(folders, killed, quick=True, resume=True)
     assert tables(killed) == tables(whole)
     made = {name for name, experiment in experiments.TABLES.items() if not experiment.extra} | {"transfer"}
     assert set(tables(whole)) == {f"{name}.csv" for name in {*made, "claims", "method_comparison_models"}}
@@ -185,11 +185,11 @@ def test_interrupted_from_the_keyboard_it_says_how_to_go_on(tmp_path, tiny_folde
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(tmp_path, tiny_folder, whole):
-    folder = tiny_folder("llama", n_layers=6)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(tmp_path, tiny_folder):
+    folder, wanted = tiny_folder("llama", n_layers=6), ("--experiments", FEW)
     # No file may grow beyond 40 kB: writing fails in the middle of the work, as on a full disk.
     limited = subprocess.run(
-        command(folder, tmp_path / "full"),
+        command(folder, tmp_path / "full", *wanted),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
@@ -199,5 +199,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(tmp_path, tiny_f
     assert last.startswith("emotrace: ")
     assert "cannot be written: File too large" in last
     assert "Traceback" not in limited.stderr
-    subprocess.run(command(folder, tmp_path / "full", "--resume"), check=True, capture_output=True)
-    assert tables(tmp_path / "full") == tables(whole)
+    kept = {file: file.stat().st_mtime_ns for file in units(tmp_path / "full")}
+    assert kept
+    for out, again in (("full", ["--resume"]), ("whole", [])):
+        subprocess.run(command(folder, tmp_path / out, *wanted, *again), check=True, capture_output=True)
+    assert tables(tmp_path / "full") == tables(tmp_path / "whole")
+    assert all(file.stat().st_mtime_ns == written for file, written in kept.items())

@@ -89,7 +89,7 @@ def test_a_lab_keeps_work_of_ones_own(lab, model, monkeypatch):
 
     texts = ["The kettle boils.", "Somebody is at the door, and it is late."]
     first = activations.read_activations(model, texts, cache=lab)
-    calls = counting(monkeypatch, activations, "_pool_batch")
+    calls = counting(monkeypatch, activations, "_pool")
     again = activations.read_activations(model, texts, cache=lab)
     assert not calls
     for pooling, values in activations.read_activations(model, texts).items():

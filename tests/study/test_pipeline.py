@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -143,32 +142,28 @@ def test_a_full_disk_and_the_keyboard_stop_the_run(tiny_folder, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_killed_in_the_second_model_and_resumed_nothing_of_the_first_is_lost(tiny_folder, tmp_path):
+@pytest.mark.usefixtures("small")
+def test_killed_in_the_second_model_and_resumed_nothing_of_the_first_is_lost(tiny_folder, tmp_path, run_apart):
     folders = [str(tiny_folder("llama", n_layers=6)), str(tiny_folder("gpt2", n_layers=6))]
-
-    def command(out: Path, *more: str) -> list[str]:
-        wanted = "separation,anisotropy,localisation"
-        words = ["run", *folders, "--out", str(out), "--quick", "--experiments", wanted, *more]
-        return [sys.executable, "-m", "emotrace", *words]
-
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    wanted = {"chosen": "separation,anisotropy,localisation", "quick": True}
+    pipeline.run(folders, tmp_path / "whole", **wanted)
     killed = tmp_path / "killed"
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
+    process = run_apart(folders, killed, **wanted)
+    while process.is_alive():
         manifest = killed / "manifest.json"
         if manifest.exists() and f"{Path(folders[1]).name}: load" in json.loads(manifest.read_text())["seconds"]:
             break
         time.sleep(0.01)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     tables = read_tables(killed)
     assert set(tables["localisation"]["model"]) == {Path(folders[0]).name}  # the first model's are on disk already
     pipeline.report(killed)  # a report of what there is
     kept = {file: file.stat().st_mtime_ns for file in (killed / ".cache").glob("[0-9a-f]*")}
     assert len(kept) > 20
-    subprocess.run(command(killed, "--resume"), check=True, capture_output=True)
+    pipeline.run(folders, killed, resume=True, **wanted)
     assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
     files = [
         {file.name: file.read_bytes() for file in (out / "tables").iterdir()} for out in (tmp_path / "whole", killed)

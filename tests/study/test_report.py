@@ -15,8 +15,8 @@ from emotrace.study.verdicts import format_interval, format_number
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder, tmp_path_factory) -> Path:
-    """A quick run on a tiny model whose folder's name is markup."""
+def run(small, tiny_folder, tmp_path_factory) -> Path:
+    """A small run on a tiny model whose folder's name is markup."""
     folder = tmp_path_factory.mktemp("models") / "<img src=x onerror=alert(1)>"
     shutil.copytree(tiny_folder("llama", n_layers=6), folder)
     out = tmp_path_factory.mktemp("runs") / "run"

@@ -69,8 +69,8 @@ INSTRUMENTS = corpus.instruments()
 
 
 @pytest.fixture(scope="module")
-def rescaled(tiny_folder, tmp_path_factory) -> Path:
-    """A quick run of a tiny llama and of the same one with its whole residual stream 64 times as large.
+def rescaled(small, tiny_folder, tmp_path_factory) -> Path:
+    """A small run of a tiny llama and of the same one with its whole residual stream 64 times as large.
 
     Every layer normalises what it reads, so the two write the same texts; a power of two changes no digit.
     """
@@ -168,6 +168,7 @@ def test_every_rule_of_a_run_says_what_it_rests_on(rescaled):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small")
 def test_gpt2_and_mistral_go_through_every_experiment_together(tiny_folder, tmp_path):
     folders = [str(tiny_folder(family, n_layers=6)) for family in ("gpt2", "mistral")]
     pipeline.run(folders, tmp_path / "run", quick=True)
