@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import proxy as proxies
 import pytest
-import served
 import server as servers
 import torch
 
@@ -80,7 +79,7 @@ def test_a_far_server_takes_little_longer_than_this_machine(here: Model, far: pr
 
 
 def test_small_batches_are_one_request(server: servers.Server, here: Model) -> None:
-    there = emotrace.load(served.HUB_ID, remote=server.url)
+    there = emotrace.load(DEFAULT_MODEL, remote=server.url)
     few, settings = TEXTS[:24], {"layers": [10, 20], "poolings": ("mean",), "batch_tokens": 256}
     found = activations.read_activations(there, few, **settings)["mean"]
     assert there.remote.traffic.requests == 1
