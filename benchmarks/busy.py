@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import psutil
@@ -26,7 +26,7 @@ from emotrace.hosts import threads
 
 TURNS = 3
 JOBS = ("read", "steer")
-COUNTING = "while True: pass"
+COUNTING = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # never left behind
 
 WORKER = """
 import sys, time
@@ -69,14 +69,14 @@ def others(seconds: float = 0.5) -> float:
 
 
 @contextlib.contextmanager
-def worker() -> Iterator[subprocess.Popen[str]]:
+def worker(jobs: Sequence[str] = JOBS) -> Iterator[subprocess.Popen[str]]:
     """A process that does a job whenever it is asked, its threads waiting as emotrace has them."""
     chosen = (*threads.USERS_POLICY, *threads.USERS_COUNT)
     environment = {name: value for name, value in os.environ.items() if name not in chosen}
     command = [sys.executable, "-c", WORKER]
     with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as process:
         try:
-            for job in JOBS:
+            for job in jobs:
                 took(process, job)  # warm
             yield process
         finally:
