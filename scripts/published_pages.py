@@ -101,7 +101,29 @@ def vectors_paragraph(tables: dict[str, pd.DataFrame], manifest: dict) -> str:
     unasked = f" Not asked in this run: {', '.join(missing)}." if missing else ""
     models = len(manifest["models"])
     several = f"{models} small model{'s' if models > 1 else ''}, our passages and a few prompts"
-    return f"{said}\n\nAll of it rests on {several}; a null result here is one of this size.{unasked}"
+    floor = _words_floor(tables.get("estimator_effects", pd.DataFrame()))
+    return f"{said}\n\n{floor}All of it rests on {several}; a null result here is one of this size.{unasked}"
+
+
+def _words_floor(effects: pd.DataFrame) -> str:
+    """How far the bare name of an emotion goes as a direction, beside the difference of means; nothing if unasked."""
+    if effects.empty:
+        return ""
+    own = effects[effects["metric"] == "kin_log_probability"].set_index(["model", "estimator"])[["value", "low", "high"]]
+    ranges = {
+        name: "; ".join(
+            f"{model} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+            for model, row in own.xs(name, level="estimator").iterrows()
+        )
+        for name in ("name_token", "mean_difference")
+    }
+    return (
+        "*A warning on the measure.* The embedding of the emotion's bare name, added as a direction at the same harm, "
+        f"raises kin words beyond permuted labels by {ranges['name_token']} nats; the difference of means by "
+        f"{ranges['mean_difference']}. So the probability of kin words rewards a push on the words themselves. A late "
+        "layer, from which little is left to compute, may owe its lead to the same: what is chosen by effect is the "
+        "layer that moves these words most, not the one that holds the feeling.\n\n"
+    )
 
 
 ADVICE = (
