@@ -109,7 +109,7 @@ def _words_floor(effects: pd.DataFrame) -> str:
     """How far the bare name of an emotion goes as a direction, beside the difference of means; nothing if unasked."""
     if effects.empty:
         return ""
-    own = effects[effects["metric"] == "kin_log_probability"].set_index(["model", "estimator"])[["value", "low", "high"]]
+    own = effects[effects["metric"] == "kin_log_probability"].set_index(["model", "estimator"])
     ranges = {
         name: "; ".join(
             f"{model} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
