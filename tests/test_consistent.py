@@ -52,7 +52,7 @@ def calibrated(vectors, layers=(2, 3, 5), positions="all"):
 @pytest.mark.parametrize("layers", [(2, 3, 5), (4,), (1, 6)])
 def test_what_is_calibrated_is_the_default_of_every_function(model, vectors, layers, positions):
     ours = calibrated(vectors, layers, positions)
-    said = {"layers": list(layers), "writing": Writing(5, positions=positions)}
+    said = {"layers": list(layers), "writing": Writing(5, 0.7, positions)}  # as the calibration wrote
     expected = steered_texts.steer(model, PROMPT, vectors, 0.4, emotions="sad", **said)
     assert steered_texts.steer(model, PROMPT, ours, emotions="sad", writing=SHORT).equals(expected)
     row = steered_texts.Row(PROMPT, ours, "sad", 0.4)
@@ -68,7 +68,7 @@ def test_what_is_calibrated_is_the_default_of_every_function(model, vectors, lay
     other = "all" if positions == "generated" else "generated"
     own = steered_texts.steer(model, PROMPT, ours, emotions="sad", layers=6, writing=Writing(5, positions=other))
     plain = steered_texts.steer(
-        model, PROMPT, vectors, 0.4, emotions="sad", layers=6, writing=Writing(5, positions=other)
+        model, PROMPT, vectors, 0.4, emotions="sad", layers=6, writing=Writing(5, 0.7, positions=other)
     )
     assert own.equals(plain)
 

@@ -20,7 +20,7 @@ TRACES = {"trace", "generate", "session"}
 
 # Ceilings against growth, not goals: the core is what a reader is asked to read.
 MAX_PACKAGE_LINES = 30_600
-MAX_CORE_LINES = 3_350
+MAX_CORE_LINES = 3_450
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_WITH_DOCSTRING = 90

@@ -8,27 +8,30 @@ A parabola with positive curvature is no U: any drop that levels off has one. Wh
 - **two lines** (after Simonsohn 2018): with the break where two separate lines fit best, one falls and one rises.
   Neighbouring layers are not independent, so no residual is trusted: the break is found, and both slopes are fitted,
   anew in every resample of topics.
-- **p**: the largest of the shares of three kinds of walks that are at least as deep a U. First, the curve's own
-  increments from layer to layer in random order: a random walk, with or without drift, is as likely in any. Second and
-  third, walks whose increments remember 0.5 or 0.8 of the one before (``MEMORIES``). A smooth walk is a U by chance
-  more often than a rough one, so it is the smooth ones that a curve has to outdo: to a net depth of about 0.6.
+- **p**: the increments from layer to layer change places at random. A random walk, with or without drift, is as likely
+  in any order; the p is the share of orders that are at least as deep a U.
+- **smooth walks**: walks whose increments remember the one before are Us by chance more often. The net depth that one
+  in twenty of them reaches (:func:`smooth_walk_depth`, about 0.6) is what one model's curve has to outdo.
 
 All of it on the curve's running median of three layers, so that no single layer makes a U.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from emotrace.errors import EmotraceError
 from emotrace.measures import statistics
+from emotrace.measures.randomness import generator_for
 
 MIN_LAYERS = 9
 """Fewer leave no three medians of three to either side."""
 MEMORIES = (0.5, 0.8)
-"""Of walks beside the curve's own. More memory is a U less often again (0.9: net depth 0.55 in 5%; 0.8: 0.58)."""
+"""How much of the one before an increment of a smooth walk keeps. With more, walks are Us less often again."""
+SMOOTH_WALKS = 20_000
 
 
 class Shape(NamedTuple):
@@ -39,7 +42,7 @@ class Shape(NamedTuple):
         low, high: its 95% interval over resamples, shifted by the bias that their noise has on it (a wobble goes
             against a U); ``high`` may exceed 1.
         opposed: share of resamples in which the line before the break falls and the one after it rises.
-        p: the largest share of walks that are as deep a U, (b + 1) / (m + 1), over three kinds of walks.
+        p: share of orders of the increments that make as deep a U, (b + 1) / (m + 1).
         lowest: position of the lowest point on the running median, 0 … L − 1.
     """
 
@@ -115,34 +118,32 @@ def _line(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return slopes, (centred**2).sum(axis=1) - slopes**2 * (x @ x)
 
 
-def walk_p(curve: np.ndarray, number: int, rng: np.random.Generator) -> float:
-    """The largest p of the curve's net depth among walks of three kinds, ``number`` of each.
+def walk_p(curve: np.ndarray, orders: int, rng: np.random.Generator) -> float:
+    """The p of the curve's net depth among curves whose increments are its own in random order.
 
-    Its own increments in random order (exact where these are exchangeable), and smooth walks (:data:`MEMORIES`), whose
-    net depth is taken over their range.
+    Exact for exchangeable increments: at most 5% of random walks have a p of at most 0.05.
     """
-    observed = running_median(curve)
-    scale = float(_scale(np.ptp(observed)))
-    slack, depth = 1e-9, float(net_depth(observed)) / scale
-    own = rng.permuted(np.tile(np.diff(curve), (number, 1)), axis=1)
-    null = [net_depth(running_median(_walked(own))) / scale]
+    increments = rng.permuted(np.tile(np.diff(curve), (orders, 1)), axis=1)
+    walks = np.concatenate([np.zeros((orders, 1)), np.cumsum(increments, axis=1)], axis=1)
+    observed = float(net_depth(running_median(curve)))
+    slack = 1e-9 * float(_scale(np.ptp(curve)))
+    return statistics.permutation_p(observed - slack, net_depth(running_median(walks)), "greater")
+
+
+@functools.cache
+def smooth_walk_depth(layers: int) -> float:
+    """The net depth, over the range, that one in twenty smooth walks over so many layers reaches, by simulation.
+
+    Gaussian increments, each ``memory`` times the one before and a part of its own; the larger over ``MEMORIES``.
+    """
+    rng, reached = generator_for(0, "smooth walks"), []
     for memory in MEMORIES:
-        walks = running_median(_walked(_remembering(memory, own.shape, rng)))
-        null.append(net_depth(walks) / _scale(np.ptp(walks, axis=1)))
-    return max(statistics.permutation_p(depth - slack, depths, "greater") for depths in null)
-
-
-def _walked(increments: np.ndarray) -> np.ndarray:
-    """Walks from 0: ``[walk, step]`` → ``[walk, step + 1]``."""
-    return np.pad(np.cumsum(increments, axis=1), ((0, 0), (1, 0)))
-
-
-def _remembering(memory: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Gaussian increments that are ``memory`` times the one before and a part of their own: ``[walk, step]``."""
-    increments = rng.normal(size=shape)
-    for step in range(1, shape[1]):
-        increments[:, step] += memory * increments[:, step - 1]
-    return increments
+        increments = rng.normal(size=(SMOOTH_WALKS, layers - 1))
+        for step in range(1, layers - 1):
+            increments[:, step] += memory * increments[:, step - 1]
+        walks = running_median(np.pad(np.cumsum(increments, axis=1), ((0, 0), (1, 0))))
+        reached.append(float(np.quantile(net_depth(walks) / np.ptp(walks, axis=1), 0.95)))
+    return max(reached)
 
 
 def _scale(ranges: np.ndarray) -> np.ndarray:

@@ -40,8 +40,8 @@ def judged(curve: Curve, rule: str, rng: np.random.Generator, noise: float = NOI
     found = curves.shape(measured, measured + scale * topic_noise(layers, RESAMPLES, rng), rng, ORDERS)
     estimate = Estimate(found.net, found.low, found.high, 12, found.p)
     if rule == "no u":
-        return claims.no_u_rule(found.opposed, found.p).verdict(estimate)
-    return claims.u_rule(found.opposed).verdict(estimate)
+        return claims.no_u_rule(found.opposed, curves.smooth_walk_depth(layers), found.p).verdict(estimate)
+    return claims.u_rule(found.opposed, curves.smooth_walk_depth(layers)).verdict(estimate)
 
 
 def walk(memory: float, drift: float) -> Curve:
@@ -95,7 +95,7 @@ NOISE_WORDS = f"12, 18, 24 or 30 layers, noise of topics {NOISE:.0%} of the rang
 
 def u_simulations() -> tuple[Simulation, ...]:
     """The shape test against each curve that is no U, and for Us."""
-    words = claims.u_rule(1.0).words
+    words = claims.u_rule(1.0, 0.6).words
     common = {"claims": ("C6.u.*", "C6.u_ratio.*"), "rule": words, "smallest": U_SMALLEST}
     first = Simulation(
         name="u, paper",
@@ -118,7 +118,7 @@ def u_simulations() -> tuple[Simulation, ...]:
     without = Simulation(
         name="no u",
         claims=("C6.u_null.*",),
-        rule=claims.no_u_rule(1.0, 0.01).words,
+        rule=claims.no_u_rule(1.0, 0.6, 0.01).words,
         smallest=U_SMALLEST,
         null=f"the space alone has the paper's U; {NOISE_WORDS}",
         draw_null=partial(judged, paper, "no u"),

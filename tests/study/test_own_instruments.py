@@ -169,7 +169,7 @@ def test_instruments_that_cannot_be_told_apart_are_refused(texts, tmp_path):
     with pytest.raises(EmotraceError, match="by instruments or by passages, not by both"):
         pipeline.run(["none"], tmp_path / "b", instruments=[own], passages=tmp_path / "own.csv")
     pairs = emotrace.load_instrument([{"positive": "a", "negative": "b"}, {"positive": "c", "negative": "d"}])
-    with pytest.raises(EmotraceError, match="two emotions or more on two topics or more"):
+    with pytest.raises(EmotraceError, match="a run needs four topics or more"):
         pipeline.run(["none"], tmp_path / "c", instruments=[pairs])
     settings = pipeline.run_settings(["m"], ["separation"], True, Settings.quick(), "judge", of_passages())
     assert set(settings) == {

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from emotrace.measures import curves
 from emotrace.study.experiment import Tables, emotions_in_words
 from emotrace.study.folder import select
 from emotrace.study.verdicts import (
@@ -48,8 +49,8 @@ NET_DEPTH = 0.25
 """Smallest net depth of a U: the lower end stands a quarter of the curve's range above its lowest point."""
 OPPOSED = 0.95
 """Share of resamples in which the line before the break must fall and the one after it rise."""
-WALK_ALPHA = 0.05
-"""Of the largest p among walks of three kinds (:func:`~emotrace.measures.curves.walk_p`)."""
+WALK_ALPHA = 0.01
+"""Of the p among walks. Stricter than 0.05, since layers remember: smooth walks are Us by chance more often."""
 UNEXPLAINED = 0.2
 """Smallest share of the cosine's variance over layers that the space alone must leave unexplained."""
 SHARE = 0.04
@@ -88,32 +89,35 @@ def _depth(row: pd.Series, pooling: str) -> Claim:
     )
 
 
-def u_rule(opposed: float) -> Rule:
-    """A curve is a U: net depth, two lines that fall and rise in resamples, and deeper than walks.
+def u_rule(opposed: float, smooth: float) -> Rule:
+    """A curve is a U: net depth, two lines that fall and rise in resamples, and deeper than walks of both kinds.
 
-    *Reproduced*: all three. *Not reproduced*: the interval of the net depth excludes ``NET_DEPTH`` (a curve that falls,
+    *Reproduced*: all of it. *Not reproduced*: the interval of the net depth excludes ``NET_DEPTH`` (a curve that falls,
     rises, levels off, bends the other way, or a W). Else *inconclusive*.
 
     Args:
         opposed: share of resamples in which two lines fall, then rise.
+        smooth: :func:`~emotrace.measures.curves.smooth_walk_depth` of the curve's layers, a null's quantile.
     """
     depth = significant(exceeds(NET_DEPTH), WALK_ALPHA)
 
     def decide(estimate: Estimate, move: float) -> str:
         verdict = depth.decide(estimate, move)
-        return INCONCLUSIVE if verdict == REPRODUCED and not opposed >= OPPOSED else verdict
+        told = opposed >= OPPOSED and estimate.value > smooth
+        return INCONCLUSIVE if verdict == REPRODUCED and not told else verdict
 
     words = (
-        f"reproduced if the net depth is at least {NET_DEPTH:g} of the curve's range with an interval above 0, two "
-        f"lines fall, then rise in {OPPOSED:.0%} of resamples, and p < {WALK_ALPHA:g} among walks of its own "
-        f"increments and among smooth ones; not reproduced if the interval excludes {NET_DEPTH:g} or more"
+        f"reproduced if the net depth is at least {NET_DEPTH:g} of the curve's range with an interval above 0, and "
+        f"more than one in twenty smooth walks reach, two lines fall, then rise in {OPPOSED:.0%} of resamples, and "
+        f"p < {WALK_ALPHA:g} among walks of the same increments; not reproduced if the interval excludes "
+        f"{NET_DEPTH:g} or more"
     )
     return Rule(words, decide)
 
 
-def no_u_rule(opposed: float, p: float) -> Rule:
+def no_u_rule(opposed: float, smooth: float, p: float) -> Rule:
     """A curve is no U: :func:`u_rule` with its answers exchanged; ``p`` is that among walks."""
-    other = u_rule(opposed)
+    other = u_rule(opposed, smooth)
     exchanged = {REPRODUCED: NOT_REPRODUCED, NOT_REPRODUCED: REPRODUCED, INCONCLUSIVE: INCONCLUSIVE}
 
     def decide(estimate: Estimate, move: float) -> str:
@@ -126,6 +130,11 @@ def no_u_rule(opposed: float, p: float) -> Rule:
     return Rule(words, decide)
 
 
+def _smooth(row: pd.Series) -> float:
+    """What the row's curve over layers 1 … L has to outdo."""
+    return curves.smooth_walk_depth(round(row["layer"] / row["depth"]))
+
+
 def _net_depth(row: pd.Series, p: float) -> Estimate:
     return Estimate(row["u"], row["u_low"], row["u_high"], row["n"], p)
 
@@ -135,7 +144,8 @@ def _u_words(row: pd.Series) -> str:
         return "too few layers for a shape"
     return (
         f"lowest at depth {row['turn']:.2f}, two lines fall, then rise in {row['u_opposed']:.0%} of resamples of the "
-        f"topics, p among walks {row['u_p']:.3g}"
+        f"topics, p among walks of the same increments {row['u_p']:.3g}; one in twenty smooth walks "
+        f"reaches {_smooth(row):.2f}"
     )
 
 
@@ -146,7 +156,7 @@ def _u(row: pd.Series, pooling: str) -> Claim:
         claim=f"C6 separation over depth follows a U ({POOLINGS[pooling]})",
         paper="U-shaped",
         estimate=_net_depth(row, row["u_p"]),
-        rule=None if np.isnan(row["u"]) else u_rule(row["u_opposed"]),
+        rule=None if np.isnan(row["u"]) else u_rule(row["u_opposed"], _smooth(row)),
         how="net depth of a U in the centroid cosine over layers 1…L (lower end above the lowest point, less the "
         f"largest movement against a U, over the range; running median of three layers); {_u_words(row)}",
     )
@@ -158,7 +168,7 @@ def _u_null(row: pd.Series, pooling: str) -> Claim:
         claim=f"C6 without the emotions there is no U ({POOLINGS[pooling]})",
         paper="implied; a control of ours",
         estimate=_net_depth(row, np.nan),
-        rule=None if np.isnan(row["u"]) else no_u_rule(row["u_opposed"], row["u_p"]),
+        rule=None if np.isnan(row["u"]) else no_u_rule(row["u_opposed"], _smooth(row), row["u_p"]),
         how="net depth as for C6.u of the space alone: the cosine with labels shuffled within topics, less the part "
         f"that emotions have in it; {_u_words(row)}",
     )
@@ -170,7 +180,7 @@ def _u_ratio(row: pd.Series, share: pd.Series, pooling: str) -> Claim:
         claim=f"C6 the U is the emotions', not the activation space's ({POOLINGS[pooling]})",
         paper="implied; a control of ours",
         estimate=_net_depth(row, row["u_p"]),
-        rule=None if np.isnan(row["u"]) else u_rule(row["u_opposed"]),
+        rule=None if np.isnan(row["u"]) else u_rule(row["u_opposed"], _smooth(row)),
         how="net depth as for C6.u of R = (1 − cosine) / (1 − cosine with shuffled labels), turned upside down: a U if "
         f"emotions stand out most in the middle; null recomputed in each resample; {_u_words(row)}; the "
         f"cross-validated share of variance: {format_number(share['u'])} "

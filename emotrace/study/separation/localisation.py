@@ -26,7 +26,7 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
     the depth over topics, half a layer wider to either side. ``chosen_layer``: the best on one half of the topics;
     ``held_out``: the criterion there on the other half, with interval, ``chance`` and a label-permutation p.
     ``u``, ``u_low``, ``u_high``: net depth of a U over the curve's range, layers 1 … L, with interval over topics;
-    ``u_opposed``: share of resamples whose two lines fall, then rise; ``u_p``: against walks;
+    ``u_opposed``: share of resamples whose two lines fall, then rise; ``u_p``: against walks of the same increments;
     ``turn``: depth of the lowest point (:mod:`emotrace.measures.curves`). Of a criterion that is better where it is
     higher the curve is turned upside down, so that a U is *best in the middle* for all.
 
@@ -44,7 +44,7 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
     for pooling in study.reading.pooled:
         for criterion in CRITERIA:
             compute = partial(_locate, study, tables, pooling, criterion)
-            rows += study.unit(f"localisation, smooth walks {pooling} {criterion}", compute)
+            rows += study.unit(f"localisation {pooling} {criterion}", compute)
             study.progress(f"localisation, {study.instrument}", 1, len(study.reading.pooled) * len(CRITERIA))
     return pd.DataFrame(rows)
 

@@ -15,6 +15,7 @@ from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Es
     [
         (0.6, 0.5, 0.7, 0.001, 1.0, REPRODUCED),
         (0.6, 0.5, 0.7, 0.02, 1.0, INCONCLUSIVE),  # a walk might do it
+        (0.5, 0.4, 0.6, 0.001, 1.0, INCONCLUSIVE),  # a smooth walk might
         (0.6, 0.5, 0.7, 0.001, 0.9, INCONCLUSIVE),  # two lines do not
         (0.6, -0.1, 0.9, 0.001, 1.0, INCONCLUSIVE),
         (0.26, 0.2, 0.3, 0.001, 1.0, INCONCLUSIVE),  # within a tenth of the smallest of interest
@@ -25,9 +26,9 @@ from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Es
 )
 def test_the_rule_of_the_u_and_its_exchange(net, low, high, p, opposed, verdict):
     estimate = Estimate(net, low, high, 12, p)
-    assert claims.u_rule(opposed).verdict(estimate) == verdict
+    assert claims.u_rule(opposed, 0.58).verdict(estimate) == verdict
     exchanged = {REPRODUCED: NOT_REPRODUCED, NOT_REPRODUCED: REPRODUCED}.get(verdict, verdict)
-    assert claims.no_u_rule(opposed, p).verdict(replace(estimate, p=np.nan)) == exchanged
+    assert claims.no_u_rule(opposed, 0.58, p).verdict(replace(estimate, p=np.nan)) == exchanged
 
 
 def test_smollm2_at_0_6_is_no_knife_edge():

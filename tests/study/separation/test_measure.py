@@ -101,7 +101,7 @@ def test_the_planted_depth_is_found_by_every_criterion_and_pooling(tables):
     assert apart["depth"].between(0.3, 0.7).all()  # accuracies reach 1 before the middle, and the first layer counts
     assert (cosines["u_opposed"] == 1).all()
     assert (cosines["u"] > 0.4).all()  # R and the share of variance level off where emotions are strong
-    assert (cosines.query("criterion in ['cosine', 'shuffle_excess']")["u_p"] < 0.05).all()
+    assert (cosines.query("criterion in ['cosine', 'shuffle_excess']")["u_p"] < 0.01).all()
     assert np.allclose(cosines["turn"], 0.5, atol=0.09)
 
 
@@ -166,7 +166,7 @@ def test_a_u_that_is_the_spaces_alone_is_told_as_such(tmp_path):
     verdicts = tables["claims"].set_index("id")["verdict"]
     located = select(tables["localisation"], pooling="last").set_index("criterion")
     assert located.loc["shuffle_excess", "u"] > 0.8
-    assert located.loc["shuffle_excess", "u_p"] < 0.05
+    assert located.loc["shuffle_excess", "u_p"] < 0.01
     assert located.loc["noise_cosine", "layer"] == located.loc["cosine", "layer"] == L // 2
     expected = {"C6.u": REPRODUCED, "C6.u_null": NOT_REPRODUCED, "C6.space": NOT_REPRODUCED}
     for name, verdict in expected.items():
