@@ -557,7 +557,16 @@ INNER = {  # given what the functions above have checked
         "pad_right",
         "pad_left",
     ),
-    *("in_parts", "pooling_weights", "directions", "shared_prefix", "row_directions", "strengths_of", "nearest_half"),
+    *(
+        "in_batches",
+        "in_parts",
+        "pooling_weights",
+        "directions",
+        "shared_prefix",
+        "row_directions",
+        "strengths_of",
+        "nearest_half",
+    ),
     *(
         "as_calibrated",
         "neutral_dots",
