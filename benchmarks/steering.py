@@ -57,7 +57,7 @@ class Sides:
         self.ends = ends
 
     def emotrace(self, rows: list) -> list[list[int]]:
-        return list(steered_texts.write(self.model, rows, [self.layer], Writing(TOKENS))["tokens"])
+        return list(steered_texts.write(self.model, rows, [self.layer], Writing(TOKENS, 0))["tokens"])
 
     def unsteered(self, rows: list) -> list[list[int]]:
         written = []

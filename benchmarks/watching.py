@@ -57,7 +57,7 @@ def plain(model: Model, ids: torch.Tensor, tokens: int) -> list[int]:
 
 def watched(model: Model, vectors: EmotionVectors, tokens: int, show: bool) -> list[int]:
     with contextlib.redirect_stdout(io.StringIO()):
-        table = emotrace.watch(model, PROMPT, vectors=vectors, writing=Writing(tokens), show=show)
+        table = emotrace.watch(model, PROMPT, vectors=vectors, writing=Writing(tokens, 0), show=show)
     return table[table["written"]].drop_duplicates("token")["id"].tolist()
 
 
