@@ -176,7 +176,7 @@ def test_extraction_brings_back_little_more_than_the_vectors_and_holds_little(se
     assert done.returncode == 0, done.stderr.decode()
     told = json.loads(done.stdout)
     assert 0.8 * told["size"] < told["received"] < 1.2 * told["size"]
-    assert told["peak"] < 1.5e9
+    assert told["peak"] < 1.7e9  # two answers may be here at once
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
