@@ -15,7 +15,7 @@ import server as servers
 NOTEBOOKS = notebook_cells.ROOT / "notebooks"
 CASES = [
     ("02_comprehension", 2, 2, "", "model"),
-    ("07_steering", 3, 4, "layer, strength = 15, 0.3", "model"),
+    ("07_steering", 3, 2, "layer, strength = 15, 0.3", "model"),
     ("11_remote", 2, 2, "", "there"),
 ]
 
