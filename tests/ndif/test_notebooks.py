@@ -15,7 +15,7 @@ import server as servers
 NOTEBOOKS = notebook_cells.ROOT / "notebooks"
 CASES = [
     ("02_comprehension", 2, 2, "", "model"),
-    ("07_steering", 3, 2, "layer, strength = 15, 0.3", "model"),
+    ("07_steering", 4, 4, "layer, strength = 15, 0.3", "model"),
     ("11_remote", 2, 2, "", "there"),
 ]
 
@@ -56,7 +56,7 @@ def test_a_notebook_runs_on_a_server(
     assert [f"{output.ename}: {output.evalue}" for output in errors] == []
     where, requests = executed.cells[-1].outputs[0].text.split()
     assert where == server.url
-    assert int(requests) > traces  # by hand a request each; the core's batches travel together
+    assert int(requests) > traces  # a request for each by hand, and the core's, whose small batches travel together
     found = {name: number["value"] for name, number in runner.headlines(executed).items()}
     if name == "11_remote":  # here and there: other kernels round otherwise, and a steered text may part at a tie
         assert found["apart"] < 1e-5
