@@ -6,6 +6,7 @@ How it is done with nnsight: one ``trace`` a batch, in which the residual stream
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.hosts.finite import finite, finite_logits
+from emotrace.hosts.remote import answers
 from emotrace.in_trace import (
     chosen_log_probabilities,
     divergences,
@@ -27,7 +29,7 @@ from emotrace.in_trace import (
     residual,
 )
 from emotrace.steering import Edit, shared_prefix
-from emotrace.tokens import Tokens, batches, encode, in_parts, pad_left, token_rows
+from emotrace.tokens import Tokens, batches, encode, in_batches, in_parts, pad_left, token_rows
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -153,12 +155,13 @@ def reread(
     rows_at_once = max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
     whole = (edit or Edit({})).check(model, len(prompts))
 
-    def part(rows: Sequence[int]) -> None:
+    def part(rows: Sequence[int]) -> list[np.ndarray]:
         some = [prompts[row] for row in rows], [texts[row] for row in rows], whole.rows(rows)
-        steps.extend(finite_logits(model, masses) for masses in _reread_batch(model, *some, membership))
+        return [finite_logits(model, masses) for masses in _reread_batch(model, *some, membership)]
 
-    for start in range(0, len(texts), rows_at_once):
-        in_parts(model, range(start, min(start + rows_at_once, len(texts))), part)
+    groups_of_rows = in_batches(list(range(len(texts))), rows_at_once)
+    for _, parts in answers(model.remote, groups_of_rows, lambda rows: in_parts(model, rows, part)):
+        steps.extend(itertools.chain.from_iterable(parts))
     return steps
 
 
@@ -208,14 +211,13 @@ def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
     tokens, vocabulary = encode(model, texts), model.nn._module.config.get_text_config().vocab_size
     whole, found = edit.check(model, len(tokens)), np.empty(len(tokens))
 
-    def part(rows: Sequence[int]) -> None:
-        for row, values in zip(
-            rows, _divergence_batch(model, [tokens[row] for row in rows], whole.rows(rows)), strict=True
-        ):
-            found[row] = finite_logits(model, values).mean()
+    def part(rows: Sequence[int]) -> list[np.floating]:
+        values = _divergence_batch(model, [tokens[row] for row in rows], whole.rows(rows))
+        return [finite_logits(model, text).mean() for text in values]
 
-    for rows in batches([len(text.ids) for text in tokens], max(1, LOGITS // (2 * vocabulary))):
-        in_parts(model, rows, part)
+    groups = batches([len(text.ids) for text in tokens], max(1, LOGITS // (2 * vocabulary)))
+    for rows, parts in answers(model.remote, groups, lambda rows: in_parts(model, rows, part)):
+        found[rows] = list(itertools.chain.from_iterable(parts))
     return found
 
 
@@ -261,18 +263,20 @@ def log_likelihoods(
             raise EmotraceError(f"continuation {row + 1} has no token before it, which its first would follow")
     lengths = [len(continuations[row]) for row in filled]
 
-    def part(rows: Sequence[int]) -> None:
+    def part(rows: Sequence[int]) -> list[np.ndarray]:
         texts = [[*prompts[row], *continuations[row]] for row in rows]
         widths = [len(continuations[row]) for row in rows]
-        for row, values in zip(rows, _log_likelihoods_batch(model, texts, widths), strict=True):
-            results[row] = finite_logits(model, values)
+        return [finite_logits(model, values) for values in _log_likelihoods_batch(model, texts, widths)]
 
+    groups: list[list[int]] = []
     for group in batches(lengths, max(1, LOGITS // model.vocabulary)):
         rows = [filled[member] for member in group]
         # Prompts make no logits, but they are read: long ones part a batch of short continuations.
         size = max(1, SCORED_TOKENS // max(len(prompts[row]) + len(continuations[row]) for row in rows))
-        for start in range(0, len(rows), size):
-            in_parts(model, rows[start : start + size], part)
+        groups += in_batches(rows, size)
+    for rows, parts in answers(model.remote, groups, lambda rows: in_parts(model, rows, part)):
+        for row, values in zip(rows, itertools.chain.from_iterable(parts), strict=True):
+            results[row] = values
         if progress:
             progress(len(rows))
     return results

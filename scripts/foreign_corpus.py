@@ -82,7 +82,7 @@ def separation(texts: pd.DataFrame, activations: np.ndarray, options: argparse.N
         "cosine": few[0],
         "shuffled_cosine": null,
         "ratio": spread.ratio(few[0], null, crossed.effective(weights)),
-        "intraclass": spread.intraclass(products, crossed, weights),
+        "intraclass": spread.intraclass(products.gram, crossed, weights),
     }
     p = {"p": statistics.permutation_p(float(few[0, 0]), shuffled, "less"), "m": len(shuffled), "n": n}
     return [

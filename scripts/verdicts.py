@@ -58,7 +58,8 @@ claims. **In bold** is what would be an error.
 - *Reproduced* where the effect is there is the rule's power. Where it is low, the study is too small to confirm the
   claim, and then *inconclusive* is the usual answer, not *not reproduced*.
 
-Holm's correction within a claim's number comes on top and makes *reproduced* rarer; it is not in these figures.
+Holm's correction within a claim's number comes on top and makes *reproduced* rarer; it is not in these figures. Where
+units are so few that no outcome gives p < 0.05 (the signs of four topics have 16 patterns), a claim is *not testable*.
 """
 
 

@@ -20,7 +20,7 @@ distance between two emotions, cross-validated over topics, over the squared dis
 Noise is independent between topics t and u, so the numerator's expectation is the squared distance of the emotions'
 true means, and 0 where there is none: it is the mean over all splits of the topics into disjoint halves.
 
-All work on inner products between texts: no function here sees d_model.
+All work on inner products between texts (:class:`Products`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,41 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import gammaln
 
 from emotrace.measures.geometry import Labels
 
 _AT_ONCE, _PRODUCTS = 100, 5_000_000
 """Shuffles that are held at once, and inner products."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products between texts at one layer.
+
+    Attributes:
+        gram: of each two, float64 ``[text, text]``.
+        texts: their activations, float64 ``[text, d_model]``.
+    """
+
+    gram: np.ndarray
+    texts: np.ndarray
+
+    @classmethod
+    def of(cls, texts: np.ndarray) -> Products:
+        """Those of activations ``[text, d_model]``."""
+        return cls(texts @ texts.T, texts)
+
+    def squares(self, sums: np.ndarray) -> np.ndarray:
+        """Squared norms of sums of texts, each text so many times: ``[sum, text]`` → ``[sum]``.
+
+        By d_model where texts are more, so that time grows with their number and not with its square.
+        """
+        if len(self.texts) > self.texts.shape[1]:
+            squares: np.ndarray = ((sums @ self.texts) ** 2).sum(axis=1)
+        else:
+            squares = ((sums @ self.gram) * sums).sum(axis=1)
+        return squares
 
 
 @dataclass(frozen=True)
@@ -81,17 +111,27 @@ class Crossed:
             orders[1:, places] = rng.permuted(np.tile(places, (shuffles, 1)), axis=1)
         return orders
 
-    def products(self, activations: np.ndarray) -> np.ndarray:
-        """Inner products between the texts at one layer, from all activations ``[…, d_model]``: ``[text, text]``."""
-        own = activations[self.texts].astype(np.float64)
-        return own @ own.T
+    def groupings(self, within: np.ndarray) -> float:
+        """Ways in which shuffles can group the texts of the topics ``within`` (bool ``[topic]``); inf for very many.
 
-    def cells(self, products: np.ndarray, order: np.ndarray) -> np.ndarray:
+        Ways that differ in the emotions' names alone count once: their centroids are the same.
+        """
+        counts = self.counts[within]
+        arrangements = gammaln(counts.sum(axis=1) + 1).sum() - gammaln(counts + 1).sum()
+        alike = np.unique(counts, axis=1, return_counts=True)[1]
+        with np.errstate(over="ignore"):
+            return float(np.round(np.exp(arrangements - gammaln(alike + 1).sum())))
+
+    def products(self, activations: np.ndarray) -> Products:
+        """Those between the design's texts at one layer, from all activations ``[…, d_model]``."""
+        return Products.of(activations[self.texts].astype(np.float64))
+
+    def cells(self, gram: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Inner products between the cells' sums with texts in this order, ``[topic, topic, emotion, emotion]``."""
         topics, emotions = self.shape
         place = self.topics * emotions + self.emotions, order
         members = csr_array((np.ones(len(order)), place), shape=(topics * emotions, len(order)))
-        grams = (members @ (members @ products).T).reshape(topics, emotions, topics, emotions)
+        grams = (members @ (members @ gram).T).reshape(topics, emotions, topics, emotions)
         return grams.transpose(0, 2, 1, 3)
 
     def effective(self, weights: np.ndarray) -> np.ndarray:
@@ -102,11 +142,11 @@ class Crossed:
         return 1 / np.nanmean(shares, axis=1)
 
 
-def centroid_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def centroid_cosines(products: Products, crossed: Crossed, orders: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The centroids' mean pairwise cosine for every order of the texts and row of topic weights.
 
     Args:
-        products: inner products between texts ``[text, text]``.
+        products: inner products between texts.
         crossed: their topics and emotions.
         orders: of :meth:`Crossed.orders`, ``[order, text]``.
         weights: how often each topic counts, ``[draw, topic]``.
@@ -122,7 +162,7 @@ def centroid_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray,
         squares = np.empty((len(weights), emotions))
         for emotion, places in enumerate(members):
             own, of_topic = order[places], weights[:, crossed.topics[places]]
-            squares[:, emotion] = ((of_topic @ products[np.ix_(own, own)]) * of_topic).sum(axis=1)
+            squares[:, emotion] = ((of_topic @ products.gram[np.ix_(own, own)]) * of_topic).sum(axis=1)
         units = np.empty((len(weights), texts))
         with np.errstate(invalid="ignore", divide="ignore"):
             units[:, order] = weights[:, crossed.topics] / np.sqrt(squares)[:, crossed.emotions]
@@ -131,17 +171,16 @@ def centroid_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray,
     return cosines
 
 
-def _mean_cosine(units: np.ndarray, products: np.ndarray, emotions: int) -> np.ndarray:
+def _mean_cosine(units: np.ndarray, products: Products, emotions: int) -> np.ndarray:
     """Of ``units [row, text]``, how much each text adds to its emotion's centroid of length 1: ``[row]``.
 
     n unit vectors' sum has the squared norm n + Σ_{i≠j} cos_ij, so that no matrix of cosines is needed, whose size
     grows with the square of the emotions in every draw.
     """
-    squares: np.ndarray = ((units @ products) * units).sum(axis=1)
-    return (squares - emotions) / (emotions * (emotions - 1))
+    return (products.squares(units) - emotions) / (emotions * (emotions - 1))
 
 
-def whole_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, within: np.ndarray) -> np.ndarray:
+def whole_cosines(products: Products, crossed: Crossed, orders: np.ndarray, within: np.ndarray) -> np.ndarray:
     """:func:`centroid_cosines` where each topic counts once or, by ``within`` (bool ``[topic]``), not at all: fast.
 
     Returns:
@@ -157,7 +196,7 @@ def whole_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, wi
     for start in range(0, len(orders), at_once):
         part = orders[start : start + at_once]
         own = (part[:, places] for places in members)
-        squares = np.stack([products[rows[:, :, None], rows[:, None, :]].sum(axis=(1, 2)) for rows in own], axis=1)
+        squares = np.stack([products.gram[rows[:, :, None], rows[:, None, :]].sum(axis=(1, 2)) for rows in own], axis=1)
         units = np.zeros(part.shape)
         with np.errstate(invalid="ignore", divide="ignore"):
             units[np.arange(len(part))[:, None], part[:, inside]] = 1 / np.sqrt(squares)[:, labels]
@@ -165,13 +204,13 @@ def whole_cosines(products: np.ndarray, crossed: Crossed, orders: np.ndarray, wi
     return cosines
 
 
-def intraclass(products: np.ndarray, crossed: Crossed, weights: np.ndarray) -> np.ndarray:
+def intraclass(gram: np.ndarray, crossed: Crossed, weights: np.ndarray) -> np.ndarray:
     """The share of the variance among texts on one topic that is their emotion's, cross-validated over topics.
 
     Of cells with several texts their mean counts. A topic never pairs with itself, nor with its copy in a resample.
 
     Args:
-        products: inner products between texts ``[text, text]``.
+        gram: inner products between texts ``[text, text]``.
         crossed: their topics and emotions.
         weights: how often each topic counts, ``[draw, topic]``.
 
@@ -180,7 +219,7 @@ def intraclass(products: np.ndarray, crossed: Crossed, weights: np.ndarray) -> n
     """
     counts = crossed.counts
     present = (counts > 0).astype(np.float64)
-    cells = crossed.cells(products, np.arange(len(crossed.texts)))
+    cells = crossed.cells(gram, np.arange(len(crossed.texts)))
     cells = cells / np.maximum(counts, 1)[:, None, :, None] / np.maximum(counts, 1)[None, :, None, :]
     both = present[:, None] * present[None]  # emotions that two topics share: [topic, topic, emotion]
     shared = both.sum(axis=2)

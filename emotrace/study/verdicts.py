@@ -38,6 +38,7 @@ class Estimate:
         low, high: the interval.
         n: units that the interval resamples.
         p: of the null hypothesis that the claim rejects; corrected among the claims of one number (:func:`holm`).
+        m: permutations that p is counted over beside the observed one, where these may be few.
     """
 
     value: float
@@ -45,6 +46,12 @@ class Estimate:
     high: float = np.nan
     n: float = np.nan
     p: float = np.nan
+    m: float = np.nan
+
+    @property
+    def testable(self) -> bool:
+        """Whether any outcome could give p below ``ALPHA``: four topics have 16 patterns of signs, so p ≥ 1/16."""
+        return bool(np.isnan([self.p, self.m]).any() or 1 / (self.m + 1) < ALPHA)
 
 
 @dataclass(frozen=True)
@@ -177,13 +184,16 @@ class Claim:
 
     @property
     def number(self) -> str:
-        """The claim that it speaks to: ``C6``; of a neighbouring paper ``neighbour.valence``."""
+        """The claim that it speaks to: ``C6``; of a neighbouring paper ``neighbour.valence``.
+
+        How an estimator ranks texts is one question, ``estimator``, how far it steers another, ``estimator.steering``.
+        """
         first, *rest = self.id.split(".")
-        return f"{first}.{rest[0]}" if first == "neighbour" else first
+        return f"{first}.{rest[0]}" if first == "neighbour" or rest[:1] == ["steering"] else first
 
     def verdict(self, p: float | None = None) -> str:
         """One of ``VERDICTS``; ``p``: the estimate's, corrected for the other claims of this number."""
-        if self.rule is None:
+        if self.rule is None or not self.estimate.testable:
             return NOT_TESTABLE
         verdict = self.rule.verdict(self.estimate)
         p = self.estimate.p if p is None else p
@@ -191,7 +201,9 @@ class Claim:
 
     def row(self, model: str, p: float | None = None) -> dict[str, Any]:
         """A row of ``claims.csv``; ``p`` as :meth:`verdict` takes it."""
-        estimate = self.estimate
+        estimate, how = self.estimate, self.how
+        if not estimate.testable:
+            how = f"{how}; so few units allow no p below {1 / (estimate.m + 1):.2g}, whatever is measured"
         return {
             "model": model,
             "instrument": self.instrument,
@@ -204,7 +216,7 @@ class Claim:
             "n": estimate.n,
             "p": estimate.p if p is None else p,
             "verdict": self.verdict(p),
-            "how": f"{self.how}; {self.rule.words}" if self.rule else self.how,
+            "how": f"{how}; {self.rule.words}" if self.rule else how,
         }
 
 
@@ -213,7 +225,7 @@ def holm(claims: Sequence[Claim]) -> list[float]:
     adjusted = [np.nan] * len(claims)
     families: dict[tuple[str, str], list[int]] = {}
     for index, claim in enumerate(claims):
-        if claim.rule is not None and not np.isnan(claim.estimate.p):
+        if claim.rule is not None and claim.estimate.testable and not np.isnan(claim.estimate.p):
             families.setdefault((claim.number, claim.instrument), []).append(index)
     for indices in families.values():
         reached = 0.0

@@ -59,6 +59,41 @@ def test_cosines_of_every_order_and_weighting_are_those_of_texts_that_changed_pl
     np.testing.assert_allclose(fast, slow, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [4, 400])  # fewer dimensions than texts, and more
+def test_squared_norms_of_sums_of_texts(width):
+    rng = np.random.default_rng(2)
+    texts, sums = rng.normal(size=(50, width)), rng.normal(size=(6, 50))
+    np.testing.assert_allclose(spread.Products.of(texts).squares(sums), np.linalg.norm(sums @ texts, axis=1) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"t0": "ab", "t1": "ab"}, 2),  # a with a and b with b, or crossed
+        ({"t0": "abc", "t1": "abc"}, 6),
+        ({"t0": "aabb"}, 3),
+        ({"t0": "aab", "t1": "ab"}, 6),  # of unequal sizes: to exchange the names is another grouping
+    ],
+)
+def test_groupings_are_counted_as_a_list_of_them_counts_them(cells, expected):
+    topics = [topic for topic, letters in cells.items() for _ in letters]
+    emotions = [letter for letters in cells.values() for letter in letters]
+    design = spread.Crossed.of(topics, emotions, sorted(set(emotions)))
+    seen = set()
+    for order in itertools.product(*(set(itertools.permutations(letters)) for letters in cells.values())):
+        labels = [letter for letters in order for letter in letters]
+        members = (frozenset(i for i, one in enumerate(labels) if one == name) for name in set(labels))
+        seen.add(frozenset(members))
+    assert design.groupings(np.ones(len(cells), dtype=bool)) == len(seen) == expected
+    only_first = np.arange(len(cells)) == 0
+    assert design.groupings(only_first) <= expected
+
+
+def test_very_many_groupings_are_no_error():
+    design = spread.Crossed.of([f"t{t}" for t in range(99) for _ in range(20)], list(range(20)) * 99, list(range(20)))
+    assert design.groupings(np.ones(99, dtype=bool)) == np.inf
+
+
 def test_orders_stay_within_topics_and_the_first_is_the_texts_own():
     rng = np.random.default_rng(1)
     _, topics, emotions, names = uneven(rng)
@@ -154,7 +189,7 @@ def test_intraclass_is_the_loop_over_disjoint_topics(even):
     texts, topics, emotions = crossed(rng) if even else uneven(rng)[:3]
     design = spread.Crossed.of(topics, emotions, NAMES)
     weights = np.array([np.ones(TOPICS), [3.0, 1, 0, 2, 0, 1, 1, 0]])
-    found = spread.intraclass(design.products(texts), design, weights)
+    found = spread.intraclass(design.products(texts).gram, design, weights)
     np.testing.assert_allclose(found, [naive_intraclass(texts, topics, emotions, row) for row in weights])
 
 
@@ -165,7 +200,7 @@ def test_intraclass_is_unbiased_at_nothing_and_at_a_planted_share():
         for _ in range(120):
             texts, topics, emotions = crossed(rng, strength)
             design = spread.Crossed.of(topics, emotions, NAMES)
-            values.append(spread.intraclass(design.products(texts), design, np.ones((1, TOPICS)))[0])
+            values.append(spread.intraclass(design.products(texts).gram, design, np.ones((1, TOPICS)))[0])
         assert np.mean(values) == pytest.approx(share, abs=4 * np.std(values) / np.sqrt(120) + 0.005)
         if not strength:
             assert 0.2 < np.mean(np.array(values) < 0) < 0.8

@@ -128,6 +128,32 @@ def test_holm_within_a_number_and_an_instrument():
     assert list(table["verdict"]) == [REPRODUCED, INCONCLUSIVE, INCONCLUSIVE, REPRODUCED, REPRODUCED, REPRODUCED]
 
 
+@pytest.mark.parametrize(
+    ("m", "verdict"), [(15, NOT_TESTABLE), (19, NOT_TESTABLE), (20, REPRODUCED), (NAN, REPRODUCED)]
+)
+def test_units_too_few_for_a_small_p_are_not_testable_whatever_they_say(m, verdict):
+    least = 0.02 if np.isnan(m) else 1 / (m + 1)
+    (row,) = claims_table("m", [claim(exceeds(0.2), Estimate(1, 0.5, 1.5, 4, least, m))]).to_dict("records")
+    assert row["verdict"] == verdict
+    assert ("allow no p below" in row["how"]) == (verdict == NOT_TESTABLE)
+    refuted = claim(exceeds(0.2), Estimate(0, -0.1, 0.1, 4, 1.0, m)).verdict()
+    assert refuted == (NOT_TESTABLE if verdict == NOT_TESTABLE else NOT_REPRODUCED)
+    assert claim(exceeds(0.2), Estimate(0, -0.1, 0.1, 4, NAN, -1)).verdict() == NOT_REPRODUCED  # there is no p
+
+
+def test_what_cannot_be_tested_takes_nothing_from_the_others_in_holms_correction():
+    few, enough = Estimate(1, 0.5, 1.5, 4, 1 / 16, 15), Estimate(1, 0.5, 1.5, 12, 0.04, 4095)
+    np.testing.assert_allclose(
+        holm([claim(exceeds(0.2), few, "C5.a"), claim(exceeds(0.2), enough, "C5.b")]), [NAN, 0.04]
+    )
+
+
+def test_ranking_texts_and_steering_are_two_questions_of_an_estimator():
+    ids = ("estimator.whitened.last", "estimator.steering.whitened", "neighbour.valence.last", "C6.u.mean")
+    numbers = [claim(exceeds(0.2), id=id).number for id in ids]
+    assert numbers == ["estimator", "estimator.steering", "neighbour.valence", "C6"]
+
+
 def test_a_claim_without_a_rule_is_not_testable_and_is_a_row_of_the_table():
     table = claims_table("a model", [claim(None, Estimate(1, n=20)), claim(exceeds(0.2))])
     assert list(table.columns) == COLUMNS

@@ -70,6 +70,11 @@ def _row(rows: pd.DataFrame, estimator: str, metric: str) -> pd.Series:
     return found.iloc[0] if len(found) else pd.Series(np.nan, rows.columns)
 
 
+def _beside(row: pd.Series) -> float:
+    """Patterns of signs beside the observed one; of a two-sided p each counts with its opposite."""
+    return row["patterns"] / 2 - 1
+
+
 def _gain(rows: pd.DataFrame, pooling: str, name: str) -> Claim:
     row, own, plain = (
         _row(rows, name, "ranking_gain"),
@@ -82,7 +87,7 @@ def _gain(rows: pd.DataFrame, pooling: str, name: str) -> Claim:
         claim=f"estimator: {ESTIMATORS[name].title.strip('… ')} ranks unseen texts better than the difference of "
         f"means ({POOLINGS[pooling]})",
         paper="the paper takes the difference of means; not compared",
-        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
+        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"], _beside(row)),
         rule=GAIN if np.isfinite(row["value"]) else None,
         how=f"rank of a text on its emotion's direction among the topic's texts, {own['value']:.3f} against "
         f"{plain['value']:.3f}, topics held out, each half of them at the layer that the other half chose; Student's "
@@ -100,7 +105,7 @@ def _words(rows: pd.DataFrame, pooling: str) -> Claim:
         claim=f"estimator: the difference of means ranks unseen texts better than the same of their embeddings "
         f"({POOLINGS[pooling]})",
         paper="not compared",
-        estimate=Estimate(-gain["value"], -gain["high"], -gain["low"], gain["n"], gain["p"]),
+        estimate=Estimate(-gain["value"], -gain["high"], -gain["low"], gain["n"], gain["p"], _beside(gain)),
         rule=WORDS if np.isfinite(gain["value"]) else None,
         how=f"rank as for the other estimators: {plain['value']:.3f}, of mean token embeddings without context "
         f"{floor['value']:.3f}, of the embedding of the emotion's name {name['value']:.3f}",

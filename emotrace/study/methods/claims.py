@@ -36,7 +36,7 @@ def _separation(table: pd.DataFrame, pooling: str) -> Claim:
         id=f"C5.separation.{pooling}",
         claim=f"C5 generation separates the emotions better than comprehension ({POOLINGS[pooling]})",
         paper="yes: Mann–Whitney p = 0.007, d = −107.5, 7 of 7",
-        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
+        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"], row["m"] - 1),
         rule=SEPARATION,
         how="intraclass correlation, the emotion's share of the variance among texts on one topic, generation minus "
         f"comprehension (R: {ours.loc['ratio_generation', 'value']:.2f} against "

@@ -107,10 +107,10 @@ def u_rule(opposed: float, smooth: float) -> Rule:
         return INCONCLUSIVE if verdict == REPRODUCED and not told else verdict
 
     words = (
-        f"reproduced if the net depth is at least {NET_DEPTH:g} of the curve's range with an interval above 0, and "
-        f"more than one in twenty smooth walks reach, two lines fall, then rise in {OPPOSED:.0%} of resamples, and "
-        f"p < {WALK_ALPHA:g} among walks of the same increments; not reproduced if the interval excludes "
-        f"{NET_DEPTH:g} or more"
+        f"reproduced if the net depth is at least {NET_DEPTH:g} of the curve's range, with an interval above 0, and "
+        f"exceeds the depth that one smooth walk in twenty reaches; and if two lines fall, then rise in {OPPOSED:.0%} "
+        f"of resamples; and if p < {WALK_ALPHA:g} among walks of the same increments. Not reproduced if the interval "
+        f"of the net depth lies below {NET_DEPTH:g}"
     )
     return Rule(words, decide)
 
@@ -124,8 +124,8 @@ def no_u_rule(opposed: float, smooth: float, p: float) -> Rule:
         return exchanged[other.decide(replace(estimate, p=p), move)]
 
     words = (
-        f"reproduced if the interval of the net depth excludes {NET_DEPTH:g} or more; not reproduced if this curve is "
-        "a U by the rule of C6.u"
+        f"reproduced if the interval of the net depth lies below {NET_DEPTH:g}; not reproduced if this curve is a U by "
+        "the rule of C6.u"
     )
     return Rule(words, decide)
 
@@ -239,7 +239,7 @@ def _baseline(row: pd.Series, pooling: str) -> Claim:
         id=f"C7.baseline.{pooling}",
         claim=f"C7 the separation exceeds that of shuffled labels ({POOLINGS[pooling]})",
         paper="validated in 4 models, against unrelated texts",
-        estimate=Estimate(row["held_out"], row["held_low"], row["held_high"], topics, row["p"]),
+        estimate=Estimate(row["held_out"], row["held_low"], row["held_high"], topics, row["p"], row["m"]),
         rule=baseline_rule(topics),
         how=f"R = (1 − cosine) / (1 − cosine with shuffled labels) at layer {row['chosen_layer']:.0f} chosen on one "
         "half of the topics, on the other half; null recomputed in each resample; permutation p on that half "

@@ -58,7 +58,7 @@ def _locate(study: Study, tables: Tables, pooling: str, criterion: str) -> list[
     interval, step = statistics.percentile_interval(best / study.n_layers, depths), 0.5 / study.n_layers
     chosen = chosen_layer(study, pooling, criterion)
     held_out = _decoding_held_out if criterion in geometry.DECODERS else _spread_held_out
-    bounds = {"low": interval.low - step, "high": interval.high + step}
+    bounds = {"low": interval.low - step, "high": min(interval.high + step, 1.0)}
     row = study.row(pooling, best, criterion=criterion, **bounds, n=len(set(study.topics)))
     row |= {"chosen_layer": chosen, "chosen_depth": chosen / study.n_layers}
     return [row | held_out(study, pooling, criterion, chosen) | _shape(study, losses, resampled)]
@@ -117,7 +117,7 @@ def _spread_held_out(study: Study, pooling: str, criterion: str, layer: int) -> 
         extra = dict(zip(("unrelated_ratio", "unrelated_low", "unrelated_high"), ratio, strict=True))
     else:
         interval = found.interval(criterion)
-        extra = {"null_mean": found.null[0], "p": found.p, "m": len(found.shuffled)}
+        extra = {"null_mean": found.null[0], "p": found.p, "m": found.m}
         if criterion in ("shuffled_cosine", "noise_cosine"):  # of which there is nothing to test
             extra = {}
         if criterion == "noise_cosine":  # a difference of two noises; resamples of half the topics blow it up

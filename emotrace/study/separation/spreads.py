@@ -36,6 +36,7 @@ class Spreads:
         intraclass: the emotions' cross-validated share of variance (:func:`emotrace.measures.spread.intraclass`).
         effective: texts a centroid.
         shuffled: the cosine as measured for each of the settings' permutations ``[permutation]``.
+        m: how many of these differ, at most.
     """
 
     cosine: np.ndarray
@@ -43,6 +44,7 @@ class Spreads:
     intraclass: np.ndarray
     effective: np.ndarray
     shuffled: np.ndarray
+    m: float
 
     def of(self, criterion: str) -> np.ndarray:
         """One of ``SPREADS``, ``[1 + draw]``."""
@@ -92,8 +94,9 @@ def _measure(study: Study, pooling: str, layer: int, half: np.ndarray | None) ->
     # A few shuffles stand for all of them in the resamples: their error, alike in each, is taken out.
     if null[0] < 1:
         null = 1 - (1 - null) * (1 - shuffled.mean()) / (1 - null[0])
-    intraclass = spread.intraclass(products, crossed, weights)
-    return Spreads(few[0], null, intraclass, crossed.effective(weights), shuffled)
+    intraclass = spread.intraclass(products.gram, crossed, weights)
+    differ = min(len(shuffled), crossed.groupings(within) - 1)
+    return Spreads(few[0], null, intraclass, crossed.effective(weights), shuffled, differ)
 
 
 def half_value(study: Study, pooling: str, layer: int, half: np.ndarray, criterion: str) -> float:
@@ -111,9 +114,14 @@ def half_value(study: Study, pooling: str, layer: int, half: np.ndarray, criteri
         sizes = study.group_sizes(half)
         return cosine - groups.group_cosine(unrelated, sizes, GROUP_REPEATS, study.rng("half groups"))
     weights = half[None].astype(np.float64)
-    intraclass = spread.intraclass(products, crossed, weights)
+    intraclass = spread.intraclass(products.gram, crossed, weights)
     value = Spreads(
-        np.array([cosine]), np.array([np.mean(shuffled)]), intraclass, crossed.effective(weights), np.array(shuffled)
+        np.array([cosine]),
+        np.array([np.mean(shuffled)]),
+        intraclass,
+        crossed.effective(weights),
+        np.array(shuffled),
+        len(shuffled),
     ).of(criterion)
     return float(value[0])
 
