@@ -29,7 +29,7 @@ from emotrace.in_trace import (
     residual,
 )
 from emotrace.steering import Edit, shared_prefix
-from emotrace.tokens import Tokens, batches, encode, in_batches, in_parts, pad_left, token_rows
+from emotrace.tokens import Tokens, batches, encode, in_batches, in_parts, pad_left, pad_right, token_rows
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -264,9 +264,8 @@ def log_likelihoods(
     lengths = [len(continuations[row]) for row in filled]
 
     def part(rows: Sequence[int]) -> list[np.ndarray]:
-        texts = [[*prompts[row], *continuations[row]] for row in rows]
-        widths = [len(continuations[row]) for row in rows]
-        return [finite_logits(model, values) for values in _log_likelihoods_batch(model, texts, widths)]
+        some = [prompts[row] for row in rows], [continuations[row] for row in rows]
+        return [finite_logits(model, values) for values in _log_likelihoods_batch(model, *some)]
 
     groups: list[list[int]] = []
     for group in batches(lengths, max(1, LOGITS // model.vocabulary)):
@@ -282,15 +281,29 @@ def log_likelihoods(
     return results
 
 
-def _log_likelihoods_batch(model: Model, texts: list[list[int]], widths: list[int]) -> list[np.ndarray]:
-    """Padded on the left, so that every continuation ends at the right edge and only its logits are made."""
-    ids, mask = pad_left(texts)
-    kept = max(widths)
-    targets, batch = ids[:, -kept:], {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.trace(batch, use_cache=False, **model.last_logits(kept + 1)):
-        make_input_contiguous(model.unembedding)
-        values = chosen_log_probabilities(model.nn.output.logits[:, -kept - 1 : -1], targets).save()
-    return [row[-width:].double().numpy() for row, width in zip(values, widths, strict=True)]
+def _log_likelihoods_batch(
+    model: Model, prompts: Sequence[list[int]], continuations: Sequence[list[int]]
+) -> list[np.ndarray]:
+    """Prompts end, and continuations begin, at one edge: logits are made from there on, and a prompt is read once."""
+    ids, mask = pad_left(prompts)
+    targets, kept = pad_right(continuations), max(map(len, continuations))
+    prefix, owner = shared_prefix(model, ids, mask, Edit({}))
+    ids, mask = torch.cat([ids, targets[:, :-1]], dim=1), torch.cat([mask, torch.ones_like(targets[:, 1:])], dim=1)
+    batch, last = {"input_ids": ids, "attention_mask": mask}, model.last_logits(kept)
+    if prefix is not None:
+        batch |= {"input_ids": ids[:, -kept:], "position_ids": (mask.cumsum(dim=1) - 1)[:, -kept:]}
+    with torch.no_grad(), model.session():
+        cache = None
+        if prefix is not None:
+            cache = DynamicCache(config=model.nn._module.config)
+            with model.trace(prefix, past_key_values=cache, use_cache=True) as reader:
+                _ = model.layers[-1].output
+                reader.stop()
+            one_copy_a_row(cache, owner)
+        with model.trace(batch, past_key_values=cache, use_cache=cache is not None, **last):
+            make_input_contiguous(model.unembedding)
+            values = chosen_log_probabilities(model.nn.output.logits[:, -kept:], targets).save()
+    return [row[: len(tokens)].double().numpy() for row, tokens in zip(values, continuations, strict=True)]
 
 
 @arguments.checked

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from emotrace.steered_texts import BATCH_ROWS
 from emotrace.steering import generate
 from emotrace.study.effects.crossed import crossed_mean
 from emotrace.tokens import Writing, chat_ids, encode, in_parts, text_after
@@ -20,7 +21,6 @@ from emotrace.tokens import Writing, chat_ids, encode, in_parts, text_after
 if TYPE_CHECKING:
     from emotrace.models import Model
 
-BATCH_ROWS = 128
 _ASKED = "Continue this text, so that the person in it feels {emotion}."
 _PLAIN = "Continue this text, in the same manner."
 _SENTENCE = "In these lines somebody feels {emotion}.\n\n"
