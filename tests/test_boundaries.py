@@ -252,16 +252,17 @@ def test_nothing_is_asked_for(model, vectors, value):
 def test_no_count(model, vectors, value):
     for call in (
         lambda: Writing(max_new_tokens=value),
-        lambda: emotrace.steer(model, TEXT, vectors, 0.1, layers=2, batch_rows=value),
         lambda: stories.write_stories(model, per_cell=value, continuation=True),
         lambda: stories.write_stories(model, batch_rows=value, continuation=True),
         lambda: calibration.calibrate(model, vectors, texts=value),
     ):
         with pytest.raises(EmotraceError, match=r"1 or more|whole number"):
             call()
-    if value is not None:
+    if value is not None:  # the default of both
         with pytest.raises(EmotraceError, match="batch_tokens"):
             activations.read_activations(model, [TEXT], batch_tokens=value)
+        with pytest.raises(EmotraceError, match="batch_rows"):
+            emotrace.steer(model, TEXT, vectors, 0.1, layers=2, batch_rows=value)
 
 
 def test_what_the_coercions_refuse_is_shown_on_one_short_line():
