@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from shuffled_labels import shuffled_cosine
 
 import emotrace
 from emotrace.errors import EmotraceError
@@ -73,7 +74,7 @@ def noise(counts, rng, signal=0.0):
 def p_of(texts, rng, permutations=39):
     names = np.unique(texts[2])
     value = geometry.mean_pairwise_cosine(geometry.cells(*texts, names).centroids())
-    return permutation_p(float(value), geometry.shuffled_cosine(*texts, names, permutations, rng), "less")
+    return permutation_p(float(value), shuffled_cosine(*texts, names, permutations, rng), "less")
 
 
 # -- the null of the separation ---------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_the_null_of_uneven_cells_is_every_way_to_deal_out_the_texts():
         labels = [emotions[row] for row in (*first, *second)]
         cells = geometry.cells(texts, topics, labels, ["sad", "calm", "proud"])
         exact.append(geometry.mean_pairwise_cosine(cells.centroids()))
-    null = geometry.shuffled_cosine(texts, topics, emotions, ["sad", "calm", "proud"], 4000, np.random.default_rng(0))
+    null = shuffled_cosine(texts, topics, emotions, ["sad", "calm", "proud"], 4000, np.random.default_rng(0))
     assert set(np.round(null, 9)) == set(np.round(exact, 9))
     assert null.mean() == pytest.approx(np.mean(exact), abs=5 * np.std(exact) / np.sqrt(4000))
 
@@ -110,8 +111,8 @@ def test_classes_that_are_not_asked_for_are_not_shuffled_in():
     rng = np.random.default_rng(10)
     texts = noise(thinned(3), rng)
     asked = texts[2] < 10
-    expected = geometry.shuffled_cosine(*(part[asked] for part in texts), range(10), 9, np.random.default_rng(1))
-    found = geometry.shuffled_cosine(*texts, range(10), 9, np.random.default_rng(1))
+    expected = shuffled_cosine(*(part[asked] for part in texts), range(10), 9, np.random.default_rng(1))
+    found = shuffled_cosine(*texts, range(10), 9, np.random.default_rng(1))
     np.testing.assert_allclose(found, expected)
 
 
@@ -276,7 +277,7 @@ def test_crossed_texts_draw_as_before(tmp_path):
         columns = rng.permuted(np.tile(np.arange(CLASSES), (TOPICS, 1)), axis=1)
         sums = np.take_along_axis(summed.sums, columns[..., None], axis=1).sum(axis=0)
         expected.append(geometry.mean_pairwise_cosine(sums / (2 * TOPICS)))
-    found = geometry.shuffled_cosine(*texts, range(CLASSES), 5, np.random.default_rng(18))
+    found = shuffled_cosine(*texts, range(CLASSES), 5, np.random.default_rng(18))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

@@ -119,40 +119,6 @@ def resampled_pairwise_cosine(vectors: np.ndarray, draws: np.ndarray) -> np.ndar
     return (((draws @ directions) ** 2).sum(axis=-1) - self_pairs) / (draws.sum(axis=1) ** 2 - squares.sum(axis=1))
 
 
-def shuffled_cosine(
-    activations: np.ndarray,
-    topics: Labels,
-    emotions: Labels,
-    names: Sequence[str],
-    permutations: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """The centroids' mean pairwise cosine when labels are shuffled within each topic: ``[permutation]``.
-
-    The control that keeps everything but the emotion: the same texts, topics, lengths and number of texts a centroid.
-    Where every topic × emotion cell has the same number of texts, whole cells change places; else single texts do, so
-    that every emotion keeps its number of texts on every topic. Arguments as of :func:`cells`.
-    """
-    summed = cells(activations, topics, emotions, names)
-    n_topics, n_emotions, _ = summed.sums.shape
-    null = np.empty(permutations)
-    if (summed.counts == summed.counts[0, 0]).all():
-        rows = np.arange(n_topics)[:, None]
-        for permutation in range(permutations):
-            columns = rng.permuted(np.tile(np.arange(n_emotions), (n_topics, 1)), axis=1)
-            counts = summed.counts[rows, columns].sum(axis=0)
-            null[permutation] = mean_pairwise_cosine(summed.sums[rows, columns].sum(axis=0) / counts[:, None])
-        return null
-    named = np.isin(np.asarray(emotions), names)
-    texts, topic_of = activations[named].astype(np.float64), np.asarray(topics)[named]
-    members = np.asarray(names)[:, None] == np.asarray(emotions)[named]  # [emotion, text]
-    means = members / members.sum(axis=1, keepdims=True)
-    for permutation in range(permutations):
-        order = shuffle_within_topics(np.arange(len(texts)), topic_of, rng)
-        null[permutation] = mean_pairwise_cosine(means @ texts[order])
-    return null
-
-
 def silhouettes(activations: np.ndarray, emotions: Labels) -> np.ndarray:
     """Silhouette of each text by emotion ``[text]``, in cosine distance after subtracting the mean of all texts.
 

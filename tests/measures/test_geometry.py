@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from shuffled_labels import shuffled_cosine
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
@@ -172,7 +173,7 @@ def test_group_cosine_needs_two_groups():
 def test_shuffled_labels_make_planted_emotions_more_alike():
     rng = np.random.default_rng(8)
     texts = planted(rng, 1.5)
-    cells, null = geometry.cells(*texts, NAMES), geometry.shuffled_cosine(*texts, NAMES, 99, rng)
+    cells, null = geometry.cells(*texts, NAMES), shuffled_cosine(*texts, NAMES, 99, rng)
     assert len(null) == 99
     assert geometry.mean_pairwise_cosine(cells.centroids()) < null.min() - 0.02
 
@@ -181,7 +182,7 @@ def test_shuffled_labels_make_planted_emotions_more_alike():
 def test_random_labels_lie_inside_the_range_of_the_shuffled(seed):
     rng = np.random.default_rng(seed)
     texts = planted(rng, 0)
-    cells, null = geometry.cells(*texts, NAMES), geometry.shuffled_cosine(*texts, NAMES, 199, rng)
+    cells, null = geometry.cells(*texts, NAMES), shuffled_cosine(*texts, NAMES, 199, rng)
     assert null.std() > 0
     assert null.min() < geometry.mean_pairwise_cosine(cells.centroids()) < null.max()
 

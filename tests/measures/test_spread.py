@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from shuffled_labels import shuffled_cosine
 
-from emotrace.measures import geometry, spread
+from emotrace.measures import spread
 from emotrace.measures.statistics import topic_draws
 
 TOPICS, EMOTIONS, WIDTH = 8, 6, 30
@@ -113,7 +114,7 @@ def test_the_null_agrees_with_brute_force_shuffles_of_labels():
     design = spread.Crossed.of(topics, emotions, NAMES)
     everything = np.ones(TOPICS, dtype=bool)
     null = spread.whole_cosines(design.products(texts), design, design.orders(1500, rng), everything)[1:]
-    brute = geometry.shuffled_cosine(texts, topics, emotions, NAMES, 1500, np.random.default_rng(3))
+    brute = shuffled_cosine(texts, topics, emotions, NAMES, 1500, np.random.default_rng(3))
     assert null.mean() == pytest.approx(brute.mean(), abs=4 * brute.std() / np.sqrt(750))
     assert null.std() == pytest.approx(brute.std(), rel=0.1)
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 EMOTION_METRICS = ("projection", "beyond_skip", "kin_log_probability", "classifier", "kin_share")
 TEXT_METRICS = ("perplexity_ratio", "distinct_2", "longest_loop", "real_words", "n_tokens")
-STREAM_METRICS = ("projection", "beyond_skip")
-"""Not of an arm that edits every layer: there the read-out's own layer is edited too."""
 
 # Unsteered texts a prompt, for the perplexity ratio and its null.
 PLAIN_SEEDS = 4
