@@ -3,7 +3,7 @@
 Run by ``make bench``; ``python benchmarks/steering.py MODEL`` for another model. All take turns in one process, several
 times; medians, spread and ratios go to ``benchmarks/results/steering.csv``. The ratios are the result.
 
-- *emotrace*: the whole sweep in batches of 128 rows, each row its own vector and strength, greedy.
+- *emotrace*: the whole sweep in batches of 256 rows, each row its own vector and strength, greedy.
 - *unsteered, batched*: plain ``generate`` of transformers on the same prompts in the same batches.
 - *unsteered, batched, torch as it comes*: the same without the choices of ``emotrace.hosts.cpu_matmul`` and
   ``emotrace.hosts.cpu_attention``; every other side has them.

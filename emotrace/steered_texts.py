@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,9 +24,11 @@ from emotrace.vectors import Emotion, EmotionVectors, mixture_name
 if TYPE_CHECKING:
     from emotrace.models import Model
 
-# Rows of one pass. SmolLM2 writes 1.2 times as fast with 256 as with 128 on a CPU, and no faster with 512; what else a
-# server has to do is not known.
-BATCH_ROWS, SERVER_BATCH_ROWS = 256, 128
+# Rows of one pass, and of one of long texts or on a server, of which it is not known what else it has to do. SmolLM2
+# writes 1.2 times as fast with 256 as with 128 on a CPU, and no faster with 512.
+BATCH_ROWS, FEWER_ROWS = 256, 128
+# Tokens of a text, prompt and all, up to which more rows are written at once: keys and values take memory for each.
+SHORT_TEXT = 128
 
 
 class Row(NamedTuple):
@@ -68,7 +70,7 @@ def steer(
         writing: length, seeds, chat, temperature and the positions of the edit (both by default as calibrated: a
             strength that leaves sampled texts coherent may have greedy ones repeat themselves).
         on_the_fly: take the norm of each row's own activations as the unit of strength, as the author's code does.
-        batch_rows: rows of one pass; default ``BATCH_ROWS`` here, ``SERVER_BATCH_ROWS`` on a server.
+        batch_rows: rows of one pass; default :func:`rows_at_once`.
         cache: keeps finished batches by content, so that none is written twice.
         progress: called with the number of texts just written.
 
@@ -120,9 +122,8 @@ def write(
     if not rows:
         raise EmotraceError("nothing is to be written: a row is needed at least")
     layers = model.check_layers(layers)
-    if batch_rows is None:
-        batch_rows = SERVER_BATCH_ROWS if model.remote else BATCH_ROWS
-    batch_rows = arguments.integer(batch_rows, "batch_rows", at_least=1)
+    if batch_rows is not None:
+        batch_rows = arguments.integer(batch_rows, "batch_rows", at_least=1)
     settled = {as_calibrated(row.vectors, writing) for row in rows}
     if len(settled) > 1:
         raise EmotraceError(
@@ -146,11 +147,19 @@ def write(
         )
         return _write_batch(model, batch, [prompts[row.prompt] for row in batch], edit, writing, cache)
 
+    batch_rows = batch_rows or rows_at_once(model, prompts.values(), writing.max_new_tokens)
     for indices, texts in answers(model.remote, in_batches(order, batch_rows), batch_of):
         written.update(zip(indices, texts, strict=True))
         if progress:
             progress(len(indices))
     return pd.DataFrame([written[index] for index in range(len(rows))])
+
+
+def rows_at_once(model: Model, prompts: Iterable[Sequence[int]], new: int) -> int:
+    """How many rows are written together, by default: ``BATCH_ROWS`` here if no prompt with ``new`` tokens is longer
+    than ``SHORT_TEXT``, else ``FEWER_ROWS``."""
+    short = max(map(len, prompts)) + new <= SHORT_TEXT
+    return BATCH_ROWS if short and not model.remote else FEWER_ROWS
 
 
 def row_directions(batch: Sequence[Row], layers: Sequence[int], norms: np.ndarray) -> dict[int, torch.Tensor]:

@@ -95,8 +95,11 @@ def compare(kind: str) -> dict[str, float]:
         assert written[number] == loop(*reference) or written[number] == loop(*reference, cached=True), "tokens differ"
     found["likelihood"] = max(
         deviation(ours, logits[:-1].log_softmax(-1)[torch.arange(2, len(row) - 1), torch.tensor(row[3:])])
-        for ours, (_, logits), row in zip(
-            log_likelihoods(model, [row[:3] for row in ids], [row[3:] for row in ids]), plain, ids, strict=True
+        for ours, (_, logits), row in zip(  # each twice: a prompt that rows share is read once
+            log_likelihoods(model, [row[:3] for row in ids * 2], [row[3:] for row in ids * 2]),
+            plain * 2,
+            ids * 2,
+            strict=True,
         )
     )
     model.remote = Remote("local")

@@ -120,7 +120,7 @@ class Crossed:
         arrangements = gammaln(counts.sum(axis=1) + 1).sum() - gammaln(counts + 1).sum()
         alike = np.unique(counts, axis=1, return_counts=True)[1]
         with np.errstate(over="ignore"):
-            return float(np.round(np.exp(arrangements - gammaln(alike + 1).sum())))
+            return max(1.0, float(np.round(np.exp(arrangements - gammaln(alike + 1).sum()))))
 
     def products(self, activations: np.ndarray) -> Products:
         """Those between the design's texts at one layer, from all activations ``[…, d_model]``."""

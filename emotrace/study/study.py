@@ -279,7 +279,8 @@ def read(
 
     def study(name: str, source: Instrument) -> Study:
         table = corpus.quick_subset(source.passages, settings.topics)
-        report = partial(_report, progress, f"reading {name}", len(table))
+        beside = 0 if source.default or corpus.NEUTRAL in set(table["emotion"]) else len(source.unfelt)
+        report = partial(_report, progress, f"reading {name}", len(table) + beside)
         return Study(
             model.name,
             model.family,

@@ -49,9 +49,9 @@ class Estimate:
     m: float = np.nan
 
     @property
-    def testable(self) -> bool:
-        """Whether any outcome could give p below ``ALPHA``: four topics have 16 patterns of signs, so p ≥ 1/16."""
-        return bool(np.isnan([self.p, self.m]).any() or 1 / (self.m + 1) < ALPHA)
+    def least_p(self) -> float:
+        """The smallest p that any outcome could give: four topics have 16 patterns of signs, so 1/16; 0 if unknown."""
+        return 0.0 if np.isnan([self.p, self.m]).any() else 1 / (self.m + 1)
 
 
 @dataclass(frozen=True)
@@ -191,19 +191,25 @@ class Claim:
         first, *rest = self.id.split(".")
         return f"{first}.{rest[0]}" if first == "neighbour" or rest[:1] == ["steering"] else first
 
-    def verdict(self, p: float | None = None) -> str:
-        """One of ``VERDICTS``; ``p``: the estimate's, corrected for the other claims of this number."""
-        if self.rule is None or not self.estimate.testable:
+    def verdict(self, p: float | None = None, least_p: float = 0.0) -> str:
+        """One of ``VERDICTS``.
+
+        Args:
+            p: the estimate's, corrected for the other claims of this number.
+            least_p: the smallest that this could be (:func:`least`). From ``ALPHA`` on nothing could be *reproduced*,
+                and then nothing is refuted either.
+        """
+        if self.rule is None or max(least_p, self.estimate.least_p) >= ALPHA:
             return NOT_TESTABLE
         verdict = self.rule.verdict(self.estimate)
         p = self.estimate.p if p is None else p
         return INCONCLUSIVE if verdict == REPRODUCED and p >= ALPHA else verdict
 
-    def row(self, model: str, p: float | None = None) -> dict[str, Any]:
-        """A row of ``claims.csv``; ``p`` as :meth:`verdict` takes it."""
+    def row(self, model: str, p: float | None = None, least_p: float = 0.0) -> dict[str, Any]:
+        """A row of ``claims.csv``; the rest as :meth:`verdict` takes it."""
         estimate, how = self.estimate, self.how
-        if not estimate.testable:
-            how = f"{how}; so few units allow no p below {1 / (estimate.m + 1):.2g}, whatever is measured"
+        if self.rule is not None and (floor := max(least_p, estimate.least_p)) >= ALPHA:
+            how = f"{how}; with so few permutations p is {floor:.2g} at least, whatever is measured"
         return {
             "model": model,
             "instrument": self.instrument,
@@ -215,30 +221,46 @@ class Claim:
             "high": estimate.high,
             "n": estimate.n,
             "p": estimate.p if p is None else p,
-            "verdict": self.verdict(p),
+            "verdict": self.verdict(p, least_p),
             "how": f"{how}; {self.rule.words}" if self.rule else how,
         }
 
 
 def holm(claims: Sequence[Claim]) -> list[float]:
     """The p of each claim after Holm's correction among the claims of its number and instrument; NaN without one."""
-    adjusted = [np.nan] * len(claims)
+    return _corrected(claims, [claim.estimate.p for claim in claims])
+
+
+def least(claims: Sequence[Claim]) -> list[float]:
+    """The smallest that :func:`holm` could give each claim, whatever is measured: if every p were the least it can be.
+
+    Six topics have 32 pairs of opposite patterns of signs, so a two-sided p of 1/32; among twelve claims that is 0.375.
+    """
+    return _corrected(claims, [claim.estimate.least_p for claim in claims])
+
+
+def _corrected(claims: Sequence[Claim], values: Sequence[float]) -> list[float]:
+    """Holm's correction of values of p; a claim that is by itself not testable takes nothing from the others."""
+    corrected = [np.nan] * len(claims)
     families: dict[tuple[str, str], list[int]] = {}
     for index, claim in enumerate(claims):
-        if claim.rule is not None and claim.estimate.testable and not np.isnan(claim.estimate.p):
+        if claim.rule is not None and claim.estimate.least_p < ALPHA and not np.isnan(claim.estimate.p):
             families.setdefault((claim.number, claim.instrument), []).append(index)
     for indices in families.values():
         reached = 0.0
-        for rank, index in enumerate(sorted(indices, key=lambda index: claims[index].estimate.p)):
-            reached = max(reached, min(1.0, (len(indices) - rank) * claims[index].estimate.p))
-            adjusted[index] = reached
-    return adjusted
+        for rank, index in enumerate(sorted(indices, key=lambda index: values[index])):
+            reached = max(reached, min(1.0, (len(indices) - rank) * values[index]))
+            corrected[index] = reached
+    return corrected
 
 
 def claims_table(model: str, claims: Iterable[Claim]) -> pd.DataFrame:
     """``claims.csv`` of one model (``all``: of several together)."""
     claims = list(claims)
-    rows = [claim.row(model, p) for claim, p in zip(claims, holm(claims), strict=True)]
+    rows = [
+        claim.row(model, p, 0.0 if np.isnan(floor) else floor)
+        for claim, p, floor in zip(claims, holm(claims), least(claims), strict=True)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

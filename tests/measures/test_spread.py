@@ -88,6 +88,7 @@ def test_groupings_are_counted_as_a_list_of_them_counts_them(cells, expected):
     assert design.groupings(np.ones(len(cells), dtype=bool)) == len(seen) == expected
     only_first = np.arange(len(cells)) == 0
     assert design.groupings(only_first) <= expected
+    assert design.groupings(np.zeros(len(cells), dtype=bool)) == 1  # of nothing
 
 
 def test_very_many_groupings_are_no_error():

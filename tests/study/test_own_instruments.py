@@ -59,10 +59,10 @@ def test_the_default_through_the_new_path_changes_no_byte(tiny_folder, tmp_path)
 
 def test_what_an_instrument_lacks_is_left_out_with_a_reason(texts, model, tmp_path, capsys):
     own = emotrace.load_instrument(texts, name="moods")
-    chosen = f"{CHOSEN},method_comparison,crosslingual,implicit,graded"
+    chosen = f"{CHOSEN},crosslingual,implicit,graded"
     pipeline.run([model], tmp_path, chosen=chosen, quick=True, instruments=[own])
     left_out = read_manifest(tmp_path)["left_out"]
-    gone = "geometry method_comparison crosslingual implicit graded"
+    gone = "geometry crosslingual implicit graded"
     assert {name: list(reasons) for name, reasons in left_out.items()} == {name: ["moods"] for name in gone.split()}
     assert left_out["geometry"]["moods"] == "needs norms of valence and arousal of 5 emotions, not of 0 (--norms)"
     said = capsys.readouterr().err.splitlines()

@@ -19,6 +19,7 @@ from emotrace.study.verdicts import (
     equals,
     exceeds,
     holm,
+    least,
     significant,
     together,
 )
@@ -135,7 +136,7 @@ def test_units_too_few_for_a_small_p_are_not_testable_whatever_they_say(m, verdi
     least = 0.02 if np.isnan(m) else 1 / (m + 1)
     (row,) = claims_table("m", [claim(exceeds(0.2), Estimate(1, 0.5, 1.5, 4, least, m))]).to_dict("records")
     assert row["verdict"] == verdict
-    assert ("allow no p below" in row["how"]) == (verdict == NOT_TESTABLE)
+    assert ("at least, whatever is measured" in row["how"]) == (verdict == NOT_TESTABLE)
     refuted = claim(exceeds(0.2), Estimate(0, -0.1, 0.1, 4, 1.0, m)).verdict()
     assert refuted == (NOT_TESTABLE if verdict == NOT_TESTABLE else NOT_REPRODUCED)
     assert claim(exceeds(0.2), Estimate(0, -0.1, 0.1, 4, NAN, -1)).verdict() == NOT_REPRODUCED  # there is no p
@@ -146,6 +147,26 @@ def test_what_cannot_be_tested_takes_nothing_from_the_others_in_holms_correction
     np.testing.assert_allclose(
         holm([claim(exceeds(0.2), few, "C5.a"), claim(exceeds(0.2), enough, "C5.b")]), [NAN, 0.04]
     )
+
+
+def test_what_holms_correction_makes_impossible_is_not_testable():
+    def family(size, m, p):
+        return [claim(exceeds(0.2), Estimate(1, 0.5, 1.5, 6, p, m), f"C5.{index}") for index in range(size)]
+
+    # Six topics, two-sided: 32 pairs of opposite signs. One claim can be borne out, twelve together never.
+    for size, verdict in ((1, REPRODUCED), (12, NOT_TESTABLE)):
+        table = claims_table("m", family(size, 31, 1 / 32))
+        assert set(table["verdict"]) == {verdict}
+    assert least(family(12, 31, 1 / 32)) == pytest.approx([12 / 32] * 12)
+    # the same claims beside eleven whose p may be anything: then the correction may ask for 1 alone
+    others = [claim(exceeds(0.2), Estimate(1, 0.5, 1.5, 6, 1e-9), f"C5.other{index}") for index in range(11)]
+    assert list(claims_table("m", [*family(1, 31, 1 / 32), *others])["verdict"]) == [REPRODUCED] * 12
+    # and no claim that the best outcome would bear out is called not testable
+    for size in range(1, 13):
+        for m in (20, 31, 63, 127, 511):
+            best = claims_table("m", family(size, m, 1 / (m + 1)))
+            expected = REPRODUCED if size / (m + 1) < 0.05 else NOT_TESTABLE
+            assert set(best["verdict"]) == {expected}
 
 
 def test_ranking_texts_and_steering_are_two_questions_of_an_estimator():

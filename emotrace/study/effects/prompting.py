@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from emotrace.steered_texts import BATCH_ROWS
+from emotrace.steered_texts import rows_at_once
 from emotrace.steering import generate
 from emotrace.study.effects.crossed import crossed_mean
-from emotrace.tokens import Writing, chat_ids, encode, in_parts, text_after
+from emotrace.tokens import Writing, chat_ids, encode, in_batches, in_parts, text_after
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -52,8 +52,7 @@ def write(model: Model, cases: Sequence[tuple[str, str, int]], tokens: int) -> p
     def part(rows: Sequence[int]) -> list[list[int]]:
         return generate(model, [ids[row] for row in rows], None, writing, [cases[row][2] for row in rows])
 
-    for start in range(0, len(order), BATCH_ROWS):
-        rows = order[start : start + BATCH_ROWS]
+    for rows in in_batches(order, rows_at_once(model, ids, tokens)):
         texts = [one for some in in_parts(model, rows, part) for one in some]
         written.update(zip(rows, texts, strict=True))
     facts = [

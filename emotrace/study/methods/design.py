@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from emotrace.activations import read_activations
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.measures import statistics
 from emotrace.measures.geometry import neutral_components, project_out
 from emotrace.measures.randomness import generator
-from emotrace.readings import Reading, read_texts
+from emotrace.readings import Reading, frame_tokens, provenance_of
 
 if TYPE_CHECKING:
     from emotrace.files import Cache
+    from emotrace.instrument.instrument import Instrument
     from emotrace.models import Model
 
 AUTHORS = ("ours", "self", "other")
@@ -27,6 +29,7 @@ FACTORS = ("author", "frame", "pooling", "texts", "components")
 # What tells one reading from another; the number of texts is taken within a reading.
 READING_FACTORS = ("author", "frame", "pooling", "components")
 NEUTRAL_SHARE = 0.5
+FEWEST_TOPICS, FEWEST_EMOTIONS = 4, 2
 
 
 @dataclass
@@ -110,6 +113,7 @@ def match_readings(
     readings: Mapping[tuple[str, str], Reading],
     *,
     neutral: Mapping[str, np.ndarray] | None = None,
+    instrument: Instrument | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
 ) -> Design:
@@ -121,6 +125,7 @@ def match_readings(
         readings: (author, frame) → reading; every author in every frame, all with the same layers and poolings.
         neutral: pooling → activations of unrelated texts, read plain, ``[text, layer, d_model]`` at the same layers;
             without it nothing is removed.
+        instrument: whose emotions and topics, in its order; default: those of ``data/``.
         seed: of every random draw.
         bootstrap: number of resamples.
 
@@ -136,11 +141,9 @@ def match_readings(
         raise EmotraceError("the readings of a factorial have the same layers")
     rows = {key: _first_rows(reading.labels) for key, reading in readings.items()}
     shared = set.intersection(*map(set, rows.values()))
-    topics = [name for name in corpus.topics().index if any(name == topic for topic, _ in shared)]
-    emotions = [name for name in corpus.emotion_names() if sum(name == e for _, e in shared) >= len(topics) / 2]
-    if len(topics) < 4 or len(emotions) < 2:
-        counts = f"{len(topics)} and {len(emotions)}"
-        raise EmotraceError(f"a factorial needs four topics and two emotions that all authors share, not {counts}")
+    topics, emotions = _shared_names(shared, instrument)
+    if reason := _too_few(topics, emotions):
+        raise EmotraceError(reason)
     cells = [(topic, emotion) for topic in topics for emotion in emotions]
     present = np.array([cell in shared for cell in cells]).reshape(len(topics), len(emotions))
     decoder = [idx for idx, layer in enumerate(read) if layer > 0]
@@ -154,6 +157,27 @@ def match_readings(
     removed = {name: neutral_components(values[:, decoder], NEUTRAL_SHARE) for name, values in (neutral or {}).items()}
     names = tuple(topics), tuple(emotions)
     return Design(model_name, n_layers, *names, layers, pooled, present, removed, seed, bootstrap)
+
+
+def too_few(authors: Mapping[str, pd.DataFrame], instrument: Instrument | None = None) -> str:
+    """Why the texts of these authors make no factorial, in words; empty where they do."""
+    shared = set.intersection(*(set(_first_rows(table)) for table in authors.values()))
+    return _too_few(*_shared_names(shared, instrument))
+
+
+def _shared_names(cells: set[tuple[str, str]], instrument: Instrument | None) -> tuple[list[str], list[str]]:
+    """The topics of these cells, and the emotions that have a text on half of them at least."""
+    known = corpus.topics().index if instrument is None else instrument.topics
+    names = corpus.emotion_names() if instrument is None else instrument.emotions
+    topics = [name for name in known if any(name == topic for topic, _ in cells)]
+    return topics, [name for name in names if sum(name == e for _, e in cells) >= len(topics) / 2]
+
+
+def _too_few(topics: Sequence[str], emotions: Sequence[str]) -> str:
+    if len(topics) >= FEWEST_TOPICS and len(emotions) >= FEWEST_EMOTIONS:
+        return ""
+    counts = f"{len(topics)} and {len(emotions)}"
+    return f"a factorial needs four topics and two emotions that all authors share, not {counts}"
 
 
 def _first_rows(texts: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -171,6 +195,7 @@ def read_design(
     other: pd.DataFrame | None,
     *,
     neutral: Mapping[str, np.ndarray] | None = None,
+    instrument: Instrument | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
     cache: Cache | None = None,
@@ -184,6 +209,7 @@ def read_design(
         own: the kept stories of the model itself, or None.
         other: the kept stories of another model (:func:`emotrace.instrument.stories.stored`), or None.
         neutral: pooling → activations of unrelated texts at all layers 0 … L; see :func:`match_readings`.
+        instrument: whose texts ``passages`` are; default: ``data/``'s.
         seed: of every random draw.
         bootstrap: number of resamples.
         cache: keeps finished batches.
@@ -200,8 +226,11 @@ def read_design(
     for author, table in texts.items():
         # Only what can be matched is read; the neutral class is no row of the factorial.
         matched = [row for cell, row in rows[author].items() if cell in shared and cell[1] != corpus.NEUTRAL]
-        for frame in frames:
-            readings[author, frame] = read_texts(
-                model, table.iloc[matched], frame, author=author, cache=cache, progress=progress
-            )
-    return match_readings(model.name, model.n_layers, readings, neutral=neutral, seed=seed, bootstrap=bootstrap)
+        part = table.iloc[matched].reset_index(drop=True)
+        for frame in frames:  # not by `read_texts`, which reads baseline texts beside those of one's own instrument
+            tokens = frame_tokens(model, part, frame, instrument=instrument)
+            pooled = read_activations(model, tokens, cache=cache, progress=progress)
+            layers = list(range(model.n_layers + 1))
+            readings[author, frame] = Reading(part, pooled, layers, provenance_of(model, part, author, frame))
+    drawn: dict[str, Any] = {"instrument": instrument, "seed": seed, "bootstrap": bootstrap}
+    return match_readings(model.name, model.n_layers, readings, neutral=neutral, **drawn)

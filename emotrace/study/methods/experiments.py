@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from emotrace.study.experiment import GENERATE, Experiment, Results, Tables, only_data
-from emotrace.study.methods import claims, figures, measure
+from emotrace.instrument.instrument import Instrument
+from emotrace.study.experiment import GENERATE, Experiment, Results, Tables
+from emotrace.study.methods import claims, design, figures, measure
 from emotrace.study.study import Study
 
 COMPARISON = ("method_comparison", "method_by_layer", "story_rates")
 FACTORIAL = ("factorial", "factorial_effects", "factorial_decoding", "factorial_rdm")
+
+
+def _topics(instrument: Instrument) -> str:
+    """Stories are asked for on topics; folds of texts are none."""
+    least = design.FEWEST_TOPICS
+    if instrument.has_topics and len(instrument.topics) >= least:
+        return ""
+    return f"needs {least} topics that the model can write stories on"
 
 
 def _method_comparison(study: Study, tables: Tables) -> Results:
@@ -18,7 +27,7 @@ def _method_comparison(study: Study, tables: Tables) -> Results:
 
 def _factorial(study: Study, tables: Tables) -> Results:
     both = study.once(measure.measure_methods)
-    return Results({name: both.tables[name] for name in FACTORIAL})
+    return Results({name: both.tables[name] for name in FACTORIAL if name in both.tables})
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -33,7 +42,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claim_ids=tuple(f"C5.separation.{pooling}" for pooling in claims.POOLINGS),
         pictures=figures.COMPARISON,
         over_models=measure.over_models,
-        requires=only_data("stories of another author on its topics"),
+        requires=_topics,
         notebook="03",
     ),
     Experiment(
@@ -46,7 +55,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=claims.factorial_claims,
         claim_ids=("C5.authorship",),
         pictures=figures.FACTORIAL,
-        requires=only_data("stories of another author on its topics"),
+        requires=_topics,
         notebook="04",
     ),
 )

@@ -107,7 +107,8 @@ class _Factorial:
         curves = [_curves(within(products, half), present[half]) for half in halves]
         for metric in METRICS:
             best = np.nanargmin if metric in LOWER_IS_BETTER else np.nanargmax
-            chosen = [int(best(curve[metric])) for curve in curves]
+            known = (np.isfinite(curve[metric]).any() for curve in curves)  # of half the topics there may be no pair
+            chosen = [int(best(curve[metric])) if some else 0 for curve, some in zip(curves, known, strict=True)]
             if metric == "nearest_centroid":
                 values, resampled = self._accuracies(products, halves, chosen[::-1])
                 self.resampled[metric][cell] = np.mean(resampled, axis=0)

@@ -105,7 +105,7 @@ COMPARISON = (
         "method_by_layer",
         method_by_layer,
         "method_by_layer",
-        "C5, layer by layer: how alike the emotions' centroids are when the model reads our passages, and when it "
+        "C5, layer by layer: how alike the emotions' centroids are when the model reads the passages, and when it "
         "reads its own stories after the request for them.",
     ),
 )

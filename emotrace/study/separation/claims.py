@@ -5,6 +5,7 @@ Every rule is ours; how often each errs, and how often it finds the paper's effe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -310,7 +311,7 @@ def geometry_claims(tables: Tables, family: str) -> Sequence[Claim]:
             id=f"neighbour.valence.{pooling}",
             claim=f"neighbour: the first principal component is valence ({words})",
             paper="r = 0.81 (Sofroniew et al. 2026); 0.76, 0.83 (van der Ben et al. 2026)",
-            estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
+            estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"], _orders(row)),
             rule=significant(VALENCE),
             how="|Pearson's r| over the emotions in the norms, vectors of the half of the topics that did not choose "
             f"layer {row['layer']:.0f}; Fisher interval; permutation p (m = {row['m']:.0f}); the component's r with "
@@ -318,3 +319,8 @@ def geometry_claims(tables: Tables, family: str) -> Sequence[Claim]:
         )
         claims.append(claim)
     return claims
+
+
+def _orders(row: pd.Series) -> float:
+    """Permutations behind p that differ: of four emotions there are 24."""
+    return min(row["m"], math.factorial(int(row["n"])) - 1)

@@ -68,7 +68,7 @@ def separation(study: Study) -> pd.DataFrame:
         activations, found = study.layer(pooling, layer), spreads(study, pooling, layer)
         # Where all texts are alike, as the full stops at layer 0, there is no spread to measure by.
         apart = found.null[0] < 1 - 1e-12
-        tests = {"p": found.p, "m": len(found.shuffled), "n": n_topics}
+        tests = {"p": found.p, "m": found.m, "n": n_topics}
         table = []
         for metric, null in SPREADS.items():
             if not apart and metric in ("ratio", "intraclass"):
