@@ -400,3 +400,10 @@ def test_strength_zero_on_a_real_model_is_plain_generate(packaged):
     for prompt, texts in table.groupby("prompt")["text"]:
         ids = tokens.until_end(plain(model, prompt, 12), tokens.end_tokens(model))
         assert set(texts) == {model.tokenizer.decode(ids, skip_special_tokens=True)}
+
+
+def test_long_texts_and_a_server_have_fewer_rows_at_once(llama, tiny_folder):
+    short, long = [[5] * 20], [[5] * 20, [5] * 120]
+    assert steered_texts.rows_at_once(llama, short, 24) == 256
+    assert steered_texts.rows_at_once(llama, short, 109) == steered_texts.rows_at_once(llama, long, 24) == 128
+    assert steered_texts.rows_at_once(emotrace.load(str(tiny_folder("llama")), remote="local"), short, 24) == 128

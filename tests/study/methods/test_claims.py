@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from emotrace.study.methods.claims import comparison_claims, factorial_claims
-from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, claims_table
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, claims_table
 
 
 def comparison(difference: float, half_width: float, p: float, cosine: float = 0.01) -> pd.DataFrame:
@@ -58,6 +58,14 @@ def test_p_is_corrected_for_the_other_claims_of_the_number():
     rows = claims_table("m", comparison_claims({"method_comparison": comparison(0.1, 0.04, 0.03)}, "llama"))
     assert rows["p"].tolist() == [0.06, 0.06]
     assert rows["verdict"].tolist() == [INCONCLUSIVE] * 2
+
+
+@pytest.mark.parametrize(("p", "m", "verdict"), [(float("nan"), 0, NOT_TESTABLE), (1 / 64, 64, REPRODUCED)])
+def test_on_topics_too_few_for_the_test_it_is_not_testable_however_large_the_difference(p, m, verdict):
+    table = comparison(0.8, 0.04, p).assign(m=m)
+    rows = claims_table("m", comparison_claims({"method_comparison": table}, "llama"))
+    assert rows["verdict"].tolist() == [verdict] * 2
+    assert rows["how"].str.contains("too few topics").tolist() == [verdict == NOT_TESTABLE] * 2
 
 
 def effects(author: float, half_width: float) -> pd.DataFrame:

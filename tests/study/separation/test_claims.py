@@ -1,13 +1,15 @@
 """The rules on the U, the best depth and valence at and around their limits."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from emotrace.study.separation import claims
 from emotrace.study.separation.localisation import unexplained
-from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Estimate
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Estimate, claims_table
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,14 @@ def test_what_is_left_unexplained_is_centred_as_fishers_z_and_knows_no_shift_of_
     opposed = unexplained(np.array([-0.1, *np.tanh(np.linspace(-1, 1, 99) - 0.3)]))
     assert opposed.high == 1
     assert opposed.low == pytest.approx(1 - np.tanh(np.arctanh(0.1) + 0.95) ** 2, abs=0.01)
+
+
+@pytest.mark.parametrize(("emotions", "verdict"), [(4, NOT_TESTABLE), (5, REPRODUCED), (20, REPRODUCED)])
+def test_of_four_emotions_no_order_is_rare_enough_for_valence(emotions, verdict):
+    row = {"split": "held_out", "layer": 3, "n": emotions, "m": 999, "low": 0.9, "high": 1.0}
+    # the least p that so many emotions can have
+    best = {**row, "metric": "pc1_valence_r", "value": 0.998, "p": max(1 / 1000, 1 / math.factorial(emotions))}
+    others = ("pc1_dialogue_r", "pc1_length_r", "pc1_valence_given_dialogue_r")
+    rest = [{**row, "metric": name, "value": 0.1} for name in others]
+    table = pd.DataFrame([{**one, "pooling": pooling} for pooling in ("last", "mean") for one in (best, *rest)])
+    assert claims_table("m", claims.geometry_claims({"geometry": table}, "llama"))["verdict"].tolist() == [verdict] * 2
