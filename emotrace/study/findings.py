@@ -84,7 +84,7 @@ def _writing(tables: Tables, claims: Claims) -> str | None:
         return None
     return (
         "Where it writes the texts itself, the emotion's share of their variance differs by "
-        f"{claims.value('C5.separation.last')} from where it reads ours; that generation separates better: "
+        f"{claims.value('C5.separation.last')} from where it reads the passages; that generation separates better: "
         f"{claims.verdict('C5.separation.last')}{_own_stories(tables)}."
     )
 
