@@ -28,6 +28,7 @@ import torch
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import ArrayFile, Cache
+from emotrace.hosts import gpu_memory
 from emotrace.hosts.finite import finite
 from emotrace.hosts.remote import answers
 from emotrace.hosts.turns import loop_to_the_end
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 POOLINGS = ("last", "mean")
 
 # Rows × longest row of one batch. On a CPU more is slower, up to half as fast at 2048 (docs/performance.md), and takes
-# memory. A GPU wants more: an H100 reads a model of 1B fastest at 8192 (docs/performance.md). A server's is not known.
+# memory. A GPU wants more, as its memory allows: an H100 reads fastest at 8192 (docs/performance.md). A server's is not
+# known.
 BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 8192
 SERVER_BATCH_TOKENS = 2048
@@ -83,7 +85,8 @@ def read_activations(
         poolings: ``last``, the text's last token; ``mean``, the mean over the text's tokens without special tokens
             and without its first, whose massive activation would drown the rest.
         batch_tokens: budget of rows × longest row for one forward pass; default :data:`BATCH_TOKENS` on this
-            machine's CPU, :data:`GPU_BATCH_TOKENS` on its GPU, :data:`SERVER_BATCH_TOKENS` on a server.
+            machine's CPU, on its GPU :data:`GPU_BATCH_TOKENS` or what half of its free memory holds,
+            :data:`SERVER_BATCH_TOKENS` on a server.
         out: a folder for results larger than memory: each pooling goes to ``POOLING.npy`` in it as it is read.
         cache: keeps finished batches by content, so that none is read twice.
         progress: called with the number of texts just finished.
@@ -137,8 +140,9 @@ def _check_two_tokens(texts: Sequence[Tokens]) -> None:
 
 
 def _budget(model: Model) -> int:
-    device = next(model.nn._module.parameters()).device.type
-    return {"cpu": BATCH_TOKENS, "meta": SERVER_BATCH_TOKENS}.get(device, GPU_BATCH_TOKENS)
+    if gpu_memory.on_gpu(model):
+        return gpu_memory.at_most(model, GPU_BATCH_TOKENS, gpu_memory.token_bytes(model))
+    return SERVER_BATCH_TOKENS if next(model.nn._module.parameters()).is_meta else BATCH_TOKENS
 
 
 def _requests(model: Model, lengths: Sequence[int], budget: int, text_bytes: int) -> list[list[int]]:
@@ -164,7 +168,7 @@ def _read_batches(
 
     def compute() -> np.ndarray:
         parts = in_parts(model, texts, lambda part: _pool(model, part, layers, poolings, budget))
-        return np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     vectors = compute() if cache is None else cache.arrays(_batch_key(model, texts, layers, poolings), compute)
     return finite(model, vectors, layers)
@@ -182,13 +186,16 @@ def _pool(model: Model, texts: list[Tokens], layers: list[int], poolings: Sequen
     passes = [[texts[row] for row in rows] for rows in batches([len(text.ids) for text in texts], budget)]
     ids = [pad_right([text.ids for text in batch]) for batch in passes]
     weights = [torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1) for batch in passes]
+    # A GPU is waited for when it is sent something, and when something is fetched: before and after all layers only.
+    ids, weights = [batch.to(model.device) for batch in ids], [batch.to(model.device) for batch in weights]
     with torch.no_grad(), model.session():
         vectors = nnsight.save([])
         for number in range(len(ids)):
             with model.trace({"input_ids": ids[number]}, use_cache=False) as tracer:
-                vectors.append(gathered([pooled(residual(model.layers, i), weights[number]) for i in layers]))
+                read = gathered([pooled(residual(model.layers, i), weights[number]) for i in layers])
+                vectors.append(read.permute(2, 1, 0, 3).contiguous().cpu())
                 tracer.stop()
-    return torch.cat(vectors, dim=1).permute(2, 1, 0, 3).numpy()
+    return vectors[0].numpy() if len(vectors) == 1 else torch.cat(vectors, dim=1).numpy()
 
 
 def pooling_weights(batch: Sequence[Tokens], pooling: str) -> torch.Tensor:
@@ -227,10 +234,10 @@ def read_tokens(
     def read(rows: Sequence[int]) -> None:  # each row is of one batch: threads do not meet
         ids = pad_right([tokens[row].ids for row in rows])
         with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
-            stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
+            stream = gathered([residual(model.layers, index).float() for index in layers]).cpu().save()
             tracer.stop()
-        for row, values in zip(rows, stream.numpy(), strict=True):
-            streams[row] = finite(model, values[: len(tokens[row].ids)], layers)
+        for row, values in zip(rows, stream.permute(1, 2, 0, 3).numpy(), strict=True):
+            streams[row] = finite(model, np.ascontiguousarray(values[: len(tokens[row].ids)]), layers)
 
     groups = batches([len(text.ids) for text in tokens], _budget(model))
     for batch, _ in answers(model.remote, groups, lambda rows: in_parts(model, rows, read)):
@@ -267,8 +274,8 @@ def _norms_batch(model: Model, texts: Sequence[Tokens]) -> np.ndarray:
         sums = []
         for index in range(model.n_layers + 1):
             hidden = residual(model.layers, index)
-            sums.append((hidden.float().norm(dim=-1) * counted.to(hidden.device)).sum().cpu())
-        norms = torch.stack(sums).save()
+            sums.append((hidden.float().norm(dim=-1) * counted.to(hidden.device)).sum())
+        norms = gathered(sums).cpu().save()
         tracer.stop()
     summed: np.ndarray = norms.double().numpy()
     return summed
@@ -326,20 +333,18 @@ def _read_while_writing(
 ) -> list[Written]:
     limit, (ids, mask) = writing.max_new_tokens, pad_left(prompts)
     settings = writing.settings(model, seeds, one_more=True)
-    # A copy of each vector, since a view would carry the whole prompt away.
     with torch.no_grad(), loop_to_the_end(model), model.generate(**settings) as tracer:
         with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
             seen = nnsight.save([])
             for step in tracer.iter[:]:
-                for index in layers:
-                    seen.append(residual(model.layers, index)[:, -1].float().cpu().clone())
+                seen.append(gathered([residual(model.layers, index)[:, -1].float() for index in layers]).cpu())
                 if step == 0:
                     make_input_contiguous(model.unembedding)
         with tracer.invoke():
             written = tracer.result.save()
     ends = end_tokens(model, writing.chat)
     # Each pass read one token: the first the prompt's last, every later one the token written by the pass before it.
-    stream = torch.stack(seen).view(-1, len(layers), len(prompts), model.d_model)[1:].permute(2, 0, 1, 3).numpy()
+    stream = torch.stack(seen)[1:].permute(2, 0, 1, 3).numpy()
     rows = [until_end(row[ids.shape[1] :].tolist(), ends)[:limit] for row in written]
     return [
         Written(row, finite(model, read[: len(row)].copy(), layers)) for row, read in zip(rows, stream, strict=True)

@@ -92,8 +92,8 @@ def pooled(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors of one shape, whatever device each layer is on, stacked on the CPU: a GPU is waited for once."""
-    return torch.stack([part.to(parts[0].device) for part in parts]).cpu()
+    """Tensors of one shape, whatever device each layer is on, stacked on the first one's. Nothing waits for a GPU."""
+    return torch.stack([part.to(parts[0].device) for part in parts])
 
 
 def chosen_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

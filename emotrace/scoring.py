@@ -16,12 +16,14 @@ from transformers import DynamicCache
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError
+from emotrace.hosts import gpu_memory
 from emotrace.hosts.finite import finite, finite_logits
 from emotrace.hosts.remote import answers
 from emotrace.in_trace import (
     chosen_log_probabilities,
     divergences,
     edited,
+    gathered,
     group_log_probabilities,
     group_masses,
     make_input_contiguous,
@@ -36,12 +38,17 @@ if TYPE_CHECKING:
 
 # Text positions whose probabilities over the whole vocabulary are held at once.
 REREAD_TOKENS = 384
-# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB).
-LOGITS = 1 << 26
+# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB); on a GPU 4 GB, as its memory allows.
+LOGITS, GPU_LOGITS = 1 << 26, 1 << 30
 # Rows × longest row of one forward pass, prompts and all.
 SCORED_TOKENS = 1 << 15
 # Up to so many tokens a prompt is read once and its keys and values kept: 0.2 GB on SmolLM2, 2 GB on a model of 7B.
 CACHED_TOKENS = 1 << 12
+
+
+def _logits_at_once(model: Model) -> int:
+    each = 4 * gpu_memory.LOGIT_COPIES
+    return gpu_memory.at_most(model, GPU_LOGITS, each) if gpu_memory.on_gpu(model) else LOGITS
 
 
 @arguments.checked
@@ -115,15 +122,15 @@ def _score_batch(
                 if index in by_layer:
                     hidden[:] = edited(hidden, by_layer[index], where, averaged, **kind)
                 if index in layers:
-                    read.append(hidden[:, -1].float().cpu())
-            stream = torch.stack(read, dim=1).save()
+                    read.append(hidden[:, -1].clone())
+            stream = gathered(read).float().cpu().save()
             make_input_contiguous(model.unembedding)
             logits = model.nn.output.logits[:, -1]
             if groups is None:
                 logs = logits.float().log_softmax(dim=-1).cpu().save()
             else:
                 logs = group_log_probabilities(logits, groups).save()
-    return stream.numpy(), logs.numpy()
+    return stream.transpose(0, 1).numpy(), logs.numpy()
 
 
 @arguments.checked
@@ -154,7 +161,8 @@ def reread(
     prompts, texts = _pairs(model, prompts, texts, "text")
     membership = torch.from_numpy(arguments.array(groups, "groups", model.vocabulary, None)).float()
     steps: list[np.ndarray] = []
-    rows_at_once = max(1, REREAD_TOKENS // max([1, *map(len, texts)]))
+    at_once = _logits_at_once(model) // model.vocabulary if gpu_memory.on_gpu(model) else REREAD_TOKENS
+    rows_at_once = max(1, at_once // max([1, *map(len, texts)]))
     whole = (edit or Edit({})).check(model, len(prompts))
 
     def part(rows: Sequence[int]) -> list[np.ndarray]:
@@ -217,7 +225,7 @@ def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
         values = _divergence_batch(model, [tokens[row] for row in rows], whole.rows(rows))
         return [finite_logits(model, text).mean() for text in values]
 
-    groups = batches([len(text.ids) for text in tokens], max(1, LOGITS // (2 * vocabulary)))
+    groups = batches([len(text.ids) for text in tokens], max(1, _logits_at_once(model) // (2 * vocabulary)))
     for rows, parts in answers(model.remote, groups, lambda rows: in_parts(model, rows, part)):
         found[rows] = list(itertools.chain.from_iterable(parts))
     return found
@@ -270,7 +278,7 @@ def log_likelihoods(
         return [finite_logits(model, values) for values in _log_likelihoods_batch(model, *some)]
 
     groups: list[list[int]] = []
-    for group in batches(lengths, max(1, LOGITS // model.vocabulary)):
+    for group in batches(lengths, max(1, _logits_at_once(model) // model.vocabulary)):
         rows = [filled[member] for member in group]
         # Prompts make no logits, but they are read: long ones part a batch of short continuations.
         size = max(1, SCORED_TOKENS // max(len(prompts[row]) + len(continuations[row]) for row in rows))

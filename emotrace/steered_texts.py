@@ -16,6 +16,7 @@ from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError, shown
 from emotrace.files import Cache
+from emotrace.hosts import gpu_memory
 from emotrace.hosts.remote import answers
 from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
 from emotrace.tokens import Writing, in_batches, in_parts, prompt_ids, text_after
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # Rows of one pass, and of one of long texts or on a server, of which it is not known what else it has to do. SmolLM2
 # writes 1.2 times as fast with 256 as with 128 on a CPU, and no faster with 512.
 BATCH_ROWS, FEWER_ROWS = 256, 128
+GPU_ROWS = 1024  # or what half of its free memory holds
 # Tokens of a text, prompt and all, up to which more rows are written at once: keys and values take memory for each.
 SHORT_TEXT = 128
 
@@ -157,9 +159,11 @@ def write(
 
 def rows_at_once(model: Model, prompts: Iterable[Sequence[int]], new: int) -> int:
     """How many rows are written together, by default: ``BATCH_ROWS`` here if no prompt with ``new`` tokens is longer
-    than ``SHORT_TEXT``, else ``FEWER_ROWS``."""
-    short = max(map(len, prompts)) + new <= SHORT_TEXT
-    return BATCH_ROWS if short and not model.remote else FEWER_ROWS
+    than ``SHORT_TEXT``, else ``FEWER_ROWS``; on a GPU ``GPU_ROWS``, if there is memory for them."""
+    longest = max(map(len, prompts)) + new
+    if gpu_memory.on_gpu(model):
+        return gpu_memory.at_most(model, GPU_ROWS, gpu_memory.row_bytes(model, longest))
+    return BATCH_ROWS if longest <= SHORT_TEXT and not model.remote else FEWER_ROWS
 
 
 def row_directions(batch: Sequence[Row], layers: Sequence[int], norms: np.ndarray) -> dict[int, torch.Tensor]:

@@ -25,6 +25,7 @@ from transformers import DynamicCache
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError, shown
+from emotrace.hosts import gpu_memory
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import edited, make_input_contiguous, one_copy_a_row, residual
 from emotrace.tokens import POSITIONS, Writing, end_tokens, pad_left, token_rows, until_end
@@ -80,6 +81,13 @@ class Edit:
             if (shape := tuple(self.directions[layer].shape)) != (rows, model.d_model):
                 raise EmotraceError(f"the edit at layer {layer} is {shape}, not ({rows}, {model.d_model}): a row each")
         return self
+
+    def beside(self, model: Model) -> dict[int, torch.Tensor]:
+        """The directions on the GPU of each layer, if the model is on one: no step has to fetch them anew."""
+        if not gpu_memory.on_gpu(model):
+            return dict(self.directions)
+        weights = {layer: next(model.layers[max(layer, 1) - 1]._module.parameters()) for layer in self.directions}
+        return {layer: rows.to(weights[layer].device) for layer, rows in self.directions.items()}
 
     def rows(self, rows: Sequence[int]) -> Edit:
         """The same edit of some of the rows."""
@@ -192,7 +200,7 @@ def generate(
     ids, mask = pad_left(prompts)
     batch, settings = {"input_ids": ids, "attention_mask": mask}, writing.settings(model, seeds)
     edit = (edit or Edit({})).check(model, len(prompts))
-    by_layer, kind = edit.directions, edit.kind
+    by_layer, kind = edit.beside(model), edit.kind
     where, averaged = edit.tokens(mask)
     prefix, owner = shared_prefix(model, ids, mask, edit)
     if prefix is not None:

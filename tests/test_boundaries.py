@@ -464,11 +464,11 @@ def calls(model, vectors):
             {"vectors": vectors, "emotions": "sad", "strength": 0.1, "layers": 2},
             "vectors emotions strength layers tokens schedule ablate",
         ),
-        "request_ids": (stories.request_ids, {"topic": "work", "emotion": "sad"}, "topic emotion named continuation"),
+        "request_ids": (stories.request_ids, {"topic": "shift", "emotion": "sad"}, "topic emotion named continuation"),
         "kept": (of(stories.kept), {"stories": pd.DataFrame({"status": ["kept"]})}, "stories"),
         "write_stories": (
             stories.write_stories,
-            {"topics": "work", "emotions": "sad", "attempts": 1, "continuation": True, "writing": Writing(2, 0.8)},
+            {"topics": "shift", "emotions": "sad", "attempts": 1, "writing": Writing(2, 0.8)},
             "topics emotions per_cell attempts batch_rows seed writing continuation cache progress",
         ),
         "read_texts": (readings.read_texts, framed, "texts frame author continuation layers poolings cache progress"),
@@ -533,7 +533,7 @@ def calls(model, vectors):
             {"module": model.nn._module, "tokenizer": model.tokenizer},
             "module tokenizer name instruct",
         ),
-        "Lab": (of(emotrace.Lab), {"model": loaded}, "model quick folder seed passages classifier"),
+        "Lab": (of(emotrace.Lab), {"model": model}, "model quick folder seed passages classifier"),
     }
 
 
@@ -567,6 +567,7 @@ INNER = {  # given what the functions above have checked
         "row_directions",
         "strengths_of",
         "nearest_half",
+        "rows_at_once",
     ),
     *(
         "as_calibrated",
@@ -600,6 +601,15 @@ def test_every_public_function_of_the_core_is_tried(model, vectors):
     }
     assert set(NAMES) == set(calls(model, vectors))
     assert public - set(NAMES) == INNER
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_right_is_taken(model, vectors, name, tmp_path, monkeypatch):
+    """Else the test below would look at one refusal all the time."""
+    monkeypatch.chdir(tmp_path)
+    function, right, _ = calls(model, vectors)[name]
+    with contextlib.suppress(TypeError):  # the argument that is always replaced
+        function(model, **right)
 
 
 @pytest.mark.parametrize("name", NAMES)
