@@ -53,8 +53,7 @@ if TYPE_CHECKING:
 POOLINGS = ("last", "mean")
 
 # Rows × longest row of one batch. On a CPU more is slower, up to half as fast at 2048 (docs/performance.md), and takes
-# memory. A GPU wants more, as its memory allows: an H100 reads fastest at 8192 (docs/performance.md). A server's is not
-# known.
+# memory. A GPU wants more, as its memory allows (docs/performance.md). A server's is not known.
 BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 8192
 SERVER_BATCH_TOKENS = 2048
