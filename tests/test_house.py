@@ -19,7 +19,7 @@ TRACING = {"activations.py", "steering.py", "scoring.py"}
 TRACES = {"trace", "generate", "session"}
 
 # Ceilings against growth, not goals: the core is what a reader is asked to read.
-MAX_PACKAGE_LINES = 30_700
+MAX_PACKAGE_LINES = 30_900
 MAX_CORE_LINES = 3_450
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60

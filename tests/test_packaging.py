@@ -1,8 +1,10 @@
 """The installed package: a core that works without the extras, one line for what is missing, data in the wheel."""
 
 import ast
+import importlib.util
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -174,3 +176,63 @@ def test_the_version_is_said_alike_everywhere():
 
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# -- where it is published --------------------------------------------------------------------------------------------
+
+
+def _set_repository(root, monkeypatch, url):
+    spec = importlib.util.spec_from_file_location("set_repository", ROOT / "scripts" / "set_repository.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["set_repository.py", url])
+    module.main(root)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com/lab/emotrace",
+        "https://github.com/lab/emotrace.git",
+        "https://code.example.org/a/b/emotrace/",
+    ],
+)
+def test_an_address_stands_everywhere_and_gives_way_to_another(tmp_path, monkeypatch, url):
+    names = ("pyproject.toml", "CITATION.cff", "mkdocs.yml", "README.md")
+    for name in names:
+        shutil.copy(ROOT / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_text() for name in names}
+    _set_repository(tmp_path, monkeypatch, "https://github.com/somebody/else")
+    _set_repository(tmp_path, monkeypatch, url)
+    clean = url.removesuffix("/").removesuffix(".git")
+    after = {name: (tmp_path / name).read_text() for name in names}
+    assert not any("somebody" in text for text in after.values())
+    links = tomllib.loads(after["pyproject.toml"])["project"]["urls"]
+    assert links == {
+        **tomllib.loads(before["pyproject.toml"])["project"]["urls"],
+        "Repository": clean,
+        "Issues": f"{clean}/issues",
+        "Changelog": f"{clean}/blob/main/CHANGELOG.md",
+    }
+    assert yaml.safe_load(after["CITATION.cff"])["repository-code"] == clean
+    assert f"repo_url: {clean}\n" in after["mkdocs.yml"]
+    notebooks = re.findall(r"colab\.research\.google\.com/github/lab/emotrace/blob/main/(\S+?)\)", after["README.md"])
+    assert len(notebooks) == (2 if "github" in url else 0)
+    assert all((ROOT / notebook).exists() for notebook in notebooks)
+    for name in names:  # nothing else has changed
+        gone = set(before[name].splitlines()) - set(after[name].splitlines())
+        assert len(gone) <= (name == "README.md")
+
+
+@pytest.mark.parametrize(
+    "url", ["emotrace", "http://github.com/lab/emotrace", "https://github.com", "https://github.com/lab"]
+)
+def test_what_is_no_address_is_refused_in_one_line(tmp_path, monkeypatch, url):
+    with pytest.raises(SystemExit, match="not an address of a repository"):
+        _set_repository(tmp_path, monkeypatch, url)
+
+
+def test_no_address_is_claimed_that_was_not_given():
+    links = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text()).get("repository-code")
+    assert links.get("Repository") == cited
