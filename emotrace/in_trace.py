@@ -123,7 +123,7 @@ def divergences(logits: torch.Tensor) -> torch.Tensor:
 def group_masses(logits: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """The probability of each group of tokens, float64 ``[…, group]``, from logits ``[…, vocabulary]`` and the
     membership ``[vocabulary, group]``."""
-    return (logits.float().softmax(dim=-1) @ groups.to(logits.device)).double().cpu()
+    return (logits.float().softmax(dim=-1) @ groups.to(logits.device)).cpu().double()
 
 
 def group_log_probabilities(logits: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:

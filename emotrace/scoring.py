@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 # Text positions whose probabilities over the whole vocabulary are held at once.
 REREAD_TOKENS = 384
-# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB); on a GPU 4 GB, as its memory allows.
+# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB, and up to four copies); on a GPU 4 GB, as
+# its memory allows.
 LOGITS, GPU_LOGITS = 1 << 26, 1 << 30
 # Rows × longest row of one forward pass, prompts and all.
 SCORED_TOKENS = 1 << 15
@@ -47,8 +48,15 @@ CACHED_TOKENS = 1 << 12
 
 
 def _logits_at_once(model: Model) -> int:
-    each = 4 * gpu_memory.LOGIT_COPIES
-    return gpu_memory.at_most(model, GPU_LOGITS, each) if gpu_memory.on_gpu(model) else LOGITS
+    if not gpu_memory.on_gpu(model):
+        return LOGITS
+    return gpu_memory.at_most(model, GPU_LOGITS, 4 * gpu_memory.LOGIT_COPIES, unknown=LOGITS)
+
+
+def _tokens_at_once(model: Model) -> int:
+    if not gpu_memory.on_gpu(model):
+        return SCORED_TOKENS
+    return gpu_memory.at_most(model, SCORED_TOKENS, gpu_memory.token_bytes(model), unknown=SCORED_TOKENS)
 
 
 @arguments.checked
@@ -161,8 +169,11 @@ def reread(
     prompts, texts = _pairs(model, prompts, texts, "text")
     membership = torch.from_numpy(arguments.array(groups, "groups", model.vocabulary, None)).float()
     steps: list[np.ndarray] = []
-    at_once = _logits_at_once(model) // model.vocabulary if gpu_memory.on_gpu(model) else REREAD_TOKENS
-    rows_at_once = max(1, at_once // max([1, *map(len, texts)]))
+    longest, rows_at_once = max([1, *map(len, texts)]), 0
+    if gpu_memory.on_gpu(model):
+        whole_rows = _tokens_at_once(model) // (longest + max(map(len, prompts), default=0))
+        rows_at_once = min(whole_rows, _logits_at_once(model) // model.vocabulary // longest)
+    rows_at_once = max(1, rows_at_once or REREAD_TOKENS // longest)
     whole = (edit or Edit({})).check(model, len(prompts))
 
     def part(rows: Sequence[int]) -> list[np.ndarray]:
@@ -281,7 +292,7 @@ def log_likelihoods(
     for group in batches(lengths, max(1, _logits_at_once(model) // model.vocabulary)):
         rows = [filled[member] for member in group]
         # Prompts make no logits, but they are read: long ones part a batch of short continuations.
-        size = max(1, SCORED_TOKENS // max(len(prompts[row]) + len(continuations[row]) for row in rows))
+        size = max(1, _tokens_at_once(model) // max(len(prompts[row]) + len(continuations[row]) for row in rows))
         groups += in_batches(rows, size)
     for rows, parts in answers(model.remote, groups, lambda rows: in_parts(model, rows, part)):
         for row, values in zip(rows, itertools.chain.from_iterable(parts), strict=True):
@@ -333,5 +344,5 @@ def unembed(model: Model, stream: torch.Tensor) -> np.ndarray:
     with torch.no_grad(), model.trace(nothing, use_cache=False):
         like = model.layers[-1].output
         model.layers[-1].output = states.to(like.device, like.dtype)[:, None]
-        logits = model.nn.output.logits[:, 0].double().cpu().save()
+        logits = model.nn.output.logits[:, 0].cpu().double().save()
     return finite_logits(model, logits.numpy())

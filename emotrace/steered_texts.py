@@ -160,10 +160,11 @@ def write(
 def rows_at_once(model: Model, prompts: Iterable[Sequence[int]], new: int) -> int:
     """How many rows are written together, by default: ``BATCH_ROWS`` here if no prompt with ``new`` tokens is longer
     than ``SHORT_TEXT``, else ``FEWER_ROWS``; on a GPU ``GPU_ROWS``, if there is memory for them."""
-    longest = max(map(len, prompts)) + new
-    if gpu_memory.on_gpu(model):
-        return gpu_memory.at_most(model, GPU_ROWS, gpu_memory.row_bytes(model, longest))
-    return BATCH_ROWS if longest <= SHORT_TEXT and not model.remote else FEWER_ROWS
+    longest = max(map(len, prompts))
+    fewer = BATCH_ROWS if longest + new <= SHORT_TEXT and not model.remote else FEWER_ROWS
+    if not gpu_memory.on_gpu(model):
+        return fewer
+    return gpu_memory.at_most(model, GPU_ROWS, gpu_memory.row_bytes(model, longest, new), unknown=fewer)
 
 
 def row_directions(batch: Sequence[Row], layers: Sequence[int], norms: np.ndarray) -> dict[int, torch.Tensor]:

@@ -83,11 +83,17 @@ class Edit:
         return self
 
     def beside(self, model: Model) -> dict[int, torch.Tensor]:
-        """The directions on the GPU of each layer, if the model is on one: no step has to fetch them anew."""
+        """The directions on the GPU of each layer, if the model is on one: no step has to fetch them anew. A layer that
+        is offloaded has no place of its own."""
         if not gpu_memory.on_gpu(model):
             return dict(self.directions)
         weights = {layer: next(model.layers[max(layer, 1) - 1]._module.parameters()) for layer in self.directions}
-        return {layer: rows.to(weights[layer].device) for layer, rows in self.directions.items()}
+        placed = {
+            layer: rows.to(weights[layer].device)
+            for layer, rows in self.directions.items()
+            if not weights[layer].is_meta
+        }
+        return {**self.directions, **placed}
 
     def rows(self, rows: Sequence[int]) -> Edit:
         """The same edit of some of the rows."""

@@ -27,8 +27,10 @@ def address(text: str) -> str:
     """
     parts = urllib.parse.urlsplit(text.strip())
     path = parts.path.strip("/").removesuffix(".git")
-    if parts.scheme != "https" or not parts.netloc or not re.fullmatch(r"[\w.-]+(/[\w.-]+)+", path):
-        raise ValueError(f"not an address of a repository (https://HOST/OWNER/NAME): {text!r}")
+    more = parts.query or parts.fragment or "@" in parts.netloc
+    deep = parts.netloc == "github.com" and path.count("/") != 1
+    if parts.scheme != "https" or not parts.netloc or more or deep or not re.fullmatch(r"[\w.-]+(/[\w.-]+)+", path):
+        raise ValueError("not an address of a repository (https://HOST/OWNER/NAME, without a user or a query)")
     return f"https://{parts.netloc}/{path}"
 
 
@@ -57,6 +59,8 @@ def hosted(text: str, url: str) -> str:
         block = f"On a hosted notebook service: {', '.join(links)}; a first cell\ninstalls emotrace."
     else:
         block = "On a hosted notebook service, upload one: its first cell installs emotrace."
+    if not BLOCK.search(text):
+        raise ValueError("README.md has no place for the links: <!-- hosted:begin --> and <!-- hosted:end -->")
     return BLOCK.sub(lambda _: f"<!-- hosted:begin -->\n{block}\n<!-- hosted:end -->", text)
 
 
@@ -64,19 +68,23 @@ def main(root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("address")
     try:
-        url = address(parser.parse_args().address)
+        written = changed(address(parser.parse_args().address), root)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+        print(path.name)
+
+
+def changed(url: str, root: Path) -> dict[Path, str]:
+    """What each file then says."""
     changes = {
         "pyproject.toml": lambda text: package(text, url),
         "CITATION.cff": lambda text: with_line(text, "repository-code", url, "license:"),
         "mkdocs.yml": lambda text: with_line(text, "repo_url", url, "strict:"),
         "README.md": lambda text: hosted(text, url),
     }
-    for name, change in changes.items():
-        path = root / name
-        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
-        print(name)
+    return {root / name: change((root / name).read_text(encoding="utf-8")) for name, change in changes.items()}
 
 
 if __name__ == "__main__":

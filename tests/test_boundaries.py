@@ -603,12 +603,17 @@ def test_every_public_function_of_the_core_is_tried(model, vectors):
     assert public - set(NAMES) == INNER
 
 
+# What is replaced in these has no right value among the others.
+GIVEN = "mixture_name vectors index at mix times through plus minus recentre save read"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_right_is_taken(model, vectors, name, tmp_path, monkeypatch):
     """Else the test below would look at one refusal all the time."""
     monkeypatch.chdir(tmp_path)
     function, right, _ = calls(model, vectors)[name]
-    with contextlib.suppress(TypeError):  # the argument that is always replaced
+    missing = pytest.raises(TypeError, match=r"missing|argument") if name in GIVEN.split() else contextlib.nullcontext()
+    with missing:
         function(model, **right)
 
 

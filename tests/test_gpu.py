@@ -1,8 +1,9 @@
-"""On a GPU, where there is one: each public function gives what it gives on the CPU, and takes what memory is free.
+"""On a GPU, where there is one: what passes through a model is what it is on the CPU, and takes what memory is free.
 
 ``EMOTRACE_TEST_DEVICE=cpu`` tries the comparison itself where there is none.
 """
 
+import copy
 import dataclasses
 import os
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import torch
 
 import emotrace
 from emotrace import activations, scoring, steered_texts, steering, tokens
-from emotrace.hosts import gpu_memory
+from emotrace.hosts import gpu_memory, remote
 from emotrace.instrument import corpus
 from emotrace.tokens import Writing
 
@@ -40,23 +41,43 @@ def pair(tiny_folder):
 
 def apart(here, there):
     """How far results lie apart, over the largest number among them; infinite where they are of another kind."""
+    if isinstance(here, torch.Tensor):
+        return apart(here.numpy(), there.cpu().numpy())
+    if type(here) is not type(there):
+        return np.inf
     if dataclasses.is_dataclass(here):
-        fields = [field.name for field in dataclasses.fields(here) if field.name != "provenance"]
-        return max((apart(getattr(here, name), getattr(there, name)) for name in fields), default=0.0)
+        return apart(vars(here), vars(there))
     if isinstance(here, pd.DataFrame):
         return apart(here.to_dict("list"), there.to_dict("list"))
     if isinstance(here, dict):
-        keys = set(here) - {"seconds", "provenance"}
-        return max((apart(here[key], there[key]) for key in keys), default=0.0)
-    if isinstance(here, torch.Tensor):
-        here, there = here.cpu().numpy(), there.cpu().numpy()
+        keys = set(here) - {"seconds", "provenance", "model"}
+        return worst(apart(here[key], there.get(key)) for key in keys) if here.keys() == there.keys() else np.inf
     if isinstance(here, (list, tuple)):
-        return max((apart(a, b) for a, b in zip(here, there, strict=True)), default=0.0)
+        return worst(apart(*two) for two in zip(here, there, strict=True)) if len(here) == len(there) else np.inf
     if isinstance(here, (float, np.ndarray, np.generic)):
         one, two = np.asarray(here, float), np.asarray(there, float)
-        assert np.array_equal(np.isnan(one), np.isnan(two))
-        return float(np.nanmax(np.abs(one - two)) / max(1e-9, np.nanmax(np.abs(one)))) if one.size else 0.0
-    return 0.0 if here == there or not isinstance(here, (str, int, bool)) else float("inf")
+        if one.shape != two.shape or not np.array_equal(np.isfinite(one), np.isfinite(two)):
+            return np.inf
+        known = np.isfinite(one)
+        return float(np.abs(one - two)[known].max() / max(1e-9, np.abs(one)[known].max())) if known.any() else 0.0
+    return 0.0 if here is there or here == there else np.inf
+
+
+def worst(distances):
+    return max(distances, default=0.0)
+
+
+def test_what_is_not_the_same_is_far_apart():
+    table = {"text": ["a"], "n": [1], "value": np.array([1.0, np.nan])}
+    assert apart(table, dict(table)) == 0
+    assert apart(table, {**table, "value": np.array([1.1, np.nan])}) == pytest.approx(0.1)
+    others = [
+        {**table, "value": np.array([1.0, 2.0])},
+        {**table, "text": ["b"]},
+        {**table, "n": [2]},
+        {**table, "n": []},
+    ]
+    assert all(apart(table, other) == np.inf for other in [*others, {"text": ["a"]}, None, [table]])
 
 
 @gpu
@@ -150,17 +171,23 @@ def test_an_empty_card_takes_the_most(on_gpu):
     assert activations._budget(model) == activations.GPU_BATCH_TOKENS == 8192
     assert steered_texts.rows_at_once(model, [range(22)], 40) == steered_texts.GPU_ROWS
     assert scoring._logits_at_once(model) == scoring.GPU_LOGITS
+    assert scoring._tokens_at_once(model) == scoring.SCORED_TOKENS
 
 
-def test_a_full_card_takes_what_half_of_it_holds(on_gpu):
-    model = on_gpu(1e6)  # d_model 32, 4 layers, 4 heads of 8 of which 2 have keys, feed-forward 64, 600 tokens
+def test_a_full_card_takes_what_half_of_it_holds_rounded_down_to_a_power_of_two(on_gpu):
+    model = on_gpu(1e6)
     config = model.nn._module.config
     kept = 2 * model.n_layers * config.num_key_value_heads * config.head_dim * 4
-    assert gpu_memory.row_bytes(model, 62) == 62 * kept + 16 * 600
-    assert steered_texts.rows_at_once(model, [range(22), range(3)], 40) == int(5e5 / (62 * kept + 16 * 600))
-    assert gpu_memory.token_bytes(model) == 4 * (4 * config.intermediate_size + 6 * 32) + 4 * 32
-    assert activations._budget(model) == int(5e5 / gpu_memory.token_bytes(model))
-    assert scoring._logits_at_once(model) == int(5e5 / 16)
+    token = 4 * (4 * config.intermediate_size + 6 * 32) + 4 * 32
+    row = 62 * kept + 16 * 600 + 22 * token
+    assert gpu_memory.row_bytes(model, 22, 40) == row
+    assert gpu_memory.token_bytes(model) == token
+    given = steered_texts.rows_at_once(model, [range(22), range(3)], 40)
+    budgets = [(given, row), (activations._budget(model), token), (scoring._logits_at_once(model), 16)]
+    for number, each in budgets:
+        assert number & (number - 1) == 0
+        assert number * each <= 5e5 < 2 * number * each
+    assert steered_texts.rows_at_once(on_gpu(0.97e6), [range(22), range(3)], 40) == given
 
 
 def test_a_card_without_room_takes_one(on_gpu):
@@ -169,8 +196,47 @@ def test_a_card_without_room_takes_one(on_gpu):
     assert len(activations.read_activations(model, TEXTS)["mean"]) == len(TEXTS)
 
 
-def test_a_device_that_does_not_tell_takes_the_most(on_gpu):
-    assert gpu_memory.at_most(on_gpu(None), 77, 1e12) == 77
+def test_a_device_that_does_not_tell_takes_as_many_rows_as_a_cpu(on_gpu):
+    model = on_gpu(None)
+    assert activations._budget(model) == activations.GPU_BATCH_TOKENS
+    assert steered_texts.rows_at_once(model, [range(22)], 40) == steered_texts.BATCH_ROWS
+    assert scoring._logits_at_once(model) == scoring.LOGITS
+
+
+@pytest.mark.parametrize(("room", "most"), [(80e9, 32768), (4e6, 1024)])
+def test_prompts_count_where_texts_are_read_again(on_gpu, monkeypatch, room, most):
+    model, widths = on_gpu(room), []
+    real = scoring._reread_batch
+
+    def seen(model, prompts, texts, edit, groups):
+        widths.append(len(texts) * max(map(len, prompts)))
+        return real(model, prompts, texts, edit, groups)
+
+    monkeypatch.setattr(scoring, "_reread_batch", seen)
+    prompts, texts = [tuple(range(5, 95))] * 20, [[7, 8]] * 20
+    steps = scoring.reread(model, prompts, texts, None, np.eye(model.vocabulary, 2))
+    assert len(steps) == 20
+    assert sum(widths) == 20 * 90
+    assert max(widths) <= most
+
+
+def test_an_offloaded_layer_keeps_its_directions(on_gpu):
+    model = on_gpu(80e9)
+    edit = steering.Edit({1: torch.ones(2, 32), 3: torch.ones(2, 32)})
+    assert {layer: str(rows.device) for layer, rows in edit.beside(model).items()} == {1: "cpu", 3: "cpu"}
+    away = SimpleNamespace(parameters=lambda: iter([torch.ones(1, device="meta")]))
+    handle = SimpleNamespace(layers=[SimpleNamespace(_module=away)] * 3, device="cuda")
+    assert {layer: str(rows.device) for layer, rows in edit.beside(handle).items()} == {1: "cpu", 3: "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "inner"), [([64, 96, 96], 96), (128, 128), (None, 4 * 32), ([], 4 * 32), ("wide", 4 * 32)]
+)
+def test_widths_that_differ_between_layers_count_by_the_widest(setting, inner):
+    handle = config(
+        vocab_size=600, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=setting
+    )
+    assert gpu_memory.token_bytes(handle) == 2 * (4 * inner + 6 * 32) + 4 * 32
 
 
 def config(**sizes):
@@ -217,14 +283,18 @@ def config(**sizes):
     ids=["llama 8b", "gemma 3 1b"],
 )
 def test_the_sums_are_above_what_an_h200_took_and_not_far(handle, reading, writing):
-    """8,192 tokens read, 1,024 rows of 62 tokens written: peaks over the weights that docs/performance.md tells of."""
+    """8,192 tokens read, 1,024 rows of 22 and 40 tokens written: peaks over the weights of docs/performance.md."""
     assert reading < 8192 * gpu_memory.token_bytes(handle) < 1.6 * reading
-    assert writing < 1024 * gpu_memory.row_bytes(handle, 62) < 1.6 * writing
+    assert writing < 1024 * gpu_memory.row_bytes(handle, 22, 40) < 1.8 * writing
 
 
 def test_the_cpu_and_a_server_are_no_gpu(tiny_folder):
     model = emotrace.load(str(tiny_folder("llama")), device="cpu")
     assert not gpu_memory.on_gpu(model)
     assert gpu_memory.free(model) is None
-    away = SimpleNamespace(device="cpu")  # what the handle of a server's model says
-    assert not gpu_memory.on_gpu(away)
+    model.remote = remote.Remote("local")
+    assert not gpu_memory.on_gpu(model)
+    server = copy.copy(model)
+    server.nn = SimpleNamespace(_module=torch.nn.Linear(1, 1, device="meta"))
+    assert not gpu_memory.on_gpu(server)
+    assert activations._budget(server) == activations.SERVER_BATCH_TOKENS
