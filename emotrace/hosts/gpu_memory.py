@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from emotrace.models import Model
+
+class Model(Protocol):
+    """What is asked of a model (:class:`emotrace.models.Model`)."""
+
+    nn: Any
+    n_layers: int
+    d_model: int
+
+    @property
+    def device(self) -> Any: ...
+    @property
+    def vocabulary(self) -> int: ...
+
 
 # What one pass may take of what is free: the rest is for what was not counted.
 SHARE = 0.5
