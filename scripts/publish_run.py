@@ -2,9 +2,12 @@
 
     python scripts/publish_run.py runs/smollm2 runs/gemma runs/qwen
 
-One run of several models, or several runs with the same settings; only the former has tables over models. Figures
-quoted anywhere in the project come from a run by this way alone, never by hand. Where a calibrated layer changes,
-``scripts/ship_vectors.py --run`` follows.
+    python scripts/publish_run.py --again
+
+One run of several models, or several runs with the same settings; only the former has tables over models. ``--again``:
+claims and pages anew from ``docs/results``, after a change of rules or words that leaves what was measured as it is.
+Figures quoted anywhere in the project come from a run by this way alone, never by hand. Where a calibrated layer
+changes, ``scripts/ship_vectors.py --run`` follows.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from published_pages import (
     advice_table,
@@ -34,12 +38,14 @@ from published_pages import (
 
 from emotrace.errors import EmotraceError
 from emotrace.study import experiments
+from emotrace.study.across import claims as across_claims
 from emotrace.study.across import measure as across_models
 from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
-from emotrace.study.experiment import of_model
+from emotrace.study.experiment import of_main_instrument, of_model
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
 from emotrace.study.verdicts import ALL_MODELS
+from emotrace.study.verdicts import claims_table as one_model
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = "smollm2-135m-instruct"
@@ -186,28 +192,52 @@ def publish_texts(runs: list[Path], folder: Path) -> None:
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+")
-    runs = parser.parse_args().runs
+def claims_again(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFrame:
+    """The claims by today's rules, from the published tables.
+
+    Where a claim rests on a table that is not published whole, all of its number stay as they were: Holm's correction
+    is among them.
+    """
+    made = [
+        one_model(name, experiments.claims(of_model(tables, name), facts["family"]))
+        for name, facts in manifest["models"].items()
+    ]
+    over_models = across_claims.claims(of_main_instrument(tables))
+    new, old = pd.concat([*made, one_model(ALL_MODELS, over_models)], ignore_index=True), tables["claims"]
+    of_old, of_new = _families(old), _families(new)
+    measured = set(zip(of_new, new["id"].where(new["measured"].notna()), strict=True))
+    rests = zip(of_old, old["id"], old["measured"], strict=True)
+    lost = {family for family, name, value in rests if pd.notna(value) and (family, name) not in measured}
+    kept = [old[[family in lost for family in of_old]], new[[family not in lost for family in of_new]]]
+    table = pd.concat(kept, ignore_index=True)
+    order = {row: place for place, row in enumerate(zip(old["model"], old["instrument"], old["id"], strict=True))}
+    places = [order.get(row, len(order)) for row in zip(table["model"], table["instrument"], table["id"], strict=True)]
+    table = table.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
+    numbers = ["measured", "low", "high", "p"]
+    known = pd.DataFrame(old.set_index(["model", "instrument", "id"])[numbers])
+    before = known.reindex(pd.MultiIndex.from_frame(table[["model", "instrument", "id"]])).to_numpy()
+    # The tables have six digits, the run had more.
+    same = np.isclose(table[numbers], before, rtol=1e-4, atol=1e-7, equal_nan=True)
+    table[numbers] = np.where(same, before, table[numbers])
+    return table
+
+
+def _families(claims: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Model, instrument and number of each row: what Holm's correction is among."""
+    numbers = claims["id"].str.split(".").str[0]
+    return list(zip(claims["model"], claims["instrument"].fillna(""), numbers, strict=True))
+
+
+def publish(runs: list[Path], results: Path) -> None:
+    """Tables, figures, texts and manifest of the runs into ``docs/results``, and the calibrations into ``data``."""
     manifest, tables = merged(runs)
-    claims = tables["claims"]
-    replace_between(ROOT / "README.md", "model", f"**{EMBEDDED}**: {in_words(manifest)[EMBEDDED]}.")
-    replace_between(ROOT / "README.md", "findings", findings_list(of_model(tables, EMBEDDED)))
-    results = ROOT / "docs" / "results"
-    replace_between(results / "README.md", "claims", claims_table(select(claims, model=EMBEDDED)))
     for folder in ("tables", "figures"):
         shutil.rmtree(results / folder, ignore_errors=True)
         (results / folder).mkdir(parents=True)
-    for name in TABLES:
+    for name in (*TABLES, *SUMMARIES):
         if name in tables:
-            path = results / "tables" / f"{name}.csv"
-            tables[name].to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-    for name, summary in SUMMARIES.items():
-        if name not in tables:
-            continue
-        path = results / "tables" / f"{name}.csv"
-        summary(tables[name]).to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+            path, summary = results / "tables" / f"{name}.csv", SUMMARIES.get(name, lambda whole: whole)
+            summary(tables[name]).to_csv(path, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
     for name, run in itertools.product(FIGURES, runs):
         for figure in (run / "figures").glob(f"{name}-*.png"):
             shutil.copy(figure, results / "figures")
@@ -216,22 +246,50 @@ def main() -> None:
             shutil.copy(run / "figures" / f"{name}.png", results / "figures")
     publish_texts(runs, results / "texts")
     (results / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    replace_between(results / "README.md", "weights", models_table(manifest))
-    replace_between(ROOT / "docs" / "guidelines.md", "weights", models_table(manifest))
-    replace_between(results / "README.md", "vectors", vectors_paragraph(tables, manifest))
-    replace_between(results / "README.md", "models", by_model(claims, manifest["quick"]))
-    replace_between(results / "README.md", "holds", what_holds(claims))
-    replace_between(results / "README.md", "u", u_answer(tables))
-    replace_between(results / "README.md", "confirmed", confirmed_rows(tables))
-    replace_between(results / "README.md", "transfer", transfer_rows(tables["transfer"]))
-    replace_between(results / "README.md", "over-models", claims_table(select(claims, model=ALL_MODELS)))
-    replace_between(ROOT / "docs" / "guidelines.md", "rules", rules_table(tables, (*TABLES, *SUMMARIES)))
-    replace_between(ROOT / "docs" / "guidelines.md", "advice", advice_table(claims))
     calibrations(tables, manifest).to_csv(
         ROOT / "data" / "calibration.csv", index=False, float_format="%.4g", lineterminator="\n"
     )
     for name, picture in IMAGES.items():
         shutil.copy(results / "figures" / f"{name}-{EMBEDDED}.png", ROOT / "docs" / "images" / picture)
+
+
+def write_pages(results: Path) -> None:
+    """What README, results and guidelines say, from the published tables."""
+    manifest, tables = read_manifest(results), read_tables(results)
+    claims, guidelines = tables["claims"], ROOT / "docs" / "guidelines.md"
+    replace_between(ROOT / "README.md", "model", f"**{EMBEDDED}**: {in_words(manifest)[EMBEDDED]}.")
+    replace_between(ROOT / "README.md", "findings", findings_list(of_model(tables, EMBEDDED)))
+    for name, text in {
+        "claims": claims_table(select(claims, model=EMBEDDED)),
+        "weights": models_table(manifest),
+        "vectors": vectors_paragraph(tables, manifest),
+        "models": by_model(claims, manifest["quick"]),
+        "holds": what_holds(claims),
+        "u": u_answer(tables),
+        "confirmed": confirmed_rows(tables),
+        "transfer": transfer_rows(tables["transfer"]),
+        "over-models": claims_table(select(claims, model=ALL_MODELS)),
+    }.items():
+        replace_between(results / "README.md", name, text)
+    replace_between(guidelines, "weights", models_table(manifest))
+    replace_between(guidelines, "rules", rules_table(tables, (*TABLES, *SUMMARIES)))
+    replace_between(guidelines, "advice", advice_table(claims))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--again", action="store_true", help="the pages anew, from docs/results as it is")
+    options = parser.parse_args()
+    if bool(options.runs) == options.again:
+        parser.error("name the runs, or --again")
+    results = ROOT / "docs" / "results"
+    if options.again:
+        claims = claims_again(read_tables(results), read_manifest(results))
+        claims.to_csv(results / "tables" / "claims.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    else:
+        publish(options.runs, results)
+    write_pages(results)
 
 
 if __name__ == "__main__":

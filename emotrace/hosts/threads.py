@@ -96,6 +96,16 @@ def fit_to_quota() -> None:
         torch.set_num_threads(max(1, int(quota)))
 
 
+def cores() -> int:
+    """How many cores this process may keep busy: those that the environment, its affinity and its quota leave it."""
+    chosen = [int(os.environ[name]) for name in USERS_COUNT if os.environ.get(name, "").isdigit()]
+    if chosen:
+        return max(1, chosen[0])
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return here if quota is None else max(1, min(here, int(quota)))
+
+
 class Turn:
     """A re-entrant lock that any thread may give back: a generator may end in another thread than it began in."""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent import futures
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from emotrace import arguments
 from emotrace.activations import POOLINGS, read_activations
+from emotrace.hosts import threads
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument, default, of_passages
 from emotrace.judges.classifiers import DEFAULT_CLASSIFIER, Classifier, load_classifier
@@ -124,6 +128,7 @@ class Study:
     source: Instrument = field(default_factory=default)
     instruments: dict[str, Study] = field(default_factory=dict, repr=False)
     _shared: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
+    _measured: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.instruments = {self.instrument: self, **self.instruments}
@@ -145,7 +150,10 @@ class Study:
             study.run, study.progress = run, progress
 
     def release(self) -> None:
-        """Lets go of the model and of what was made with it: the next one may need the memory."""
+        """Lets go of the model and of what was made with it: the next one may need the memory.
+
+        What was measured on its activations stays.
+        """
         for study in self.instruments.values():
             study.loaded = None
             study._shared.clear()
@@ -160,6 +168,12 @@ class Study:
         if make not in self._shared:
             self._shared[make] = make(self)
         return self._shared[make]
+
+    def measured(self, what: Hashable, compute: Callable[[], Shared]) -> Shared:
+        """``compute()``, of this name; several tables need what takes long to compute from the activations."""
+        if what not in self._measured:
+            self._measured[what] = compute()
+        return self._measured[what]
 
     def rng(self, *purpose: object) -> np.random.Generator:
         """The generator of one purpose, independent of every other and of the order of work."""
@@ -206,6 +220,19 @@ class Study:
         """The emotional texts' activations at one layer: ``[text, d_model]``."""
         return self.reading.pooled[pooling][self.emotional, self.reading.layers.index(layer)]
 
+    def decoded(self, decoder: str, pooling: str, layer: int, half: int | None = None) -> np.ndarray:
+        """Which emotional texts this decoder gets right, each with its topic held out: bool ``[text]``.
+
+        ``half``: of the topics of one half alone, and learnt from them alone.
+        """
+
+        def decode() -> np.ndarray:
+            inside = slice(None) if half is None else self.in_half(self.halves[half])
+            texts = self.layer(pooling, layer)[inside]
+            return geometry.decode(texts, self.emotions[inside], self.topics[inside], decoder)
+
+        return self.measured(("decoded", decoder, pooling, layer, half), decode)
+
     def names_in(self, half: np.ndarray | None) -> list[str]:
         """The emotions that have a text on the topics of ``half`` (bool ``[topic]``; None: all)."""
         inside = set(self.emotions if half is None else self.emotions[self.in_half(half)])
@@ -231,13 +258,27 @@ class Study:
 
     def each_layer(self, purpose: str, compute: Callable[[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
         """``compute(pooling, layer)`` for every pooling and layer, each kept as one unit of work."""
-        total = len(self.reading.pooled) * len(self.reading.layers)
+        parts = itertools.product(self.reading.pooled, self.reading.layers)
+        units = {f"{purpose} {pooling} {layer}": partial(compute, pooling, layer) for pooling, layer in parts}
+        return pd.DataFrame(self.units(purpose, units))
+
+    def units(self, told: str, computes: Mapping[str, Callable[[], list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+        """The rows of several units of work, in order; as many at once as there are cores, one thread each.
+
+        The matrices of one are too small for several threads to gain by them. numpy computes without Python's lock.
+        """
         rows: list[dict[str, Any]] = []
-        for pooling in self.reading.pooled:
-            for layer in self.reading.layers:
-                rows += self.unit(f"{purpose} {pooling} {layer}", partial(compute, pooling, layer))
-                self.progress(f"{purpose}, {self.instrument}", 1, total)
-        return pd.DataFrame(rows)
+        # OpenMP's number of threads is each thread's own, BLAS's the process's.
+        alone = futures.ThreadPoolExecutor(threads.cores(), initializer=threadpool_limits, initargs=(1,))
+        with threadpool_limits(1), alone as pool:
+            try:
+                for found in pool.map(self.unit, computes, computes.values()):
+                    rows += found
+                    self.progress(f"{told}, {self.instrument}", 1, len(computes))
+            except BaseException:  # an interrupt as well: what is under way is kept, nothing more is begun
+                pool.shutdown(cancel_futures=True)
+                raise
+        return rows
 
     def unit(self, purpose: str, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """The rows of one unit of work: of this purpose, these settings and this reading; kept in the run folder."""
@@ -337,10 +378,8 @@ def _report(progress: Progress, what: str, of: int, done: int) -> None:
 
 def choose_layer(study: Study, pooling: str, decoder: str, half: int = 0) -> int:
     """The layer that decodes best on one half of the topics alone; the other half is left for reporting."""
-    inside = study.in_half(study.halves[half])
-    emotions, topics = study.emotions[inside], study.topics[inside]
 
     def accuracy(layer: int) -> float:
-        return float(geometry.decode(study.layer(pooling, layer)[inside], emotions, topics, decoder).mean())
+        return float(study.decoded(decoder, pooling, layer, half).mean())
 
     return max(study.reading.layers[1:], key=accuracy)  # of equal ones the first

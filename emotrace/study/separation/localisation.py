@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -40,13 +41,9 @@ def localisation(study: Study, tables: Tables) -> pd.DataFrame:
         study: what one model held.
         tables: its ``anisotropy``.
     """
-    rows: list[dict[str, Any]] = []
-    for pooling in study.reading.pooled:
-        for criterion in CRITERIA:
-            compute = partial(_locate, study, tables, pooling, criterion)
-            rows += study.unit(f"localisation {pooling} {criterion}", compute)
-            study.progress(f"localisation, {study.instrument}", 1, len(study.reading.pooled) * len(CRITERIA))
-    return pd.DataFrame(rows)
+    each = itertools.product(study.reading.pooled, CRITERIA)
+    units = {f"localisation {pooling} {name}": partial(_locate, study, tables, pooling, name) for pooling, name in each}
+    return pd.DataFrame(study.units("localisation", units))
 
 
 def _locate(study: Study, tables: Tables, pooling: str, criterion: str) -> list[dict[str, Any]]:
@@ -73,9 +70,7 @@ def _losses(study: Study, tables: Tables, pooling: str, criterion: str) -> tuple
     """
     layers = study.reading.layers[1:]
     if criterion in geometry.DECODERS:
-        correct = (
-            geometry.decode(study.layer(pooling, layer), study.emotions, study.topics, criterion) for layer in layers
-        )
+        correct = (study.decoded(criterion, pooling, layer) for layer in layers)
         sums, sizes = zip(*(_by_topic(texts.astype(float), study.topics) for texts in correct), strict=True)
         by_topic = np.stack(sums)  # [layer, topic]
         return -by_topic.mean(axis=1), -(study.draws() @ by_topic.T) / (study.draws() @ sizes[0])[:, None]

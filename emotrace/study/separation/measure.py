@@ -77,7 +77,7 @@ def separation(study: Study) -> pd.DataFrame:
             table.append(study.row(pooling, layer, metric=metric, **values, **tests))
         scores = {"silhouette": geometry.silhouettes(activations, study.emotions)}
         for decoder in geometry.DECODERS:
-            scores[decoder] = geometry.decode(activations, study.emotions, study.topics, decoder).astype(float)
+            scores[decoder] = study.decoded(decoder, pooling, layer).astype(float)
         for metric, by_text in scores.items():
             values = _accuracy(study, by_text)._asdict() | {"null": None if metric == "silhouette" else chance}
             table.append(study.row(pooling, layer, metric=metric, **values, n=n_topics))

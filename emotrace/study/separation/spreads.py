@@ -7,6 +7,7 @@ layer, so that curves can be compared.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -71,15 +72,8 @@ class Spreads:
 
 def spreads(study: Study, pooling: str, layer: int, half: np.ndarray | None = None) -> Spreads:
     """:class:`Spreads` at a layer, from the topics of ``half`` (bool ``[topic]``; None: all)."""
-    kept = study.once(_kept)
-    key = (pooling, layer, None if half is None else tuple(half))
-    if key not in kept:
-        kept[key] = _measure(study, pooling, layer, half)
-    return kept[key]
-
-
-def _kept(study: Study) -> dict[tuple[object, ...], Spreads]:
-    return {}
+    key = ("spreads", pooling, layer, None if half is None else tuple(half))
+    return study.measured(key, partial(_measure, study, pooling, layer, half))
 
 
 def _measure(study: Study, pooling: str, layer: int, half: np.ndarray | None) -> Spreads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -57,12 +58,11 @@ def learning_curve(study: Study) -> pd.DataFrame:
     layer, trained on so many others of all topics, drawn at random; mean over the tested topics with Student's interval
     (a bootstrap of six is too narrow); ``texts`` trained on, on average; ``chance``.
     """
-    rows: list[dict[str, Any]] = []
-    for pooling in study.reading.pooled:
-        for decoder in geometry.DECODERS:
-            rows += study.unit(f"learning curve {pooling} {decoder}", partial(_learn, study, pooling, decoder))
-            study.progress(f"learning curve, {study.instrument}", 1, len(study.reading.pooled) * len(geometry.DECODERS))
-    return pd.DataFrame(rows)
+    each = itertools.product(study.reading.pooled, geometry.DECODERS)
+    units = {
+        f"learning curve {pooling} {decoder}": partial(_learn, study, pooling, decoder) for pooling, decoder in each
+    }
+    return pd.DataFrame(study.units("learning curve", units))
 
 
 def _learn(study: Study, pooling: str, decoder: str) -> list[dict[str, Any]]:
