@@ -30,25 +30,16 @@ from emotrace.errors import EmotraceError, unknown
 from emotrace.files import ArrayFile, Cache
 from emotrace.hosts import gpu_memory
 from emotrace.hosts.finite import finite
+from emotrace.hosts.open_edits import open_edits, right_padded, unedited
 from emotrace.hosts.remote import answers
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import gathered, make_input_contiguous, pooled, residual
 from emotrace.instrument import corpus
-from emotrace.tokens import (
-    Tokens,
-    Writing,
-    batches,
-    encode,
-    end_tokens,
-    in_parts,
-    pad_left,
-    pad_right,
-    token_rows,
-    until_end,
-)
+from emotrace.tokens import Tokens, batches, encode, end_tokens, in_parts, pad_left, pad_right, token_rows, until_end
 
 if TYPE_CHECKING:
     from emotrace.models import Model
+    from emotrace.tokens import Writing
 
 POOLINGS = ("last", "mean")
 
@@ -169,6 +160,7 @@ def _read_batches(
         parts = in_parts(model, texts, lambda part: _pool(model, part, layers, poolings, budget))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    cache = None if open_edits(model) else cache  # no key tells of them
     vectors = compute() if cache is None else cache.arrays(_batch_key(model, texts, layers, poolings), compute)
     return finite(model, vectors, layers)
 
@@ -187,10 +179,11 @@ def _pool(model: Model, texts: list[Tokens], layers: list[int], poolings: Sequen
     weights = [torch.stack([pooling_weights(batch, pooling) for pooling in poolings], dim=1) for batch in passes]
     # A GPU is waited for when it is sent something, and when something is fetched: before and after all layers only.
     ids, weights = [batch.to(model.device) for batch in ids], [batch.to(model.device) for batch in weights]
+    given = [right_padded(model, batch, texts) for batch, texts in zip(ids, passes, strict=True)]
     with torch.no_grad(), model.session():
         vectors = nnsight.save([])
-        for number in range(len(ids)):
-            with model.trace({"input_ids": ids[number]}, use_cache=False) as tracer:
+        for number in range(len(given)):
+            with model.trace(given[number], use_cache=False) as tracer:
                 read = gathered([pooled(residual(model.layers, i), weights[number]) for i in layers])
                 vectors.append(read.permute(2, 1, 0, 3).contiguous().cpu())
                 tracer.stop()
@@ -231,8 +224,8 @@ def read_tokens(
     streams: dict[int, np.ndarray] = {}
 
     def read(rows: Sequence[int]) -> None:  # each row is of one batch: threads do not meet
-        ids = pad_right([tokens[row].ids for row in rows])
-        with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
+        given = right_padded(model, pad_right([tokens[row].ids for row in rows]), [tokens[row] for row in rows])
+        with torch.no_grad(), model.trace(given, use_cache=False) as tracer:
             stream = torch.stack([residual(model.layers, index).float().cpu() for index in layers], dim=2).save()
             tracer.stop()
         for row, values in zip(rows, stream.numpy(), strict=True):
@@ -250,12 +243,13 @@ def residual_norms(model: Model, texts: Sequence[str] | None = None) -> np.ndarr
     """The mean Euclidean norm of the residual stream at each layer 0 … L: float64 ``[layer]``.
 
     Over the tokens of ``texts`` (default: the neutral passages) without special tokens and each text's first. This is
-    the unit of a steering strength. With the default texts it is measured once for a model and remembered.
+    the unit of a steering strength. With the default texts it is measured once for a model, unsteered, and remembered.
     """
     if texts is None:
         if model.norms is None:
             passages = corpus.passages()
-            model.norms = residual_norms(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
+            with unedited(model):
+                model.norms = residual_norms(model, list(passages[passages["emotion"] == corpus.NEUTRAL]["text"]))
         return model.norms
     if not (tokens := encode(model, texts)):
         raise EmotraceError("no texts to read")
@@ -269,7 +263,7 @@ def _norms_batch(model: Model, texts: Sequence[Tokens]) -> np.ndarray:
     """The norms at each layer, summed over the tokens that count: float64 ``[layer]``."""
     ids, counts = pad_right([text.ids for text in texts]), [[text.stop - text.start - 1] for text in texts]
     counted = pooling_weights(texts, "mean") * torch.tensor(counts, device="cpu")  # 1 at every token that counts
-    with torch.no_grad(), model.trace({"input_ids": ids}, use_cache=False) as tracer:
+    with torch.no_grad(), model.trace(right_padded(model, ids, texts), use_cache=False) as tracer:
         sums = []
         for index in range(model.n_layers + 1):
             hidden = residual(model.layers, index)

@@ -66,8 +66,11 @@ def examine(module: Any) -> Architecture:
             last = _probe_stream(module, layers, norm, text.hidden_size)
             _probe_padding(module, last)
             window = _probe_cache(module, last)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-            raise EmotraceError(f"a short text does not go through it: {first_line(error)}") from error
+        except EmotraceError:
+            raise
+        except Exception as error:  # a class may be anyone's code
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise EmotraceError(f"a short text does not go through it ({cause})") from error
     paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
     return Architecture(
         re.sub(r"(?<!gpt)[\d_-].*", "", module.config.model_type) or module.config.model_type,

@@ -205,6 +205,8 @@ def lens(
     print_table(table)
     others = f"; and under {permuted} vectors of permuted labels (p is the larger of the two)" if permuted else ""
     print(f"\nIn brackets: the same under {random} random directions of equal norm, mean{others}.")
+    if left_out := rows.attrs["left_out"]:
+        print(f"Left out, since a vector is zero there: layer {', '.join(map(str, left_out))}.")
     if csv:
         write_file(csv, rows.to_csv(index=False).encode())
 

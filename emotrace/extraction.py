@@ -152,7 +152,7 @@ def extract(
         instrument: any emotions and any texts, as :func:`emotrace.load_instrument` takes them; default: ``data/``.
         columns: of its file, role → column.
         passages: for comprehension, texts of the 20 emotions and *neutral*, as a table or a CSV file.
-        stories: for generation, in place of writing now: a table with ``topic, emotion, text`` (``write_stories``).
+        stories: for generation, in place of writing now: ``topic, emotion, text`` of the emotions and *neutral*.
         seed: of the writing.
         continuation: lets a base model generate, by going on with the beginning of a page.
         remove_neutral: project out the leading principal components of the baseline texts, read plain, up to this share
@@ -174,7 +174,7 @@ def extract(
     arguments.choice(estimator, "estimator", ESTIMATORS)
     if instrument is not None and passages is not None:
         raise EmotraceError("texts are named by instrument or by passages, not by both")
-    if emotions is not None and not (emotions := arguments.names(emotions, "emotion")):
+    if emotions is not None and not (emotions := list(dict.fromkeys(arguments.names(emotions, "emotion")))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     own = _instrument(instrument, columns, emotions, method)
     if emotions is not None:
@@ -191,12 +191,11 @@ def extract(
             raise EmotraceError("names of emotions alone have no texts: use method='generation' (--method generation)")
         read: Callable[..., Reading] = partial(read_texts, model, table, instrument=own, progress=progress)
     else:
-        if stories is None:
+        if not (given := stories is not None):
             stories = write_stories(model, seed=seed, continuation=continuation, instrument=own, progress=progress)
         stories = corpus.check_columns(stories, "the table of stories", ("topic", "emotion", "text"))
-        table = kept(stories) if "status" in stories else stories
         known = list(corpus.emotions().index) if own is None else [*own.emotions, corpus.NEUTRAL]
-        table = corpus.check_texts(_complete(model, table, known), "the table of stories", topics=True, known=known)
+        table = _complete(model, stories, known, [*emotions, corpus.NEUTRAL] if emotions and given else known)
         asked: dict[str, Any] = {"continuation": continuation, "instrument": own}
         read = partial(read_stories, model, table, progress=progress, **asked)
     if "topics" in ESTIMATORS[estimator].needs:
@@ -234,9 +233,11 @@ def _instrument(
     return None
 
 
-def _complete(model: Model, stories: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The stories unchanged, if there is one of every class."""
-    lacking = [name for name in classes if name not in set(stories["emotion"])]
-    if lacking:
-        raise EmotraceError(f"{model.name} wrote no story of {', '.join(lacking)} that passed: ask for more attempts")
-    return stories
+def _complete(model: Model, stories: pd.DataFrame, known: Sequence[str], wanted: Sequence[str]) -> pd.DataFrame:
+    """The stories that passed, if there is one of every class that is wanted; those with a ``status`` are a model's."""
+    table = kept(stories) if "status" in stories else stories
+    if lacking := ", ".join(name for name in wanted if name not in set(table["emotion"])):
+        if "status" in stories:
+            raise EmotraceError(f"{model.name} wrote no story of {lacking} that passed: ask for more attempts")
+        raise EmotraceError(f"the table of stories has none of {lacking}: emotions says which are wanted")
+    return corpus.check_texts(table, "the table of stories", topics=True, known=known)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from emotrace.vectors import EmotionVectors
 
 DIRECT_STRENGTH = 0.1
-"""Of the edit, in mean residual norms of its layer."""
+"""Of the edit, in mean residual norms of its layer; in half precision in norms of the state, if that is more."""
+EXACT = ("float32", "float64")
 PROMPTS = 8
 
 
@@ -58,12 +59,18 @@ def last_states(model: Model, prompts: Sequence[str]) -> torch.Tensor:
 def direct_readout(steered: Directions, states: torch.Tensor, strength: float = DIRECT_STRENGTH) -> np.ndarray:
     """The logit change along the skip path, mean over :func:`last_states`: float64 ``[direction, vocabulary]``.
 
-    The edit is in mean residual norms of its own layer; it is added to the last layer's state.
+    The edit is in mean residual norms of its own layer; it is added to the last layer's state. That has up to 200 times
+    the norm, so that logits in half precision would say of an early layer's edit what rounding makes of it. There the
+    edit is lengthened to ``DIRECT_STRENGTH`` of the state, and the change divided by as much (ours).
     """
     edits, total = steered.edit(strength).directions[steered.layer], np.zeros(1)
+    longest = float(edits.norm(dim=1).max())
     for state in states:
-        logits = unembed(steered.model, torch.cat([state[None], state + edits]))
-        total = total + (logits[1:] - logits[:1])
+        times = 1.0
+        if steered.model.provenance["dtype"] not in EXACT and longest > 0:
+            times = max(1.0, DIRECT_STRENGTH * float(state.norm()) / longest)
+        logits = unembed(steered.model, torch.cat([state[None], state + times * edits]))
+        total = total + (logits[1:] - logits[:1]) / times
     return total / len(states)
 
 
@@ -87,7 +94,8 @@ def lens(
         model: the model.
         vectors: emotion vectors of it.
         emotions: one or several; default: all of the vectors.
-        layers: layer indices; default: all of the vectors.
+        layers: layer indices; default: all of the vectors, but those at which one of them is zero, as all are at layer
+            0 where every text ends in the same token (``attrs["left_out"]`` of the table names them).
         top: how many tokens on either side.
         random: control directions a layer, of equal norm; with m of them the smallest p is 1 / (m + 1).
         seed: of the control.
@@ -105,10 +113,11 @@ def lens(
         ``n_words``; empty where there is no such word.
 
     Raises:
-        EmotraceError: vectors of another model, an unknown emotion or layer, a vector that is zero.
+        EmotraceError: vectors of another model, an unknown emotion or layer, a vector that is zero at a layer that is
+            asked for, or at every layer.
     """
     vectors.check(model)
-    names = list(vectors.emotions) if emotions is None else arguments.names(emotions, "emotion")
+    names = list(vectors.emotions) if emotions is None else list(dict.fromkeys(arguments.names(emotions, "emotion")))
     for name in names:
         if name not in vectors.emotions:
             raise unknown("emotion", name, vectors.emotions)
@@ -124,17 +133,21 @@ def lens(
     if permuted is not None:
         parts[0].extend(permuted.check(model).emotions)
         parts[1].append(np.stack([permuted.at(layer) for layer in vectors.layers], axis=1))
-    both = replace(own, emotions=tuple(parts[0]), values=np.concatenate(parts[1]))
+    values = np.concatenate(parts[1])  # by number: vectors that are a control themselves have its names
+    both = replace(own, emotions=tuple(map(str, range(len(values)))), values=values)
+    kept = _with_direction(both, parts[0], chosen, all_layers)
     nulls = {"null": slice(len(names), len(names) + random), "permuted": slice(len(names) + random, None)}
     states, words, pool = last_states(model, texts), _kin_tokens(model, names), _ordinary(model)
     rows: list[dict[str, Any]] = []
-    for layer in chosen:
+    for layer in kept:
         change = direct_readout(Directions(model, both, layer), states)
         if progress:
-            progress("layers", 1, len(chosen))
+            progress("layers", 1, len(kept))
         for row in _rows(model, change, names, min(top, len(pool)), words, pool, nulls):
             rows.append({"emotion": row.pop("emotion"), "layer": layer, "depth": layer / model.n_layers, **row})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["left_out"] = [layer for layer in chosen if layer not in kept]
+    return table
 
 
 def by_layer(rows: pd.DataFrame) -> pd.DataFrame:
@@ -157,6 +170,24 @@ def by_layer(rows: pd.DataFrame) -> pd.DataFrame:
         compared = f"{own['own_words']:+.1f} {beside}, p = {p:.2g}"
         lines.append({**line, "own": compared if own["n_words"] else "–"})
     return pd.DataFrame(lines)
+
+
+def _with_direction(vectors: EmotionVectors, names: Sequence[str], layers: list[int], some: bool) -> list[int]:
+    """The layers at which no vector is zero but for rounding; ``names`` are the vectors'.
+
+    Raises:
+        EmotraceError: there is none, or not every one where ``some`` are not enough.
+    """
+    zero = (vectors.values.astype(np.float64) ** 2).sum(axis=-1) <= vectors.rounding
+    first = {}
+    for layer in layers:
+        if (here := zero[:, vectors.index(layer)]).any():
+            first[layer] = names[int(here.argmax())]
+    kept = [layer for layer in layers if layer not in first]
+    if first and not (some and kept):
+        layer, name = next(iter(first.items()))
+        raise EmotraceError(f"the vector of {name} at layer {layer} is zero and has no direction")
+    return kept
 
 
 def _rows(

@@ -298,9 +298,10 @@ def handle_of(
 
     try:
         architecture = examine(nn._module)
-    except EmotraceError as error:
+    except Exception as error:  # what it lacks, or whatever a class of another's code raises
         kind = f"{config.model_type!r} ({type(nn._module).__name__})"
-        raise EmotraceError(f"{name} is a {kind} that emotrace cannot read: {error}") from None
+        cause = checkpoints.one_line(error)
+        raise EmotraceError(f"{name} is a {kind} that emotrace cannot read: {cause}") from without_secret(error)
     text = config.get_text_config()
     templated = nn.tokenizer.chat_template is not None
     if instruct and not templated:

@@ -18,6 +18,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError
 from emotrace.hosts import gpu_memory
 from emotrace.hosts.finite import finite, finite_logits
+from emotrace.hosts.open_edits import check_one_for_all, prompts_end
 from emotrace.hosts.remote import answers
 from emotrace.in_trace import (
     chosen_log_probabilities,
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 
 # Text positions whose probabilities over the whole vocabulary are held at once.
 REREAD_TOKENS = 384
-# Logits of one forward pass: rows × tokens × vocabulary, in float32 (256 MB, and up to four copies); on a GPU 4 GB, as
-# its memory allows.
+# Logits of a pass: rows × tokens × vocabulary, in float32 (256 MB, and up to four copies); on a GPU up to 4 GB.
 LOGITS, GPU_LOGITS = 1 << 26, 1 << 30
 # Rows × longest row of one forward pass, prompts and all.
 SCORED_TOKENS = 1 << 15
@@ -75,21 +75,21 @@ def score(
         prompts: one a row of the edit.
         edit: per-row edit, or None for the unedited pass.
         read_layers: layers to read at each prompt's last token; default all.
-        groups: token ids, group by group, whose joint probability is asked for; default each token of the vocabulary
-            by itself, which is a lot to carry away from a server.
+        groups: token ids, group by group, whose joint probability is asked for (one that is there twice counts once);
+            default each token of the vocabulary by itself, which is a lot to carry away from a server.
 
     Returns:
         ``stream`` float32 ``[row, layer, d_model]`` and ``log_probabilities`` float32 ``[row, vocabulary]`` or ``[row,
         group]`` (NaN for an empty group), both at the prompt's last token. The unembedding runs on that token alone.
 
     Raises:
-        EmotraceError: no prompts, no groups or a token that is none; an edit of other rows or layers; activations or
-            logits that are no numbers.
+        EmotraceError: no prompts, no groups or a token that is none; an edit of other rows or layers; NaN, infinity.
     """
     layers = model.check_layers(read_layers)
     if not (texts := encode(model, prompts, prompts=True)):
         raise EmotraceError("no prompts to read")
     members = None if groups is None else arguments.token_rows(groups, "group", model.vocabulary)
+    members = members and [list(dict.fromkeys(group)) for group in members]
     if members == []:
         raise EmotraceError("no group of tokens is asked for: leave groups out for each token by itself")
     whole = (edit or Edit({})).check(model, len(texts))
@@ -205,7 +205,8 @@ def _reread_batch(
     where, averaged = edit.tokens(mask, [count - 1 for count in steps])
     by_layer, kind = edit.directions, edit.kind
     batch = {"input_ids": ids, "attention_mask": mask}
-    with torch.no_grad(), model.trace(batch, use_cache=False, **model.last_logits(max(steps))):
+    ends, last = [ids.shape[1] - count for count in steps], model.last_logits(max(steps))
+    with torch.no_grad(), prompts_end(model, ends), model.trace(batch, use_cache=False, **last):
         for layer in sorted(by_layer):
             hidden = residual(model.layers, layer)
             hidden[:] = edited(hidden, by_layer[layer], where, averaged, **kind)
@@ -218,8 +219,8 @@ def _reread_batch(
 def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
     """How far an edit moves the model's predictions on texts that are given: KL(unedited ‖ edited), nats a token.
 
-    Each text is read once without and once under the edit, which acts from the text's first token on, whatever its
-    positions; the mean is over all predictions from there on, the one after the last token among them.
+    Each text is read once without and once under the edit, from its first token on (positions ``all``: and what the
+    tokenizer puts before it); the mean is over all predictions from the first token on, with that after the last.
 
     Args:
         model: the model.
@@ -230,6 +231,7 @@ def divergence(model: Model, texts: Sequence[str], edit: Edit) -> np.ndarray:
         float64 ``[text]``.
     """
     tokens, vocabulary = encode(model, texts), model.nn._module.config.get_text_config().vocab_size
+    check_one_for_all(model)
     whole, found = edit.check(model, len(tokens)), np.empty(len(tokens))
 
     def part(rows: Sequence[int]) -> list[np.floating]:
@@ -315,7 +317,7 @@ def _log_likelihoods_batch(
     batch, last = {"input_ids": ids, "attention_mask": mask}, model.last_logits(kept)
     if prefix is not None:
         batch |= {"input_ids": ids[:, -kept:], "position_ids": (mask.cumsum(dim=1) - 1)[:, -kept:]}
-    with torch.no_grad(), model.session():
+    with torch.no_grad(), prompts_end(model, [ids.shape[1] - kept]), model.session():
         cache = None
         if prefix is not None:
             cache = DynamicCache(config=model.nn._module.config)

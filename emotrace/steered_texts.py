@@ -17,6 +17,7 @@ from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError, shown
 from emotrace.files import Cache
 from emotrace.hosts import gpu_memory
+from emotrace.hosts.open_edits import check_one_for_all, open_edits
 from emotrace.hosts.remote import answers
 from emotrace.steering import DEFAULT_WRITING, Edit, directions, generate
 from emotrace.tokens import Writing, in_batches, in_parts, prompt_ids, text_after
@@ -124,6 +125,7 @@ def write(
     if not rows:
         raise EmotraceError("nothing is to be written: a row is needed at least")
     layers = model.check_layers(layers)
+    check_one_for_all(model)
     if batch_rows is not None:
         batch_rows = arguments.integer(batch_rows, "batch_rows", at_least=1)
     settled = {as_calibrated(row.vectors, writing) for row in rows}
@@ -196,7 +198,7 @@ def _write_batch(
         texts = itertools.chain.from_iterable(in_parts(model, range(len(batch)), part))
         return [text_of(prompt, tokens) for prompt, tokens in zip(prompts, texts, strict=True)]
 
-    if cache is None:
+    if cache is None or open_edits(model):  # no key tells of them
         return compute()
     digest = hashlib.sha256()
     for layer, values in sorted(edit.directions.items()):

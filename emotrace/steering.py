@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from emotrace import arguments
 from emotrace.errors import EmotraceError, shown
 from emotrace.hosts import gpu_memory
+from emotrace.hosts.open_edits import open_edits
 from emotrace.hosts.turns import loop_to_the_end
 from emotrace.in_trace import edited, make_input_contiguous, one_copy_a_row, residual
 from emotrace.tokens import POSITIONS, Writing, end_tokens, pad_left, token_rows, until_end
@@ -243,11 +244,11 @@ def shared_prefix(
     """What can be read once for all rows of a left-padded batch, since no edit touches it.
 
     Returns:
-        Every different prompt but its last token (None if no prompt repeats, if the edit acts on all tokens, or if the
-        class keeps more of a prompt than keys and values), and which of them each row has.
+        Every different prompt but its last token (None if no prompt repeats, if the edit acts on all tokens, within a
+        steered block, or if the class keeps more of a prompt than keys and values), and which of them each row has.
     """
     different, owner = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
-    width, shares = ids.shape[1], model.architecture.shares_prefixes
+    width, shares = ids.shape[1], model.architecture.shares_prefixes and not open_edits(model)
     if not shares or len(different) == len(ids) or width == 1 or (edit.directions and edit.positions == "all"):
         return None, owner
     return {"input_ids": different[:, : width - 1], "attention_mask": different[:, width:-1]}, owner

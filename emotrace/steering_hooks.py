@@ -11,17 +11,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
 
 from emotrace import arguments
 from emotrace.activations import residual_norms
 from emotrace.errors import EmotraceError, shown, unknown
-from emotrace.in_trace import edited
+from emotrace.hosts.open_edits import OpenEdit
+from emotrace.in_trace import RawGeneration, edited
 from emotrace.steered_texts import steered_layers, steered_positions, strengths_of
 from emotrace.steering import DEFAULT_WRITING, directions
 from emotrace.vectors import Emotion, EmotionVectors
@@ -55,9 +58,12 @@ def steered(
     and all after it have it. Contexts nest, and their edits add up. Another thread that enters one on the same model
     waits for this one to end; a plain ``generate`` of another thread meanwhile is steered too, as a streamer's is.
 
-    Where a prompt ends is known within ``generate``, whatever its cache, beams, chunks or assistants. A forward pass of
-    one's own is a text whose last token (by its attention mask) is the prompt's last, and what is read on with the same
-    cache follows it.
+    Where a prompt ends is known within ``generate``, whatever its cache, beams, chunks or assistants, and where a text
+    is scored or read again after its prompt. Any other forward pass is a text whose last token (by its attention mask)
+    is the prompt's last, and what is read on with the same cache, given or made by the model, follows it.
+
+    What emotrace measures once and remembers is measured without the edit: the unit of a strength, the neutral tokens
+    of a score, default vectors, permuted labels. What it reads or writes within is not kept in a ``cache``.
 
     Args:
         model: a model of this machine (:func:`emotrace.load`, :func:`emotrace.attach`).
@@ -75,14 +81,16 @@ def steered(
 
     Raises:
         EmotraceError: a remote model; an unknown emotion, layer or place; a batch whose rows do not go with the list; a
-            factor that is no number; a generation with guidance, which reads two prompts at once.
+            factor that is no number; a generation with guidance, which reads two prompts at once; a row for each of a
+            batch where emotrace itself sorts texts into batches.
     """
     edit, window = _checked(model, vectors, emotions, strength, layers, tokens, ablate)
-    texts = _Texts(window, schedule)
+    texts = _Texts(window, schedule, rows=max(map(len, edit.values())))
     module = model.nn._module
     with model.lock, contextlib.ExitStack() as hooks:
         hooks.enter_context(_prompts_known(module, texts))
         hooks.callback(module.register_forward_pre_hook(texts.begin, with_kwargs=True).remove)
+        hooks.callback(module.register_forward_hook(texts.finish).remove)
         for layer, values in edit.items():
             block = model.layers[layer - 1]._module
             hooks.callback(block.register_forward_hook(_hook(values, texts, ablate)).remove)
@@ -137,12 +145,12 @@ def _prompts_known(module: Any, texts: _Texts) -> Iterator[None]:
 
     @functools.wraps(generate)
     def within(*args: Any, **settings: Any) -> Any:
-        if settings.get("guidance_scale") not in (None, 1, 1.0):
+        if _guided(module, *args, **settings):
             raise EmotraceError("a generation with guidance reads two prompts at once: it is not steered")
         named = (settings.get(name) for name in ("inputs", "input_ids", "inputs_embeds"))
         prompt = next((given for given in (*args[:1], *named) if given is not None), None)
         before = texts.prompt
-        texts.prompt = None if prompt is None else (prompt.shape[0], prompt.shape[1])
+        texts.prompt = None if prompt is None else (prompt.shape[0], torch.tensor([prompt.shape[1] - 1]))
         try:
             return generate(*args, **settings)
         finally:
@@ -158,8 +166,27 @@ def _prompts_known(module: Any, texts: _Texts) -> Iterator[None]:
             del module.generate
 
 
+def _guided(
+    module: Any,
+    inputs: Any = None,
+    generation_config: Any = None,
+    logits_processor: Sequence[Any] | None = None,
+    *_: Any,
+    guidance_scale: float | None = None,
+    **others: Any,
+) -> bool:
+    """Whether a ``generate`` of these arguments has guidance. Like transformers it takes what is unset from the model's
+    own settings, of which :class:`~emotrace.in_trace.RawGeneration` takes nothing."""
+    own = None if isinstance(generation_config, RawGeneration) else module.generation_config
+    scales = [guidance_scale, *(getattr(config, "guidance_scale", None) for config in (generation_config, own))]
+    scale = next((scale for scale in scales if scale is not None), 1)
+    return scale != 1 or any(isinstance(processor, Guidance) for processor in logits_processor or ())
+
+
 def _hook(values: torch.Tensor, texts: _Texts, ablate: bool) -> Callable[..., Any]:
     def change(_: torch.nn.Module, args: object, output: Any) -> Any:
+        if not texts.heard:
+            return output
         hidden = output[0] if isinstance(output, (tuple, list)) else output
         factors = texts.factors(*hidden.shape[:2])
         if not factors.any():
@@ -175,40 +202,54 @@ def _hook(values: torch.Tensor, texts: _Texts, ablate: bool) -> Callable[..., An
 
 
 @dataclass
-class _Texts:
+class _Texts(OpenEdit):
     """Which tokens of their texts the forward passes read, counted from the last token of the prompt.
 
     Attributes:
         window: the tokens that are edited.
         schedule: as :func:`steered` takes it.
-        prompt: rows and tokens of the prompts of a ``generate`` under way.
         first: of each row the first token of this pass, ``[row]`` (one for all, or one each).
         made: this pass's factors by rows and width, so that a schedule is asked once a token, not once a layer.
-        ends: of each cache of one's own, where in its texts the prompts end.
+        real: which tokens of this pass are known to be no padding, ``[row, token]`` (one entry for all, or one each).
+        end: of each row where in its text the prompt ends, ``[row]`` (one for all, or one each).
+        ends: the same of each cache that is still in use.
     """
 
     window: Window
     schedule: Schedule | None
-    prompt: tuple[int, int] | None = None
     first: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
     made: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-    ends: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
+    real: torch.Tensor = field(default_factory=lambda: torch.ones(1, 1, dtype=torch.bool))
+    end: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+    ends: weakref.WeakKeyDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakKeyDictionary)
 
     def begin(self, _: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         """Called before each pass of the whole model."""
+        if not self.heard:
+            return
         given = [inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
         width, cache = (given or list(args))[0].shape[1], inputs.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
+        self.real = _real(None if self.prompt else inputs.get("attention_mask"), width)
         if self.prompt:
-            end = torch.tensor([self.prompt[1] - 1])
-        elif start and id(cache) in self.ends:
-            end = self.ends[id(cache)][1]
+            self.end = self.prompt[1]
+        elif start and cache in self.ends:
+            self.end = self.ends[cache]
         else:
-            end = start + _last_tokens(inputs.get("attention_mask"), width)
-            if cache is not None:
-                self.ends[id(cache)] = cache, end
-        self.first = start - end
+            self.end = start + (self.real * torch.arange(1, width + 1)).amax(dim=1) - 1
+        self._remember(cache)
+        self.first = start - self.end
         self.made.clear()
+
+    def finish(self, _: torch.nn.Module, args: object, output: Any) -> None:
+        """Called after each pass of the whole model, which may have made a cache."""
+        if self.heard:
+            for part in output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]:
+                self._remember(part)
+
+    def _remember(self, cache: Any) -> None:
+        if hasattr(cache, "get_seq_length"):
+            self.ends[cache] = self.end
 
     def factors(self, rows: int, width: int) -> torch.Tensor:
         """What the strength is multiplied with at each token of the pass: float32 ``[row, token]``."""
@@ -218,7 +259,7 @@ class _Texts:
 
     def _factors(self, rows: int, width: int) -> torch.Tensor:
         tokens = (self.first[:, None] + torch.arange(width)).expand(rows, -1)
-        (low, high), inside = self.window, torch.ones(rows, width, dtype=torch.bool)
+        (low, high), inside = self.window, self.real.expand(rows, width).clone()
         if low is not None:
             inside &= tokens >= low
         if high is not None:
@@ -236,9 +277,8 @@ class _Texts:
         return factor
 
 
-def _last_tokens(mask: torch.Tensor | None, width: int) -> torch.Tensor:
-    """Where each row of a batch has its last token that is no padding, ``[row]``; the last column without a mask."""
+def _real(mask: torch.Tensor | None, width: int) -> torch.Tensor:
+    """Which tokens of a pass are no padding, bool ``[row, token]``; without a mask one entry, for all."""
     if mask is None or mask.dim() != 2 or mask.shape[1] < width or not mask.any():
-        return torch.tensor([width - 1])
-    columns = torch.arange(width) + 1
-    return (mask[:, -width:].cpu().bool() * columns).amax(dim=1) - 1
+        return torch.ones(1, 1, dtype=torch.bool)
+    return mask[:, -width:].cpu().bool()

@@ -100,23 +100,24 @@ def encode(model: Model, texts: Sequence[str | Tokens], *, prompts: bool = False
         EmotraceError: a text that is empty, has no token beside special ones or one that the model does not have, or
             is longer than the model's context, or spells a special token that its tokenizer cannot read as text.
     """
-    numbered = enumerate([texts] if isinstance(texts, Tokens) else arguments.ordered(texts, "text"), 1)
+    what = "prompt" if prompts else "text"
+    numbered = enumerate([texts] if isinstance(texts, Tokens) else arguments.ordered(texts, what), 1)
     return [
-        _checked(model, number, text)
+        _checked(model, what, number, text)
         if isinstance(text, Tokens)
-        else _encode(model, number, arguments.text(text, f"text {number}"), prompts)
+        else _encode(model, f"{what} {number}", text, prompts)
         for number, text in numbered
     ]
 
 
-def _checked(model: Model, number: int, text: Tokens) -> Tokens:
-    (ids,) = token_rows(model, [text.ids], "text", first=number)
+def _checked(model: Model, what: str, number: int, text: Tokens) -> Tokens:
+    (ids,) = token_rows(model, [text.ids], what, first=number)
     start, stop = (
-        arguments.integer(end, f"{name} of text {number}")
+        arguments.integer(end, f"{name} of {what} {number}")
         for name, end in zip(Tokens._fields[1:], text[1:], strict=True)
     )
     if not 0 <= start < stop <= len(ids):
-        raise EmotraceError(f"text {number} has {len(ids)} tokens: {start} to {stop} is no span of them")
+        raise EmotraceError(f"{what} {number} has {len(ids)} tokens: {start} to {stop} is no span of them")
     return Tokens(tuple(ids), start, stop)
 
 
@@ -150,12 +151,12 @@ def tokenised(model: Model, text: str, *, special: bool = False, **settings: boo
         return model.tokenizer(text, split_special_tokens=not special, **settings)
 
 
-def _encode(model: Model, number: int, text: str, parsed: bool) -> Tokens:
-    if not text.strip():
-        raise EmotraceError(f"text {number} is empty")
+def _encode(model: Model, name: str, text: str, parsed: bool) -> Tokens:
+    if not arguments.text(text, name).strip():
+        raise EmotraceError(f"{name} is empty")
     # A token takes at most a few dozen characters: refuse a huge text before the tokenizer works on it for minutes.
     if len(text) > 40 * model.context:
-        raise _too_long(model, f"text {number}", f"{len(text)} characters")
+        raise _too_long(model, name, f"{len(text)} characters")
     ids = tokenised(model, text, special=parsed)["input_ids"]
     bos, special = model.tokenizer.bos_token_id, set(model.tokenizer.all_special_ids)
     if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:  # the text brought its own
@@ -165,16 +166,16 @@ def _encode(model: Model, number: int, text: str, parsed: bool) -> Tokens:
     # By id, so that a special token counts as one whether the tokenizer added it or a prompt spelt it out.
     ordinary = [index for index, token in enumerate(ids) if token not in special]
     if not ordinary:
-        raise EmotraceError(f"text {number} has no token beside special ones: {text[:40]!r}")
+        raise EmotraceError(f"{name} has no token beside special ones: {text[:40]!r}")
     left = special.intersection(ids[ordinary[0] : ordinary[-1]]) - {model.tokenizer.unk_token_id}
     if left and not parsed:
-        name = model.tokenizer.convert_ids_to_tokens(min(left))
-        raise EmotraceError(f"text {number} spells {name!r}, which the tokenizer of {model.name} cannot read as text")
+        spelt = model.tokenizer.convert_ids_to_tokens(min(left))
+        raise EmotraceError(f"{name} spells {spelt!r}, which the tokenizer of {model.name} cannot read as text")
     if len(ids) > model.context:
-        raise _too_long(model, f"text {number}", f"{len(ids)} tokens")
+        raise _too_long(model, name, f"{len(ids)} tokens")
     if max(ids) >= (known := model.vocabulary):
         raise EmotraceError(
-            f"text {number} has token {max(ids)} ({model.tokenizer.convert_ids_to_tokens(max(ids))!r}): {model.name} "
+            f"{name} has token {max(ids)} ({model.tokenizer.convert_ids_to_tokens(max(ids))!r}): {model.name} "
             f"knows {known} tokens, its tokenizer more"
         )
     return Tokens(tuple(ids), ordinary[0], ordinary[-1] + 1)
@@ -230,7 +231,7 @@ def prompt_ids(model: Model, prompts: Sequence[str], chat: bool, room: int) -> d
         arguments.text(prompt, f"prompt {number}")
         if chat and not prompt.strip():
             raise EmotraceError(f"prompt {number} is empty")
-        ids[prompt] = chat_ids(model, prompt) if chat else encode(model, [prompt], prompts=True)[0].ids
+        ids[prompt] = chat_ids(model, prompt) if chat else _encode(model, f"prompt {number}", prompt, True).ids
         token_rows(model, [ids[prompt]], room=room, first=number)
     return ids
 

@@ -49,7 +49,7 @@ class EmotionVectors:
     Attributes:
         emotions: names along the first axis.
         layers: layer indices along the second axis (0 = embeddings, i = output of decoder layer i).
-        values: float32 ``[emotion, layer, d_model]``, in the units of the residual stream.
+        values: float32 ``[emotion, layer, d_model]``, in the units of the residual stream; lists and tensors are taken.
         neutral_mean: mean activation of the neutral texts, float32 ``[layer, d_model]``.
         grand_mean: mean of the class means, neutral included (the author's centre, C4), ``[layer, d_model]``.
         emotions_mean: mean of the emotions' means, neutral left out, ``[layer, d_model]``.
@@ -66,16 +66,8 @@ class EmotionVectors:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = (len(self.emotions), len(self.layers))
-        if self.values.ndim != 3 or self.values.shape[:2] != shape:
-            raise EmotraceError(
-                f"vectors of shape {self.values.shape} do not fit {shape[0]} emotions and {shape[1]} layers"
-            )
-        for name in ("neutral_mean", "grand_mean", "emotions_mean"):
-            if getattr(self, name).shape != self.values.shape[1:]:
-                raise EmotraceError(f"{name} of shape {getattr(self, name).shape} does not fit {self.values.shape[1:]}")
-        if not all(np.isfinite(getattr(self, name)).all() for name in _TENSORS):
-            raise EmotraceError("vectors of NaN or infinity are none")
+        for name, value in vector_files.checked(**vars(self)).items():
+            object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EmotionVectors) and self._header() == other._header()
@@ -121,6 +113,11 @@ class EmotionVectors:
             raise EmotraceError(f"the vector of {emotion} at layer {layer} is zero and has no direction")
         unit: np.ndarray = vector / norm
         return unit
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """Squared norms that rounding leaves where all texts end in the same full stop (ours), float64 ``[layer]``."""
+        return 1e-12 * np.maximum((self.grand_mean.astype(np.float64) ** 2).sum(axis=-1), 1e-30)
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -247,12 +244,15 @@ class EmotionVectors:
 
     @arguments.checked
     def check(self, model: Model) -> EmotionVectors:
-        """The vectors unchanged if they were extracted from this model's very weights.
+        """The vectors unchanged if they were extracted from this model's very weights, and fit it.
 
         Raises:
-            EmotraceError: they belong to another model, or to other weights of it; both are named.
+            EmotraceError: they belong to another model or to other weights, both named; a layer or width that it lacks.
         """
         self._same_weights(model.name, model.provenance)
+        model.check_layers(self.layers)
+        if self.d_model != model.d_model:
+            raise EmotraceError(f"vectors of width {self.d_model} do not fit {model.name}, which has {model.d_model}")
         return self
 
     # -- files --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 
@@ -119,10 +120,10 @@ def _words_floor(effects: pd.DataFrame) -> str:
     }
     return (
         "*A warning on the measure.* The embedding of the emotion's bare name, added as a direction at the same harm, "
-        f"raises kin words beyond permuted labels by {ranges['name_token']} nats; the difference of means by "
-        f"{ranges['mean_difference']}. So the probability of kin words rewards a push on the words themselves. A late "
-        "layer, from which little is left to compute, may owe its lead to the same: what is chosen by effect is the "
-        "layer that moves these words most, not the one that holds the feeling.\n\n"
+        f"raises kin words beyond permuted labels of equal norm by {ranges['name_token']} nats; the difference of "
+        f"means by {ranges['mean_difference']}. So the probability of kin words rewards a push on the words "
+        "themselves. A late layer, from which little is left to compute, may owe its lead to the same: what is chosen "
+        "by effect is the layer that moves these words most, not the one that holds the feeling.\n\n"
     )
 
 
@@ -142,15 +143,17 @@ ADVICE = (
 def advice_table(claims: pd.DataFrame) -> str:
     """What a reader of the abstract would do, beside how often each verdict fell on the claims behind it, as Markdown.
 
-    Over models and sets of passages.
+    Over models and sets of passages; a verdict on all models together, which is made of these, stands by itself.
     """
+    together = claims["model"] == ALL_MODELS
     rows = ["| what a reader of the abstract would do | verdicts of this run on the claims behind it |", "|---|---|"]
     for text, starts in ADVICE:
         parts = []
         for start in starts:
-            own = claims[(claims["id"] == start) | claims["id"].str.startswith(f"{start}.")]
-            counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(own["verdict"]).most_common())
-            parts += [f"`{start}` {counts}"] if counts else []
+            own = (claims["id"] == start) | claims["id"].str.startswith(f"{start}.")
+            each = Counter(claims.loc[own & ~together, "verdict"]).most_common()
+            parts += [f"`{start}` " + ", ".join(f"{count} {verdict}" for verdict, count in each)] if each else []
+            parts += [f"over all models `{row.id}` {row.verdict}" for row in claims[own & together].itertuples()]
         rows.append(f"| {text} | {'; '.join(parts)} |")
     return "\n".join(rows)
 
@@ -177,6 +180,7 @@ def what_holds(claims: pd.DataFrame) -> str:
         "Cannot be told here": [],
     }
     everywhere, told, nowhere, untold, mixed, open_ = titles.values()
+    of_paper = tuple(f"`{row['id']}`" for _, row in claims.iterrows() if _is_papers(row))
     for id, own in claims.groupby("id", sort=False):
         counts = Counter(own["verdict"])
         line = f"`{id}` {own['claim'].iloc[0]} ({', '.join(f'{counts[key]} {key}' for key in MARKS if counts[key])})"
@@ -188,10 +192,19 @@ def what_holds(claims: pd.DataFrame) -> str:
             (nowhere if counts[NOT_REPRODUCED] == len(own) else untold).append(line)
         else:
             open_.append(line)
-    parts = [
-        f"**{title}** ({len(lines)})\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in titles.items()
-    ]
-    return "\n\n".join(part for part, lines in zip(parts, titles.values(), strict=True) if lines)
+    parts = []
+    for title, lines in titles.items():
+        ours = [line for line in lines if not line.startswith(of_paper)]
+        papers = [line for line in lines if line.startswith(of_paper)]
+        for kind, own in {"of the paper": papers, "ours and neighbours'": ours}.items():
+            if own:
+                parts.append(f"**{title}**, {kind} ({len(own)})\n\n" + "\n".join(f"- {line}" for line in own))
+    return "\n\n".join(parts)
+
+
+def _is_papers(claim: pd.Series) -> bool:
+    """Whether the paper makes the claim; the rest are controls of ours, and what neighbours claim."""
+    return claim["id"].startswith("C") and not re.search(r"\bours\b|not the paper's", claim["paper"])
 
 
 def _where(own: pd.DataFrame) -> str:
@@ -269,6 +282,8 @@ def confirmed_rows(tables: dict[str, pd.DataFrame]) -> str:
         cells = []
         for model in models:
             share = shares[model].get(words)
-            cells.append(f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})" if share else "")
+            # 3 of 40 is 0.075, which as a float lies below it.
+            value, low, high = (part + 1e-9 for part in share) if share else (0.0, 0.0, 0.0)
+            cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})" if share else "")
         rows.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

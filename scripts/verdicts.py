@@ -72,7 +72,8 @@ def simulations(folder: str) -> tuple[Simulation, ...]:
 
 def fingerprint(folder: str) -> str:
     """Changes with every file that the verdicts of this folder's simulations rest on."""
-    files = [ROOT / "scripts/verdict_rates/__init__.py", ROOT / f"scripts/verdict_rates/{folder}.py"]
+    parts = sorted((ROOT / "scripts/verdict_rates").glob(f"{folder}*.py"))
+    files = [ROOT / "scripts/verdict_rates/__init__.py", *parts]
     files += [ROOT / "emotrace/study/verdicts.py", *sorted((ROOT / "emotrace/measures").glob("*.py"))]
     files += sorted((ROOT / "emotrace/study" / folder).glob("*.py"))
     digest = hashlib.sha256()

@@ -12,8 +12,9 @@ from joy_model import WordCounter
 from emotrace.instrument import corpus
 from emotrace.models import Model
 from emotrace.readings import Reading
+from emotrace.study.settings import Settings
 from emotrace.study.steered import Steering
-from emotrace.study.study import Progress, Settings, Study
+from emotrace.study.study import Progress, Study
 from emotrace.vectors import EmotionVectors
 
 

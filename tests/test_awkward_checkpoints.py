@@ -247,6 +247,8 @@ def read_emotions(model, plain):
     right = (stream - vectors.grand_mean[layer]) @ values.T / (values**2).sum(axis=1)
     counted = reading.tokens["counted"].to_numpy()
     assert counted.sum() >= len(stream) - 3
+    places = plain.tokenizer(TEXTS[0], return_offsets_mapping=True)["offset_mapping"][: len(stream)]
+    equal(list(zip(reading.tokens["start"], reading.tokens["end"], strict=True)), places)
     return close(reading.projection[counted, 0], right[counted])
 
 

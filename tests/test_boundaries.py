@@ -581,7 +581,7 @@ INNER = {  # given what the functions above have checked
         "class_means",
     ),
     *("provenance_of", "scale_of", "handle_of", "describe", "window", "cached_vectors", "vectors_for", "cosines"),
-    *("chosen_layers", "runs_folder", "bracket", "design", "shipped", "permuted_like"),
+    *("chosen_layers", "runs_folder", "bracket", "design", "shipped", "permuted_like", "pooling_of"),
 }
 
 

@@ -224,7 +224,15 @@ def test_the_lens_of_a_file_of_vectors(emotrace, tiny, vectors_file, tmp_path):
     row = table[(table["emotion"] == "calm") & (table["layer"] == 4) & (table["side"] == "top")].iloc[0]
     line = next(line for line in out.splitlines() if line.split()[:2] == ["calm", "4"])
     assert f"{row['z']:+.1f} ({row['null']:+.1f})" in line
+    assert "Left out" not in out
     assert "unknown emotion 'smug'" in one_line(emotrace("lens", vectors_file, "--model", tiny, "--emotion", "smug"))
+    zero = EmotionVectors.load(vectors_file)
+    zero.values[:, :2] = 0
+    zero.save(tmp_path / "zero.safetensors")
+    code, out, _ = emotrace("lens", tmp_path / "zero.safetensors", "--model", tiny, "--emotion", "sad", "--random", 2)
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines() if line.split()[:1] == ["sad"]] == ["2", "3", "4", "5", "6"]
+    assert out.splitlines()[-1] == "Left out, since a vector is zero there: layer 0, 1."
 
 
 def test_a_what_if_alive_is_the_steered_text_and_a_bar_an_emotion(emotrace, tiny):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 from tiny_models import PLANTED, planted_passages
@@ -215,6 +216,33 @@ def test_what_does_not_exist_is_named_with_what_does(planted, settings, message)
 def test_emotions_that_the_passages_lack_are_refused_with_those_they_have(planted):
     with pytest.raises(EmotraceError, match=r"grateful.*happy"):
         emotrace.extract(planted[0], passages=planted_passages(), emotions=["grateful"])
+
+
+def test_own_stories_need_the_emotions_that_are_asked_for_alone(tiny):
+    """As own passages do: the others are missing from the mean over the classes."""
+    texts = {"happy": "She baked all day and sang.", "sad": "He left the loaf and wept.", "neutral": "It was a loaf."}
+    rows = [("pet", emotion, text) for emotion, text in texts.items()]
+    stories, model = pd.DataFrame(rows, columns=["topic", "emotion", "text"]), tiny("llama")
+    how = {"method": "generation", "pooling": "mean", "layers": [2]}
+    vectors = emotrace.extract(model, stories=stories, emotions=["sad", "happy"], **how)
+    assert vectors.emotions == ("sad", "happy")
+    read = read_texts(model, stories, "chat", author="self", layers=[2]).pooled["mean"].astype(np.float64)
+    np.testing.assert_allclose(vectors.values, (read[[1, 0]] - read.mean(axis=0)), atol=1e-6)
+    with pytest.raises(EmotraceError, match=r"^the table of stories has none of calm, .*: emotions says which"):
+        emotrace.extract(model, stories=stories, **how)
+    with pytest.raises(EmotraceError, match=r"^the table of stories has none of calm: emotions says which"):
+        emotrace.extract(model, stories=stories, emotions=["calm", "sad"], **how)
+    with pytest.raises(EmotraceError, match=r"^the table of stories has none of neutral: "):
+        emotrace.extract(model, stories=stories[:2], emotions=["sad"], **how)
+    with pytest.raises(EmotraceError, match=r"wrote no story of calm that passed: ask for more attempts"):
+        emotrace.extract(model, stories=stories.assign(status="kept"), emotions=["calm"], **how)
+
+
+def test_an_emotion_that_is_asked_for_twice_is_there_once(planted, reading):
+    vectors = emotrace.extract(planted[0], passages=planted_passages(), emotions=["happy", "sad", "happy"], layers=[2])
+    assert vectors.emotions == ("happy", "sad")
+    with pytest.raises(EmotraceError, match="vectors have each emotion once: 'happy' is there twice"):
+        reading.vectors("last", ["happy", "sad", "happy"])
 
 
 def test_passages_without_the_neutral_class_are_refused(planted):

@@ -389,3 +389,34 @@ def test_a_judges_words_are_split_as_it_was_trained(of_mistral, tmp_path):
     (folder / "config.json").write_text(json.dumps(saved))
     assert first_pieces(transformers.AutoTokenizer.from_pretrained(folder), 1) == ["HelloWorld"]
     assert first_pieces(load_classifier(str(folder)).tokenizer, 2) == ["Hello", "World"]
+
+
+# -- code beside the weights -----------------------------------------------------------------------------------------
+
+WRITTEN_FOR_TRANSFORMERS_4 = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OldConfig(LlamaConfig):
+    model_type = "old"
+
+
+class OldForCausalLM(LlamaForCausalLM):
+    config_class = OldConfig
+
+    def forward(self, input_ids=None, past_key_values=None, **settings):
+        if past_key_values is not None:
+            past_key_values.get_usable_length(1)
+        return super().forward(input_ids, past_key_values=past_key_values, **settings)
+"""
+
+
+def test_code_that_no_longer_runs_is_named_with_what_it_raised(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    code = {"AutoConfig": "old_code.OldConfig", "AutoModelForCausalLM": "old_code.OldForCausalLM"}
+    folder = with_config(tiny_folder("llama"), tmp_path / "old", {"model_type": "old", "auto_map": code})
+    (folder / "old_code.py").write_text(WRITTEN_FOR_TRANSFORMERS_4)
+    raised = "AttributeError: 'DynamicCache' object has no attribute 'get_usable_length'"
+    assert failure(folder, trust_remote_code=True) == (
+        f"old is a 'old' (OldForCausalLM) that emotrace cannot read: a short text does not go through it ({raised})"
+    )

@@ -14,7 +14,7 @@ import emotrace
 from emotrace import EmotraceError
 from emotrace.activations import read_tokens, residual_norms
 from emotrace.instrument import corpus
-from emotrace.logit_lens import by_layer
+from emotrace.logit_lens import Directions, by_layer, direct_readout, last_states
 from emotrace.steering import random_like
 from emotrace.vectors import EmotionVectors
 
@@ -86,6 +86,85 @@ def test_vectors_of_permuted_labels_stand_beside_on_the_same_path(planted):
     assert f"({row['null']:+.1f}; {row['permuted']:+.1f})" in lines.loc[("calm", "3"), "raised"]
     with pytest.raises(EmotraceError, match="these vectors belong to"):
         emotrace.lens(model, vectors, permuted=replace(sad, provenance={**sad.provenance, "weights_id": "other"}))
+
+
+NUMBERS = ["change", "z", "null", "p"]
+
+
+def test_by_default_layers_without_a_direction_are_left_out_and_named(planted):
+    model, vectors = planted
+    how = {"top": 2, "random": 3, "prompts": PROMPTS}
+    values, centre = vectors.values.copy(), vectors.grand_mean.copy()
+    values[:, 0], values[1, 3] = 0, 0  # all emotions at one layer, sad alone at another
+    values[:, 2], centre[2] = 1e-6 * values[:, 2], 10  # what rounding leaves of a common token
+    some, every = replace(vectors, values=values, grand_mean=centre), emotrace.lens(model, vectors, **how)
+    for asked in ({}, {"layers": None}, {"layers": "all"}):
+        table = emotrace.lens(model, some, **how, **asked)
+        assert table.attrs["left_out"] == [0, 2, 3]
+        pd.testing.assert_frame_equal(
+            table.reset_index(drop=True), every[every["layer"].isin([1, 4])].reset_index(drop=True), check_exact=False
+        )
+    assert every.attrs["left_out"] == []
+    happy = emotrace.lens(model, some, "happy", **how)
+    assert happy.attrs["left_out"] == [0, 2]
+    for layers, name in (([0, 1], "happy at layer 0"), ([2], "happy at layer 2"), ([3], "sad at layer 3")):
+        with pytest.raises(EmotraceError, match=f"the vector of {name} is zero and has no direction"):
+            emotrace.lens(model, some, layers=layers, **how)
+    with pytest.raises(EmotraceError, match="the vector of happy at layer 0 is zero"):
+        emotrace.lens(model, replace(vectors, values=0 * values), **how)
+
+
+def test_the_defaults_of_extract_go_with_those_of_the_lens(tiny):
+    model = tiny("llama")
+    vectors = emotrace.extract(model)  # of the last token, at all layers
+    table = emotrace.lens(model, vectors, "afraid", top=1, random=2, prompts=PROMPTS)
+    assert (table.attrs["left_out"], set(table["layer"])) == ([0], {1, 2, 3, 4})
+
+
+def test_vectors_that_are_random_themselves_stand_beside_others(planted):
+    model, vectors = planted
+    how = {"top": 2, "random": 5, "layers": 2, "prompts": PROMPTS}
+    own = random_like(vectors, 2, seed=1)  # random-1, random-2, as the control's are called
+    found, renamed = (emotrace.lens(model, one, **how) for one in (own, replace(own, emotions=("one", "other"))))
+    pd.testing.assert_frame_equal(found[NUMBERS], renamed[NUMBERS])
+
+
+def test_an_emotion_that_is_named_twice_is_read_once(planted):
+    once, twice = (emotrace.lens(*planted, names, layers=1, prompts=PROMPTS) for names in ("sad", ["sad", "sad"]))
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_a_layer_beyond_the_model_is_one_line(planted):
+    model, vectors = planted
+    with pytest.raises(EmotraceError, match="layer 9 is out of range"):
+        emotrace.lens(model, replace(vectors, layers=(0, 1, 2, 3, 9)), prompts=PROMPTS)
+
+
+@pytest.mark.parametrize(("dtype", "stretched"), [("bfloat16", True), ("float16", True), ("float32", False)])
+def test_half_precision_reads_an_early_layer_as_float32_does(dtype, stretched):
+    """The last state has 70 times an early layer's norm: in bfloat16 an edit of a tenth of that is lost in rounding."""
+    found = {}
+    for kind in ("float32", dtype):
+        words = tiny_models.tokenizer("llama")
+        network = tiny_models._random("llama", words, seed=0, n_layers=6, d_model=64)
+        with torch.no_grad():
+            for layer in network.model.layers:
+                layer.mlp.down_proj.weight *= 0.02
+                layer.self_attn.o_proj.weight *= 0.02
+            network.model.layers[-1].mlp.down_proj.weight *= 240
+        model = emotrace.attach(network.to(getattr(torch, kind)), words, name="stretched")
+        model.norms, states = residual_norms(model, PROMPTS), last_states(model, PROMPTS)
+        assert states.norm(dim=1).min() > 60 * model.norms[3]
+        rng, zero = np.random.default_rng(0), np.zeros((1, 64), np.float32)
+        values = rng.normal(size=(3, 1, 64)).astype(np.float32)
+        about = {**model.provenance, "model": model.name}
+        edits = Directions(model, EmotionVectors(("a", "b", "c"), (3,), values, zero, zero, zero, about), 3)
+        found[kind] = direct_readout(edits, states)
+    for exact, read in zip(found["float32"], found[dtype], strict=True):
+        assert np.corrcoef(exact, read)[0, 1] > 0.998
+        assert exact @ read / (exact @ exact) == pytest.approx(1, abs=0.03)
+        assert len(set(np.argsort(exact)[-10:]) & set(np.argsort(read)[-10:])) >= 8
+    assert np.array_equal(found["float32"], found[dtype]) != stretched
 
 
 def test_words_of_another_emotion_are_not_ones_own(planted):

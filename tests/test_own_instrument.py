@@ -116,7 +116,7 @@ def test_generation_takes_any_names(llama):
     vectors = emotrace.extract(llama, method="generation", emotions=names, stories=table)
     assert vectors.emotions == ("nostalgic", "sad")
     assert not np.allclose(vectors["nostalgic", 2], vectors["sad", 2])
-    with pytest.raises(EmotraceError, match="wrote no story of neutral"):
+    with pytest.raises(EmotraceError, match="the table of stories has none of neutral: "):
         emotrace.extract(llama, method="generation", emotions=names, stories=table[table["emotion"] != "neutral"])
     with pytest.raises(EmotraceError, match=r"names of emotions alone have no texts: use method='generation'"):
         emotrace.extract(llama, instrument=from_names(names))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ import transformers
 
 import emotrace
 from emotrace import EmotraceError, Writing
-from emotrace.activations import residual_norms
+from emotrace.activations import read_activations, read_tokens, residual_norms
+from emotrace.hosts.open_edits import unedited
 from emotrace.instrument import corpus
 from emotrace.readings import read_texts
+from emotrace.scoring import divergence, log_likelihoods, reread, score
 from emotrace.steering import Edit, ablation, directions, generate
 from emotrace.tokens import end_tokens
+from emotrace.whatif import text_reading, token_reading
 
 PROMPT, NEW = "The kettle had begun to sing, and", 8
 
@@ -218,7 +223,7 @@ def by_hand(model, change, chosen) -> list[int]:
 
 def fail_within_another(model, vectors, before: int, number: int) -> None:
     with emotrace.steered(model, vectors, ["happy"], 0.1, tokens="all"):
-        assert hooks(model) == before + 4
+        assert hooks(model) == before + 6
         raise ZeroDivisionError(number)
 
 
@@ -267,12 +272,207 @@ def test_a_pass_of_ones_own_is_steered_at_each_rows_last_token(tiny):
         ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
         both = [module(input_ids=ids[:, :-1]).logits[0, -1], module(input_ids=ids).logits[0, -1]]
     torch.testing.assert_close(both[1], alone[1], rtol=1e-4, atol=1e-4)
-    # Read on with a cache of one's own: what follows the prompt is written.
-    with torch.no_grad(), emotrace.steered(model, vectors, "afraid", 0.6):
-        first = module(input_ids=ids, use_cache=True)
-        token = first.logits[:, -1:].argmax(dim=-1)
-        second = module(input_ids=token, past_key_values=first.past_key_values, use_cache=True).logits[0, -1].argmax()
-        assert [int(token), int(second)] == plain(model, [PROMPT])[0][:2]
+
+
+def whole(model, ids: torch.Tensor, new: int):
+    """All that the user's own ``generate`` gives back of so many tokens, none of them an end."""
+    ends, given = end_tokens(model), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False}
+    given |= {"max_new_tokens": new, "min_new_tokens": new, "eos_token_id": ends, "pad_token_id": ends[0]}
+    with torch.no_grad():
+        return model.nn._module.generate(**given, output_logits=True, return_dict_in_generate=True)
+
+
+def fading(token: int) -> float:
+    return 0.7 ** abs(token)
+
+
+@pytest.mark.parametrize("maker", ["model", "model, no return_dict", "user", "generate"])
+@pytest.mark.parametrize(
+    "edit", [{"tokens": "written"}, {"tokens": (2, None)}, {"tokens": "generated", "schedule": fading}]
+)
+def test_a_loop_of_ones_own_is_steered_as_generate_is_whoever_made_its_cache(tiny, maker, edit):
+    model = tiny("llama")
+    vectors, module, written = vectors_of(model), model.nn._module, []
+    token = ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    cache = transformers.DynamicCache(config=module.config) if maker == "user" else None
+    with torch.no_grad(), emotrace.steered(model, vectors, "afraid", 0.8, **edit):
+        expected = plain(model, [PROMPT], min_new_tokens=NEW)[0]
+        if maker == "generate":  # it writes three tokens, of which two are read, and the loop goes on
+            begun = whole(model, ids, 3)
+            cache, token = begun.past_key_values, begun.sequences[:, -1:]
+            written = begun.sequences[0, ids.shape[1] :].tolist()
+        while len(written) < NEW:
+            output = module(token, past_key_values=cache, use_cache=True, return_dict=maker != "model, no return_dict")
+            logits, cache = output[0], output[1]
+            logits[:, :, end_tokens(model)] = -torch.inf
+            token = logits[:, -1:].argmax(dim=-1)
+            written.append(int(token))
+    assert written == expected
+    assert written != plain(model, [PROMPT], min_new_tokens=NEW)[0]
+
+
+def test_a_block_keeps_no_cache_that_its_user_has_let_go(tiny):
+    model = tiny("llama")
+    ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    with torch.no_grad(), emotrace.steered(model, vectors_of(model), "afraid", 0.6):
+        caches = [weakref.ref(model.nn._module(ids).past_key_values) for _ in range(3)]
+        gc.collect()
+        assert [cache() for cache in caches] == [None] * 3
+
+
+def test_what_is_remembered_is_measured_without_the_edit(tiny, monkeypatch, tmp_path):
+    model = tiny("llama", seed=5)
+
+    def measured(folder: str) -> list[np.ndarray]:
+        monkeypatch.setenv("EMOTRACE_CACHE", str(tmp_path / folder))
+        monkeypatch.setattr(model, "norms", None)
+        monkeypatch.setattr(token_reading, "_remembered", {})
+        monkeypatch.setattr(text_reading, "_PERMUTED", {})
+        vectors = text_reading.cached_vectors(model)
+        dots, norms = token_reading.neutral_dots(model, vectors, [2, 4])
+        permuted = text_reading.permuted_like(model, vectors, 2, layers=[2])
+        return [residual_norms(model), vectors.values, dots, norms, permuted.values]
+
+    expected, vectors = measured("before"), text_reading.cached_vectors(model)
+    text = ["The kettle had begun to sing."]
+    plainly = read_activations(model, text)["mean"]
+    every = {"ablate": True, "tokens": "all", "layers": [1, 2, 3]}
+    with emotrace.steered(model, vectors, {"happy": 1, "sad": 1}, **every):
+        found = measured("within")
+        felt = read_activations(model, text)["mean"]
+        with emotrace.steered(model, vectors, "sad", 0.2):
+            nested = measured("nested")
+    for values, within, deeper in zip(expected, found, nested, strict=True):
+        np.testing.assert_array_equal(within, values)
+        np.testing.assert_array_equal(deeper, values)
+    assert np.abs(felt - plainly).max() > 0.01  # what is asked for within is read under the edit
+
+
+class Kept:
+    """A cache in memory."""
+
+    def __init__(self) -> None:
+        self.held: dict = {}
+
+    def arrays(self, key, compute):
+        return self.held.setdefault(key, compute())
+
+    def rows(self, key, compute):
+        return self.held.setdefault(repr(key), compute())
+
+
+def test_a_cache_keeps_and_gives_nothing_that_is_steered(tiny):
+    model, cache = tiny("llama"), Kept()
+    vectors = vectors_of(model)
+
+    def found():
+        rows = emotrace.steer(model, PROMPT, vectors, 0.0, emotions="afraid", writing=Writing(NEW), cache=cache)
+        return rows["tokens"].iloc[0], read_activations(model, [PROMPT], cache=cache)["last"]
+
+    with emotrace.steered(model, vectors, "afraid", 0.8):
+        steered = found()
+    assert cache.held == {}
+    plainly = found()
+    with emotrace.steered(model, vectors, "afraid", 0.8):
+        again = found()
+    assert len(cache.held) == 2
+    assert again[0] == steered[0] != plainly[0]
+    np.testing.assert_array_equal(again[1], steered[1])
+    assert np.abs(plainly[1] - steered[1]).max() > 0.01
+
+
+def test_another_threads_text_is_steered_while_this_one_measures(tiny):
+    model = tiny("llama")
+    vectors, untouched, texts = vectors_of(model), plain(model, [PROMPT]), []
+    with emotrace.steered(model, vectors, "afraid", 0.6):
+        expected = plain(model, [PROMPT])
+        with unedited(model):
+            other = threading.Thread(target=lambda: texts.append(plain(model, [PROMPT])))
+            other.start()
+            other.join()
+            texts.append(plain(model, [PROMPT]))
+        texts.append(plain(model, [PROMPT]))
+    assert texts == [expected, untouched, expected]
+    assert expected != untouched
+
+
+PLACES = ["generated", "written", "prompt", (-3, None)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "llama"])
+def test_a_text_is_read_and_continued_alike_whatever_its_batch(tiny, family, place):
+    model = tiny(family)
+    vectors = vectors_of(model)
+    short, long = "Nobody came.", "She walked along the river, and did not come home until it was dark."
+    ids = list(model.tokenizer(short)["input_ids"])
+    with emotrace.steered(model, vectors, "afraid", 1.0, tokens=place):
+        by_itself = streams(model, model.n_layers - 1, ids)  # what enters the last layer, in a trace of one's own
+        alone, beside = read_activations(model, [short]), read_activations(model, [long, short])
+        token_by_token = read_tokens(model, [short, long])[0][:, -2]
+        norms = [residual_norms(model, texts) for texts in ([short], [short, short], [long], [short, long])]
+        scores = [score(model, rows, None) for rows in ([short], [short, short], [long, short])]
+        written = [generate(model, rows, None, Writing(4))[-1] for rows in ([ids], [ids, ids], [[5, *ids], ids])]
+    for pooling in ("last", "mean"):
+        np.testing.assert_allclose(beside[pooling][1], alone[pooling][0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(alone["last"][0, -2], by_itself[-1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(token_by_token, by_itself, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
+    assert (np.minimum(norms[0], norms[2]) - 1e-4 <= norms[3]).all()
+    assert (norms[3] <= np.maximum(norms[0], norms[2]) + 1e-4).all()
+    for found in scores[1:]:
+        for name, values in found.items():
+            np.testing.assert_allclose(values[-1], scores[0][name][0], rtol=1e-3, atol=1e-3)
+    assert written[1] == written[0] == written[2]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_text_read_again_is_edited_as_it_was_written_whatever_its_batch(tiny, place):
+    model = tiny("llama")
+    vectors, prompt = vectors_of(model), list(model.tokenizer(PROMPT)["input_ids"])
+    every, other = np.eye(model.vocabulary, dtype=np.float32), [7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+    with emotrace.steered(model, vectors, "afraid", 0.8, tokens=place):
+        begun = whole(model, torch.tensor([prompt]), NEW)
+        written = begun.sequences[0, len(prompt) :].tolist()
+        (alone,) = log_likelihoods(model, [prompt], [written])
+        batch = log_likelihoods(model, [prompt, prompt, other[:3]], [written, other, other[:4]])[0]
+        (steps,) = reread(model, [prompt], [written], None, every)
+        beside = reread(model, [prompt, [5, *prompt]], [written, other], None, every)[0]
+    expected = torch.cat(begun.logits).softmax(dim=-1).numpy()
+    np.testing.assert_allclose(steps, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(np.exp(alone), expected[range(NEW), written], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(batch, alone, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(beside, steps, rtol=1e-3, atol=1e-5)
+    assert np.abs(reread(model, [prompt], [written], None, every)[0] - steps).max() > 0.01
+
+
+def test_a_row_each_is_refused_where_emotrace_sorts_the_rows(tiny):
+    model = tiny("llama")
+    vectors, texts, ids = vectors_of(model), ["Nobody came.", PROMPT], [[5, 6], [7, 8, 9]]
+    unsteered = Edit({2: torch.zeros(2, model.d_model)})
+    sorting = (
+        lambda: read_activations(model, texts),
+        lambda: read_tokens(model, texts),
+        lambda: residual_norms(model, texts),
+        lambda: emotrace.steer(model, texts, vectors, 0.1, emotions="sad", writing=Writing(2)),
+        lambda: log_likelihoods(model, ids, ids),
+        lambda: reread(model, ids, ids, None, np.eye(model.vocabulary)[:, :2]),
+        lambda: divergence(model, texts, unsteered),
+    )
+    with emotrace.steered(model, vectors, ["afraid", "happy"], 0.6):
+        for call in sorting:
+            with pytest.raises(EmotraceError, match=r"sorted into batches here.*give it one emotion"):
+                call()
+        rows = [list(model.tokenizer(text)["input_ids"]) for text in texts]
+        assert generate(model, rows, None, Writing(NEW)) == plain(model, texts)  # a batch as it stands has its rows
+
+
+def test_a_schedule_is_asked_for_tokens_of_the_texts_alone(tiny):
+    model, asked = tiny("llama"), set()
+    vectors, longest = vectors_of(model), len(model.tokenizer(PROMPT)["input_ids"])
+    with emotrace.steered(model, vectors, "afraid", 0.1, tokens="all", schedule=lambda at: asked.add(at) or 1.0):
+        read_activations(model, ["Nobody came.", PROMPT])
+    assert asked == set(range(1 - longest, 1))
 
 
 def test_a_generator_that_ends_in_another_thread_leaves_the_model_to_the_others(tiny):
@@ -318,16 +518,39 @@ def test_wrong_arguments_are_refused_in_one_line(tiny, settings, message):
     assert hooks(model) == before
 
 
-def test_a_factor_that_is_no_number_and_guidance_are_refused(tiny):
+def test_a_factor_that_is_no_number_is_refused(tiny):
     model = tiny("llama")
     vectors = read_texts(model, corpus.quick_subset(corpus.passages(), 2)).vectors("mean")
     for factor in (float("nan"), "x", None):
         schedule = {0: factor}.get
         with emotrace.steered(model, vectors, "afraid", 0.5, schedule=schedule), pytest.raises(EmotraceError):
             plain(model, [PROMPT])
-    with emotrace.steered(model, vectors, "afraid", 0.5), pytest.raises(EmotraceError, match="guidance"):
-        plain(model, [PROMPT], guidance_scale=1.5)
     assert plain(model, [PROMPT]) == plain(model, [PROMPT])
+
+
+def test_guidance_is_refused_wherever_it_is_set(tiny, monkeypatch):
+    model = tiny("llama")
+    vectors, module = vectors_of(model), model.nn._module
+    ids, scaled = torch.tensor([[5, 6, 7]]), transformers.GenerationConfig(guidance_scale=1.5, max_new_tokens=2)
+    guide = transformers.UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, module)
+    with emotrace.steered(model, vectors, "afraid", 0.5):
+        for arguments, settings in (
+            ((ids,), {"guidance_scale": 1.5}),
+            ((ids,), {"generation_config": scaled}),
+            ((ids, scaled), {}),
+            ((ids,), {"logits_processor": transformers.LogitsProcessorList([guide])}),
+        ):
+            with pytest.raises(EmotraceError, match="guidance"):
+                module.generate(*arguments, **settings)
+        given = module.generate(ids, generation_config=scaled, guidance_scale=1.0)  # what is given last counts
+        assert given.shape == (1, 5)
+        expected = generate(model, [[5, 6, 7]], None, Writing(NEW))
+        monkeypatch.setattr(module.generation_config, "guidance_scale", 1.5)
+        for settings in ({}, {"generation_config": transformers.GenerationConfig(max_new_tokens=2)}):
+            with pytest.raises(EmotraceError, match="guidance"):
+                module.generate(ids, **settings)
+        # emotrace's own writing takes nothing from the model's settings.
+        assert generate(model, [[5, 6, 7]], None, Writing(NEW)) == expected
 
 
 def test_nested_edits_add_up(tiny_model):

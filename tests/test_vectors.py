@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType
 
 import gguf
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
+from emotrace.models import Model
 from emotrace.readings import Reading, class_means
 from emotrace.vectors import EmotionVectors
 
@@ -145,6 +147,64 @@ def test_arrays_that_do_not_fit_the_names_are_refused(change, message):
     assert message in refused(lambda: replace(vectors, **change))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": lambda own: own.tolist()},
+        {"values": lambda own: torch.from_numpy(own).double().requires_grad_()},
+        {"values": lambda own: own.astype(np.float64), "grand_mean": torch.from_numpy},
+        {"neutral_mean": lambda own: own.tolist(), "emotions_mean": torch.from_numpy},
+        {"emotions": list, "layers": np.array},
+        {"emotions": np.array, "layers": torch.tensor},
+        {"emotions": pd.Series, "layers": lambda own: tuple(map(np.int64, own))},
+        {"provenance": MappingProxyType},
+    ],
+    ids="-".join,
+)
+def test_lists_tensors_and_numpys_own_make_the_same_vectors(change, tmp_path):
+    plain = reading().vectors(emotions=["sad", "calm"])
+    made = replace(plain, **{name: kind(getattr(plain, name)) for name, kind in change.items()})
+    assert same(made, plain)
+    assert {type(one) for one in (*made.emotions, *made.layers)} == {str, int}
+    assert same(plain + made, plain + plain)
+    assert same(-made, -plain)
+    for name, vectors in (("made", made), ("plain", plain)):
+        vectors.save(tmp_path / name)
+    assert (tmp_path / "made").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def test_what_is_narrower_than_float32_is_widened_and_float32_is_not_copied():
+    plain = reading().vectors(emotions=["sad"])
+    assert replace(plain).values is plain.values
+    half = torch.from_numpy(plain.values).bfloat16()
+    made = replace(plain, values=half)
+    assert made.values.dtype == np.float32
+    np.testing.assert_array_equal(made.values, half.float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"emotions": ("sad", "sad")}, "each emotion once: 'sad' is there twice"),
+        ({"layers": (0, 1, 5, 1.0)}, "each layer once: 1 is there twice"),
+        ({"layers": (0, 1, 2, -1)}, "a layer is 0 or more, not -1"),
+        ({"layers": (0, 1, 2, 2.5)}, "a layer is a whole number, not 2.5"),
+        ({"layers": 3}, "a layer or a list of them is wanted, not 3"),
+        ({"emotions": {"sad", "calm"}}, "which has no order"),
+        ({"emotions": ("sad", 3)}, "the name of an emotion is text, not 3"),
+        ({"provenance": None}, "a provenance is {name: text}, not None"),
+        ({"provenance": {"seed": 3}}, "a provenance is {name: text}, not {'seed': 3}"),
+        ({"values": [[1, 2], [3]]}, "values: finite numbers of the shape [any, any, any] are wanted"),
+        ({"values": "happy"}, "values: finite numbers of the shape"),
+        ({"values": np.full((2, 4, 6), 1e39)}, "vectors of NaN or infinity are none"),
+        ({"grand_mean": [0.0] * 6}, "grand_mean: finite numbers of the shape [any, any] are wanted"),
+    ],
+)
+def test_what_would_fail_later_is_refused_when_vectors_are_made(change, message):
+    vectors = reading().vectors(emotions=["sad", "calm"])
+    assert message in refused(lambda: replace(vectors, **change))
+
+
 # -- algebra --------------------------------------------------------------------------------------------------------
 
 
@@ -231,10 +291,13 @@ def test_vectors_of_other_emotions_or_layers_cannot_be_combined(other):
 def test_check_passes_the_same_weights_and_names_both_models_otherwise():
     v = reading().vectors()
     same, other = ({"source": "hub/toy", "weights_id": "abc"}, {"source": "openai/gpt2", "weights_id": "def"})
-    Model = type("Model", (SimpleNamespace,), {})
-    assert v.check(Model(name="alias", provenance=same)) is v
-    message = refused(lambda: v.check(Model(name="gpt2", provenance=other)))
+    model = Model("alias", None, None, [], 6, 6, 512, False, same)
+    assert v.check(model) is v
+    message = refused(lambda: v.check(replace(model, name="gpt2", provenance=other)))
     assert message == "these vectors belong to toy (hub/toy@abc), not to gpt2 (openai/gpt2@def)"
+    message = refused(lambda: v.check(replace(model, n_layers=4)))
+    assert message == "layer 5 is out of range: alias has layers 0 (embeddings) to 4"
+    assert refused(lambda: v.check(replace(model, d_model=8))) == "vectors of width 6 do not fit alias, which has 8"
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -257,6 +320,15 @@ def test_the_same_vectors_give_the_same_bytes(tmp_path):
         reading().vectors().save(tmp_path / f"{number}")
         contents.add((tmp_path / f"{number}").read_bytes())
     assert len(contents) == 1
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "npz", "gguf", "vec"])
+def test_a_file_of_any_name_is_read_by_what_it_holds(tmp_path, suffix):
+    v, path = reading().vectors(emotions=["sad", "calm"]), tmp_path / f"v.{suffix}"
+    v.save(path)
+    assert same(v, EmotionVectors.load(path))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refused(lambda: EmotionVectors.load(path)).startswith(f"{path} is damaged or no vector file (")
 
 
 def test_a_file_with_its_header_in_another_order_loads(tmp_path):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -17,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 verdict_rates = importlib.import_module("verdict_rates")
 verdicts = importlib.import_module("verdicts")
 separation = importlib.import_module("verdict_rates.separation")
+effects = importlib.import_module("verdict_rates.effects")
+across = importlib.import_module("verdict_rates.across")
 
 BY_NAME = {one.name: one for one in separation.SIMULATIONS}
 BEYOND = "remember 0.8"
@@ -52,6 +55,46 @@ def test_each_rule_can_pass_fail_and_stay_open(name):
     assert rate(one.draw_null, REPRODUCED, 60) <= stats.binom.ppf(0.999, 60, 0.05)
     assert rate(one.draw_effect, REPRODUCED, 40) >= 12
     assert rate(one.draw_effect, NOT_REPRODUCED, 40) <= 4
+
+
+def named(module, name):
+    return next(one for one in module.SIMULATIONS if one.name == name)
+
+
+def test_regimes_at_the_margin_are_rarely_said_to_occur():
+    one = named(effects, "three")
+    assert rate(one.draw_null, REPRODUCED, 200) <= stats.binom.ppf(0.999, 200, 0.05)
+    assert rate(one.draw_effect, REPRODUCED, 60) >= 30
+    assert rate(one.draw_effect, NOT_REPRODUCED, 60) == 0
+
+
+def test_shares_of_texts_have_the_mean_that_their_words_say():
+    texts = importlib.import_module("verdict_rates.effects_texts")
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.1, 0.8):
+        cells = [texts.coherent(rng, texts.centre(share), 1)[0].mean() for _ in range(400)]
+        assert np.mean(cells) == pytest.approx(share, abs=4 * np.std(cells) / 20)
+
+
+@pytest.mark.parametrize("reading", effects.PUBLISHED.noise)
+def test_the_authors_arm_is_simulated_with_intervals_as_wide_as_those_that_were_measured(reading):
+    table = pd.read_csv(verdicts.ROOT / "docs" / "results" / "tables" / "steering_effects.csv")
+    own = table[(table["arm"] == "published") & (table["metric"] == reading) & (table["contrast"] == "towards")]
+    own = own[(own["control"] == "permuted") & (own["match"] == "norm")]
+    assert set(own["directions"]) == {effects.PUBLISHED.directions}
+    rng, halves = np.random.default_rng(0), []
+    for _ in range(20):
+        found = effects.sweep(rng, effects.PUBLISHED, effects.PUBLISHED.noise[reading], 0.0)
+        made = effects.estimate(found, "towards")
+        halves.append((made.high - made.low) / 2)
+    assert np.mean(halves) == pytest.approx(((own["high"] - own["low"]) / 2).mean(), rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["in every model", "in every model but one"])
+def test_a_claim_about_every_model_is_not_refuted_by_one_error_among_many(name):
+    one = named(across, name)
+    assert rate(one.draw_effect, NOT_REPRODUCED, 1000) <= stats.binom.ppf(0.999, 1000, 0.02)
+    assert rate(one.draw_null, REPRODUCED, 1000) <= stats.binom.ppf(0.999, 1000, 0.05)
 
 
 def test_every_simulation_names_claims_that_exist():

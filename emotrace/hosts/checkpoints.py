@@ -37,12 +37,13 @@ _NAMED = 3
 
 
 def identity(provenance: Mapping[str, str]) -> str:
-    """What tells a model from any other: ``source@weights_id``, or the sha256 alone of a folder or file.
+    """What tells a model from any other: ``source@weights_id``, or the digest alone of what is on no hub.
 
-    A folder may be renamed or copied: what it is called says nothing of what lies in it.
+    A folder may be renamed or copied, a model in memory called anything: a name says nothing of what lies in it.
     """
     source, weights = provenance.get("source", "?"), provenance.get("weights_id", "?")
-    return weights if weights.startswith("sha256:") and "/" not in source else f"{source}@{weights}"
+    alone = weights.startswith("memory:") or (weights.startswith("sha256:") and "/" not in source)
+    return weights if alone else f"{source}@{weights}"
 
 
 def content(provenance: Mapping[str, str]) -> str:
@@ -236,28 +237,35 @@ def check_finite(module: Any) -> None:
     Raises:
         EmotraceError: the first few tensors are named, and their dtype.
     """
-    import torch
-
     named = quantised.plain_tensors(module.named_parameters())
     tensors = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and not tensor.is_meta]
-    # A sum is many times faster than a look at each number; only if it is not finite, each is looked at.
-    suspects = [(name, tensor) for name, tensor in tensors if not math.isfinite(tensor.sum())]
-    if wrong := [(name, tensor) for name, tensor in suspects if not torch.isfinite(tensor).all()]:
+    if wrong := [(name, tensor) for name, tensor in tensors if not _finite(tensor)]:
         dtype = str(wrong[0][1].dtype).removeprefix("torch.")
         raise EmotraceError(f"its weights in {dtype} are NaN or infinite: {_first([name for name, _ in wrong])}")
 
 
+def _finite(tensor: Any) -> bool:
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor  # torch sums none of 8 bits
+    # A sum is many times faster than a look at each number; only if it is not finite, each is looked at.
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+
+
 def memory_digest(module: Any, tokenizer: Any) -> str:
-    """Identity of a model in memory: the sha256 of its configuration, its tokenizer and its weights.
+    """Identity of a model in memory: the sha256 of its configuration, ends of text, tokenizer and weights.
 
     A tensor stands in it by checksums of its bits, block by block, which any change of a number changes. Of models of
     more than ``SUMMED`` numbers every k-th block of ``BLOCK`` numbers is taken: a change of a part may be missed there,
     one of a whole tensor not.
     """
-    digest = hashlib.sha256(module.config.to_json_string(use_diff=False).encode())
+    config = re.sub(r'\n *"(_name_or_path|transformers_version)": .*', "", module.config.to_json_string(use_diff=False))
+    ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    digest = hashlib.sha256(f"{config} {sorted(map(str, ends if isinstance(ends, list) else [ends]))}".encode())
     core = getattr(tokenizer, "backend_tokenizer", None)
-    words = core.to_str() if core is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest.update(f"{words} {tokenizer.special_tokens_map} {tokenizer.chat_template}".encode())
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True) if core is None else core.to_str()
+    words = words.split('"added_tokens":', 1)[-1]  # before it: truncation and padding of the last call
+    special = dict(tokenizer.special_tokens_map)
+    pad = special.pop("pad_token", None)  # of a tokenizer without one nnsight makes it the end of text
+    digest.update(f"{words} {special} {None if pad in special.values() else pad} {tokenizer.chat_template}".encode())
     tensors = sorted(quantised.plain_tensors(quantised.tensors_of(module).items()))
     step = 1 + sum(tensor.numel() for _, tensor in tensors) // SUMMED
     for name, tensor in tensors:

@@ -1,4 +1,4 @@
-"""Files of vectors, ours and other tools': read whole and checked, or refused in one line."""
+"""What vectors are made of, and files of them, ours and other tools': checked whole, or refused in one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,51 @@ from typing import Any
 
 import numpy as np
 
-from emotrace.errors import EmotraceError, first_line, named
+from emotrace import arguments
+from emotrace.errors import EmotraceError, first_line, named, shown
 from emotrace.hosts import foreign_vectors, tensor_files
+
+
+def checked(emotions: Any, layers: Any, provenance: Any, **arrays: Any) -> dict[str, Any]:
+    """What :class:`~emotrace.vectors.EmotionVectors` is made of: names and numbers as Python's, arrays as float32.
+
+    Lists, tensors and arrays of any floats are as good; a float32 array is not copied.
+
+    Raises:
+        EmotraceError: names that are no texts, layers that are no numbers, one of them twice, a provenance that is not
+            text by name, arrays that fit neither each other nor the names, or that are not finite.
+    """
+    names = arguments.names(list(arguments.ordered(emotions, "emotion")), "emotion")
+    numbers = [arguments.integer(layer, "a layer", at_least=0) for layer in arguments.ordered(layers, "layer")]
+    _check_once("emotion", names)
+    _check_once("layer", numbers)
+    if not isinstance(provenance, Mapping) or not all(
+        isinstance(part, str) for said in provenance.items() for part in said
+    ):
+        raise EmotraceError(f"a provenance is {{name: text}}, not {shown(provenance)}")
+    found = {name: _float32(value, name, 3 if name == "values" else 2) for name, value in arrays.items()}
+    shape = found["values"].shape
+    if len(shape) != 3 or shape[:2] != (len(names), len(numbers)):
+        raise EmotraceError(f"vectors of shape {shape} do not fit {len(names)} emotions and {len(numbers)} layers")
+    for name, array in found.items():
+        if name != "values" and array.shape != shape[1:]:
+            raise EmotraceError(f"{name} of shape {array.shape} does not fit {shape[1:]}")
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise EmotraceError("vectors of NaN or infinity are none")
+    return {"emotions": tuple(names), "layers": tuple(numbers), "provenance": dict(provenance), **found}
+
+
+def _check_once(kind: str, several: Sequence[Any]) -> None:
+    if twice := [one for one in several if several.count(one) > 1]:
+        raise EmotraceError(f"vectors have each {kind} once: {shown(twice[0])} is there twice")
+
+
+def _float32(value: Any, what: str, axes: int) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.dtype == np.float32:
+        return value
+    array = arguments.array(value, what, *[None] * getattr(value, "ndim", axes), finite=False)
+    with np.errstate(over="ignore"):
+        return np.asarray(array, np.float32)
 
 
 def load(path: Path, kind: str, names: Sequence[str], layers_are: str | None = None) -> dict[str, Any]:
@@ -53,11 +96,11 @@ def _ours(path: Path, kind: str, names: Sequence[str]) -> bool:
     """
     from safetensors import safe_open
 
-    if path.suffix in tensor_files.SUFFIXES and path.suffix != ".safetensors":
+    with path.open("rb") as start:  # by what it holds: save takes any name
+        head = start.read(9)
+    other = path.suffix in tensor_files.SUFFIXES and path.suffix != ".safetensors"
+    if head[:4] in (b"GGUF", b"PK\x03\x04") or (other and head[8:] != b"{"):
         return False
-    with path.open("rb") as head:
-        if head.read(4) in (b"GGUF", b"PK\x03\x04"):
-            return False
     with damage_named(path), safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("format") == kind:
             return True

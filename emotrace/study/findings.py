@@ -45,6 +45,10 @@ class Claims:
         around = "; ".join(([interval] if interval != "–" else ["no interval"]) + parts)
         return f"{format_number(main['measured'])} ({around})"
 
+    def n(self, id: str) -> int:
+        """Over how many units the main instrument's interval is."""
+        return round(self._rows[id][0]["n"])
+
     def verdict(self, id: str) -> str:
         """The verdict between asterisks; where instruments differ, each with its own."""
         verdicts = {row["instrument"]: row["verdict"] for row in self._rows[id]}
@@ -57,11 +61,12 @@ def _reading(tables: Tables, claims: Claims) -> str | None:
     if "neighbour.probe.mean" not in claims or "separation" not in tables:
         return None
     rows = select(of_main_instrument(tables)["separation"], pooling="mean", metric="logistic_regression", layer=0)
-    words = f"{format_number(rows['value'].iloc[0])}, chance {format_number(rows['null'].iloc[0])}"
+    words, probe = rows.iloc[0], "neighbour.probe.mean"
     return (
-        f"When it reads, a linear probe names the right one of {emotions_in_words(of_main_instrument(tables))} in "
-        f"{claims.value('neighbour.probe.mean')} of texts on topics it never saw; the words alone, their embeddings "
-        f"averaged without context, reach {words}."
+        "When it reads, a linear probe of the mean over tokens names the right one of "
+        f"{emotions_in_words(of_main_instrument(tables))} in {claims.value(probe)} of texts on {claims.n(probe)} "
+        "topics that it never saw; the words alone, their embeddings averaged without context, reach "
+        f"{format_number(words['value'])} over all {words['n']:.0f} topics, chance {format_number(words['null'])}."
     )
 
 
@@ -76,16 +81,20 @@ def _depth(tables: Tables, claims: Claims) -> str | None:
     )
 
 
+SEPARATION = {"C5.separation.last": "at the last token", "C5.separation.mean": "in the mean over tokens"}
+"""The claim at the paper's pooling, and at the other one."""
 _STORIES = {"author": "self", "frame": "plain"}
 
 
 def _writing(tables: Tables, claims: Claims) -> str | None:
     if "C5.separation.last" not in claims:
         return None
+    told = [(id, words) for id, words in SEPARATION.items() if id in claims]
+    differences = " and ".join(f"{claims.value(id)} {words}" for id, words in told)
+    verdicts = ", ".join(f"{words} {claims.verdict(id)}" for id, words in told)
     return (
-        "Where it writes the texts itself, the emotion's share of their variance differs by "
-        f"{claims.value('C5.separation.last')} from where it reads the passages; that generation separates better: "
-        f"{claims.verdict('C5.separation.last')}{_own_stories(tables)}."
+        "Where it writes the texts itself, the emotion's share of their variance differs from where it reads the "
+        f"passages by {differences}; that generation separates better: {verdicts}{_own_stories(tables)}."
     )
 
 
@@ -100,7 +109,7 @@ def _own_stories(tables: Tables) -> str:
     row = rows.iloc[0]
     around = format_interval(row["low"], row["high"])
     decoded = f"{format_number(row['value'])} ({around}; chance {format_number(row['chance'])})"
-    return f"; of its own stories, read plain, the feeling is decoded in {decoded}"
+    return f"; of its own stories, read plain, the feeling is decoded in {decoded} by the mean over tokens"
 
 
 STEERED = {
@@ -115,7 +124,8 @@ def _steering(tables: Tables, claims: Claims) -> str | None:
     if not parts:
         return None
     added = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-    return f"Steering towards an emotion adds, beyond what vectors of permuted labels do, {added}."
+    vectors = "by vectors of the mean over tokens"
+    return f"Steering towards an emotion, {vectors}, adds, beyond what vectors of permuted labels do, {added}."
 
 
 def _judge(tables: Tables, claims: Claims) -> str | None:

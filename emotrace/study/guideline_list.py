@@ -1,4 +1,4 @@
-"""The list of guidelines: how one is stated, asked of each model that has its tables, and judged over models."""
+"""The list of guidelines: how one is stated, what decides, how it is asked of each model and judged over models."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 
+from emotrace.measures import statistics
+from emotrace.measures.statistics import Interval
 from emotrace.study.experiment import Tables, of_main_instrument, of_model
-from emotrace.study.verdicts import ALL_MODELS, INCONCLUSIVE
+from emotrace.study.verdicts import ALL_MODELS, INCONCLUSIVE, format_interval, format_number
 
 YES, NO, UNTESTED = "yes", "no", "not testable"
 VERDICTS = (YES, NO, INCONCLUSIVE, UNTESTED)
@@ -35,6 +37,73 @@ class Rule(NamedTuple):
         return self.tables[0].startswith("across_")
 
 
+def rows_by(rows: pd.DataFrame, column: str) -> dict[Any, Row]:
+    """The rows by what they have in a column, in its order."""
+    return dict(rows.sort_values(column).set_index(column).to_dict("index"))
+
+
+def interval_of(row: Row) -> Interval:
+    """The estimate of a row."""
+    return Interval(*(float(row[name]) for name in ("value", "low", "high")))
+
+
+def shown(estimate: Row | Interval) -> str:
+    """``0.59 (0.52 to 0.65)``."""
+    value, low, high = estimate if isinstance(estimate, Interval) else interval_of(estimate)
+    return f"{format_number(value)} ({format_interval(low, high)})"
+
+
+def reaches(estimate: Interval, bound: float) -> str:
+    """Whether an estimate's interval lies above a bound, or below it, by a tenth of the bound at least."""
+    return YES if estimate.low > 1.1 * bound else NO if estimate.high < 0.9 * bound else INCONCLUSIVE
+
+
+def difference(first: Row, second: Row) -> Interval:
+    """The first of two rows' values minus the second's, as of independent ones: where no table pairs them."""
+    one, other = (Interval(float(row["value"]), float(row["low"]), float(row["high"])) for row in (first, second))
+    return statistics.independent_difference(one, other)
+
+
+def positive(gap: Interval) -> str:
+    """Whether a difference lies above 0 by its interval, or below it."""
+    return YES if gap.low > 0 else NO if gap.high < 0 else INCONCLUSIVE
+
+
+def negative(gap: Interval) -> str:
+    """Whether a difference lies below 0 by its interval, or above it."""
+    return positive(Interval(-gap.value, -gap.high, -gap.low))
+
+
+KNOWN = 0.1
+"""A ceiling below this is too near 0 to divide by."""
+
+
+def range_of(values: pd.Series) -> str:
+    return f"{values.min():.2f} to {values.max():.2f}"
+
+
+def of_ceiling(pairs: pd.DataFrame) -> pd.DataFrame:
+    """ρ from disjoint halves of the topics over its ceiling, of the pairs that have one.
+
+    With the interval over emotions of the whole ρ, moved there.
+    """
+    if "ceiling" not in pairs:
+        return pairs.iloc[:0]
+    pairs = pairs[pairs["ceiling"] > KNOWN]
+    moved = {name: (pairs[name] - pairs["value"] + pairs["disjoint"]) / pairs["ceiling"] for name in ("low", "high")}
+    return pairs.assign(value=pairs["disjoint"] / pairs["ceiling"], **moved)
+
+
+def closer(models: pd.DataFrame, methods: pd.DataFrame) -> str:
+    """Whether any two models are closer than any two methods, or any two methods closer than any two models."""
+    (far, near), (low, high) = (
+        (part.loc[part["value"].idxmin()], part.loc[part["value"].idxmax()]) for part in (models, methods)
+    )
+    if positive(difference(far, high)) == YES:
+        return YES
+    return NO if positive(difference(near, low)) == NO else INCONCLUSIVE
+
+
 RULES: list[Rule] = []
 
 
@@ -51,8 +120,8 @@ def rules(tables: Tables) -> list[dict[str, Any]]:
 
     Returns:
         One a rule: ``rule``; ``table``, where the numbers come from; ``findings``, one a model with ``model, measured,
-        verdict``; ``verdict`` over them: one of ``VERDICTS``, or ``yes in 2 of 3 models`` of those that it was tested
-        on.
+        verdict``; ``verdict`` over them: one of ``VERDICTS``, or ``yes in 2 of 3 models`` (``no in …``) of those
+        that it was tested on.
     """
     models = [name for name in tables["claims"]["model"].unique() if name != ALL_MODELS] if "claims" in tables else []
     by_model = {model: of_main_instrument(of_model(tables, model)) for model in models}
@@ -70,8 +139,9 @@ def rules(tables: Tables) -> list[dict[str, Any]]:
 
 
 def _together(verdicts: list[str]) -> str:
-    """One verdict over models: theirs, where those that were tested agree, else how many said yes."""
+    """One verdict over models: theirs, where those tested agree, else how many said yes, or if none did, no."""
     tested = [verdict for verdict in verdicts if verdict != UNTESTED]
     if not tested:
         return UNTESTED
-    return tested[0] if len(set(tested)) == 1 else f"{YES} in {tested.count(YES)} of {len(tested)} models"
+    said = YES if YES in tested else NO
+    return tested[0] if len(set(tested)) == 1 else f"{said} in {tested.count(said)} of {len(tested)} models"

@@ -29,7 +29,8 @@ from emotrace.study import experiments, notebook
 from emotrace.study.experiment import Experiment, Results, Tables, of_instrument
 from emotrace.study.folder import RunFolder, file_name
 from emotrace.study.pipeline import run_settings
-from emotrace.study.study import Settings, Study, read
+from emotrace.study.settings import Settings
+from emotrace.study.study import Study, read
 from emotrace.study.style import plt
 from emotrace.study.verdicts import claims_table
 

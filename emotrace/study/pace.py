@@ -30,7 +30,7 @@ from emotrace.tokens import Writing
 if TYPE_CHECKING:
     from emotrace.instrument.instrument import Instrument
     from emotrace.models import Model
-    from emotrace.study.study import Settings
+    from emotrace.study.settings import Settings
 
 TRIAL_TEXTS, TRIAL_ROWS = 7, 32
 TRIAL_WRITING = Writing(max_new_tokens=8, temperature=0.7, positions="generated")

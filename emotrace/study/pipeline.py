@@ -29,7 +29,8 @@ from emotrace.study.across.geometry import keep_topics
 from emotrace.study.across.measure import write as write_over_models
 from emotrace.study.experiment import ANALYSE, FIRST, GENERATE, STAGES, STEER, Experiment, Results, together
 from emotrace.study.folder import RunFolder, file_name, read_manifest
-from emotrace.study.study import FEWEST_TOPICS, Progress, Settings, notes_on, read, sized
+from emotrace.study.settings import FEWEST_TOPICS, Settings, sized
+from emotrace.study.study import Progress, notes_on, read
 from emotrace.study.verdicts import claims_table
 
 

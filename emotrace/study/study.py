@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent import futures
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from emotrace import arguments
 from emotrace.activations import POOLINGS, read_activations
 from emotrace.hosts import threads
 from emotrace.instrument import corpus
@@ -22,6 +21,7 @@ from emotrace.judges.classifiers import DEFAULT_CLASSIFIER, Classifier, load_cla
 from emotrace.measures import geometry, statistics
 from emotrace.measures.randomness import generator
 from emotrace.readings import Reading, read_texts
+from emotrace.study.settings import Settings
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -32,65 +32,8 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it was just done, and how much of it there is."""
 Shared = TypeVar("Shared")
 
-FEWEST_TOPICS = 4
-"""Two halves of two: one chooses a layer, the other reports."""
 # The centroids' noise depends on the texts a centroid; the matched anisotropy baseline groups as many.
 GROUP_REPEATS = 20
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The sizes of a run. ``quick`` runs the same experiments with fewer texts and resamples."""
-
-    seed: int = 0
-    topics: int = 12
-    baseline_texts: int = 150
-    bootstrap: int = 1000
-    permutations: int = 999
-    decoder_permutations: int = 499
-    # Generation: topics that the model writes a story of every class on.
-    story_topics: int = 8
-    # Steering: texts at each strength of the calibration; doses in multiples of the calibrated strength; new tokens of
-    # a text; scenarios, with so many seeds each.
-    calibration_texts: int = 40
-    doses: tuple[float, ...] = (-1, -0.5, 0.5, 1, 2, 4)
-    dose_prompts: int = 8
-    # Texts a prompt and dose within the window under an emotion's own vector; one under controls and beyond the window.
-    dose_seeds: int = 3
-    # Control directions: labels permuted within topics, and Gaussian noise.
-    dose_permuted: int = 12
-    dose_random: int = 4
-    tokens: int = 24
-    scenarios: int = 40
-    scenario_seeds: int = 2
-    # The author's published setting, every layer at once: strengths, control directions, scenarios (one seed each).
-    published_doses: tuple[float, ...] = (-0.02, -0.005, 0.005, 0.02, 0.08)
-    published_permuted: int = 8
-    published_scenarios: int = 40
-
-    @classmethod
-    def quick(cls, seed: int = 0) -> Settings:
-        return cls(
-            seed,
-            topics=6,
-            baseline_texts=75,
-            bootstrap=200,
-            permutations=199,
-            decoder_permutations=99,
-            story_topics=4,
-            calibration_texts=20,
-            doses=(-1, -0.5, 0.5, 1, 3),
-            dose_prompts=4,
-            dose_seeds=1,
-            dose_permuted=6,
-            dose_random=2,
-            tokens=20,
-            scenarios=20,
-            scenario_seeds=1,
-            published_doses=(-0.02, 0.005, 0.02),
-            published_permuted=4,
-            published_scenarios=10,
-        )
 
 
 @dataclass
@@ -342,19 +285,6 @@ def read(
     main, *others = (study(name, source) for name, source in chosen.items())
     main.instruments |= {part.instrument: part for part in others}
     return main
-
-
-def sized(settings: Settings, topics: int | str | None, sources: Iterable[Instrument]) -> Settings:
-    """The settings with as many topics as are asked for: a number, or ``all``; None: as they are.
-
-    Raises:
-        EmotraceError: neither, or fewer than four, which do not make two halves of two.
-    """
-    if topics is None:
-        return settings
-    if topics == "all":
-        return replace(settings, topics=max(source.passages["topic"].nunique() for source in sources))
-    return replace(settings, topics=arguments.integer(topics, "the number of topics (or all)", at_least=FEWEST_TOPICS))
 
 
 def notes_on(source: Instrument, topics: int) -> list[str]:

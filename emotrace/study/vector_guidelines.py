@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
-from emotrace.study.estimators import changes
+from emotrace.study.effects.claims import SMALLEST
+from emotrace.study.estimators import changes, claims
 from emotrace.study.estimators.claims import CHANGE
 from emotrace.study.estimators.layers import BY_EFFECT, DECODING, EFFECT
 from emotrace.study.estimators.steering import NEXT_TOKEN
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
-from emotrace.study.guideline_list import NO, YES, Finding, states
-from emotrace.study.verdicts import INCONCLUSIVE, format_interval, format_number
+from emotrace.study.guideline_list import NO, UNTESTED, YES, Finding, shown, states
+from emotrace.study.verdicts import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    claims_table,
+    format_interval,
+    format_number,
+)
 
 LESS = 0.02
 """A ranking that is lower by less is as good: one text in fifty that changes places."""
-
-
-def _estimate(row: pd.Series) -> str:
-    return f"{format_number(row['value'])} ({format_interval(row['low'], row['high'])})"
+ANSWERS = {REPRODUCED: YES, NOT_REPRODUCED: NO, INCONCLUSIVE: INCONCLUSIVE, NOT_TESTABLE: UNTESTED}
+"""What a claim's verdict says of the rule that rests on it."""
 
 
 def _real(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -39,12 +47,12 @@ def _which(tables: Tables) -> Finding | None:
     best = max(gains, key=lambda name: float(gains[name]["value"]))
     row = gains[best]
     moved = _real(select(rows, metric="transfer_ranking_gain")).get(best)
-    other = "" if moved is None else f", on another author's texts {_estimate(moved)}"
+    other = "" if moved is None else f", on another author's texts {shown(moved)}"
     bag = select(rows, metric="ranking", estimator="embedding_bag")
-    words = f"; of embeddings without context {_estimate(bag.iloc[0])}" if len(bag) else ""
+    words = f"; of embeddings without context {shown(bag.iloc[0])}" if len(bag) else ""
     return Finding(
-        f"rank on unseen topics: difference of means {_estimate(ranked[MEAN_DIFFERENCE])}{words}; the best of "
-        f"{len(gains)} others, {best}, gains {_estimate(row)}{other}; supported if that is less than {LESS:g}",
+        f"rank on unseen topics: difference of means {shown(ranked[MEAN_DIFFERENCE])}{words}; the best of "
+        f"{len(gains)} others, {best}, gains {shown(row)}{other}; supported if that is less than {LESS:g}",
         YES if row["high"] < LESS else NO if row["low"] > 0 and row["value"] >= LESS else INCONCLUSIVE,
     )
 
@@ -55,51 +63,81 @@ def _harm(tables: Tables) -> Finding | None:
     if MEAN_DIFFERENCE not in own:
         return None
     reached = {name: row for name, row in own.items() if abs(row["kl"] / row["kl_sought"] - 1) < 0.25}
-    strengths = {name: float(row["relative"]) for name, row in reached.items()}
+    strengths = {name: at_equal_harm(row) for name, row in reached.items()}
     if len(strengths) < 2:
         return None
     apart = max(strengths.values()) / min(strengths.values())
-    effects = ", ".join(f"{name} {_estimate(row)} at {row['relative']:.2f} ×" for name, row in own.items())
+    effects = ", ".join(
+        f"{name} {shown(row)} at {at_equal_harm(row):.2f} ×{claims.control_kl(row)}" for name, row in own.items()
+    )
     return Finding(
-        f"rise of kin words beyond permuted labels at one KL on neutral texts: {effects}; "
-        f"{own[MEAN_DIFFERENCE]['n']:.0f} emotions; strengths of equal harm differ {apart:.2f} times; supported from "
-        "1.25 times on",
+        f"rise of kin words, at one KL on neutral texts ({own[MEAN_DIFFERENCE]['kl_sought']:.2g} nats a token), beyond "
+        f"permuted labels of equal norm: {effects}; {own[MEAN_DIFFERENCE]['n']:.0f} emotions; strengths, moved to "
+        f"exactly that KL (it grows about as their square), differ {apart:.2f} times; supported from 1.25 times on",
         YES if apart > 1.35 else NO if apart < 1.15 else INCONCLUSIVE,
     )
 
 
+def at_equal_harm(row: pd.Series) -> float:
+    """The strength, in multiples of the calibrated one, at which the KL is what was sought. Ours.
+
+    The search for it stops within a tenth or so of the KL, which grows about as the square of the strength.
+    """
+    return float(row["relative"] * np.sqrt(row["kl_sought"] / row["kl"]))
+
+
 @states("Choose the layer to steer at by steering, on prompts that you do not report.", "layer_strength")
 def _layer(tables: Tables) -> Finding | None:
-    rows = select(tables["layer_strength"], metric=f"{EFFECT}_gain", choice=BY_EFFECT, rival=DECODING)
-    own, permuted = select(rows, source="emotion"), rows[rows["source"] != "emotion"]
+    table = tables["layer_strength"]
+    rows = select(table, metric=f"{EFFECT}_gain", choice=BY_EFFECT, rival=DECODING)
+    own = select(rows, source="emotion")
     if own.empty:
         return None
-    held = select(own, where="held out").iloc[0]
-    seen = select(own, where="choosing").iloc[0]
-    shuffled = permuted.groupby("where")["value"].mean()
+    held, seen = (select(own, where=where).iloc[0] for where in ("held out", "choosing"))
+    shuffles = select(rows[rows["source"] != "emotion"], where="held out")
+    judged = claims_table("", claims.layer_claims(tables, "")).set_index("id").loc[f"layer.over_{DECODING}"]
     return Finding(
-        f"at equal harm, layer {held['layer']:.0f} chosen by effect over layer {held['rival_layer']:.0f} chosen by "
-        f"decoding: {_estimate(held)} nats on held-out prompts, {_estimate(seen)} on those that chose; with permuted "
-        f"labels {format_number(shuffled.get('held out'))} and {format_number(shuffled.get('choosing'))}",
-        YES if held["low"] > 0 else NO if held["high"] <= 0 else INCONCLUSIVE,
+        f"at equal harm, layer {held['layer']:.0f}{claims.last_tried(table, held['layer'])} chosen by effect over "
+        f"layer {held['rival_layer']:.0f} chosen by decoding: {shown(held)} nats on held-out prompts, {shown(seen)} on "
+        f"those that chose; the same choice with permuted labels: {claims.shuffled_gains(shuffles)}; beyond the "
+        f"nearest of these {format_number(judged['measured'])} ({format_interval(judged['low'], judged['high'])}), p "
+        f"{format_number(judged['p'])} after Holm; supported if `layer.over_{DECODING}` is reproduced",
+        ANSWERS[judged["verdict"]],
     )
 
 
 @states("Weights of 8 bits do for reading and steering; check 4 bits against wider ones.", "precision")
 def _precision(tables: Tables) -> Finding | None:
     rows = select(tables["precision"], choice="chosen", pooling="mean")
-    changed = select(rows, metric="rdm_change").drop_duplicates(["precision", "reference"])
     own = select(rows, metric="rdm_halves")
-    changed = changed[changed["reference"] == own["reference"].iloc[0]] if len(own) else changed.iloc[:0]
-    if "int8" not in set(changed["precision"]):
+    if own.empty:
         return None
-    eight = changed.set_index("precision").loc["int8"]
-    each = ", ".join(f"{row['precision']} {_estimate(row)}" for _, row in changed.iterrows())
-    return Finding(
-        f"1 − ρ of the geometry with {own['reference'].iloc[0]} weights: {each}; other texts change it by "
-        f"{1 - own['value'].iloc[0]:.2f}; supported if 8 bits change less than {CHANGE:g}",
-        YES if eight["high"] < CHANGE else NO if eight["low"] > CHANGE else INCONCLUSIVE,
+    rows = rows[rows["reference"] == own["reference"].iloc[0]]
+    geometry, steering = (
+        select(rows, metric=metric).drop_duplicates("precision").set_index("precision")
+        for metric in ("rdm_change", "steering_change")
     )
+    if "int8" not in geometry.index:
+        return None
+    eight = geometry.loc["int8"]
+    read = YES if eight["high"] < CHANGE else NO if eight["low"] > CHANGE else INCONCLUSIVE
+    steered, steer = "; how 8 bits steer was not measured: of reading alone", read
+    asked = f"change the geometry by less than {CHANGE:g}"
+    if "int8" in steering.index:
+        (low, high), least = (float(steering.loc["int8", end]) for end in ("low", "high")), SMALLEST[NEXT_TOKEN]
+        steer = YES if -least < low and high < least else NO if low > least or high < -least else INCONCLUSIVE
+        steered = f"; rise of kin words under steering, minus that with those weights: {_each(steering)} nats"
+        asked += f", and that rise by less than {least:g}"
+    answers = {read, steer}
+    return Finding(
+        f"1 − ρ of the geometry with {own['reference'].iloc[0]} weights: {_each(geometry)}; other texts change it by "
+        f"{1 - own['value'].iloc[0]:.2f}{steered}; supported if 8 bits {asked}{claims.stored_in_four_bits(rows)}",
+        NO if NO in answers else YES if answers == {YES} else INCONCLUSIVE,
+    )
+
+
+def _each(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{name} {shown(row)}" for name, row in rows.iterrows())
 
 
 @states("Say by which estimator a claim was measured: its verdict may depend on it.", "estimators")
@@ -113,8 +151,10 @@ def _by_precision(tables: Tables) -> Finding | None:
 
 
 def _named(statements: list[changes.Statement], of: str) -> Finding | None:
+    """Not decided by unlike verdicts, which one truth gives as well, but by paired differences after Holm."""
     if not statements:
         return None
-    changed = changes.named(statements)
-    asked = f"{len(statements)} statements tested with each {of}"
-    return Finding(f"{asked}; {changed or 'no verdict changes'}", YES if changed else NO)
+    asked = f"{len(statements)} statements asked of each {of}, in a comparison of their own"
+    return Finding(
+        f"{asked}; {changes.named(statements) or 'no verdict changes'}", ANSWERS[changes.together(statements)]
+    )

@@ -36,8 +36,9 @@ class Estimate:
     Attributes:
         value: the measured value.
         low, high: the interval.
-        n: units that the interval resamples.
-        p: of the null hypothesis that the claim rejects; corrected among the claims of one number (:func:`holm`).
+        n: units that the interval resamples; the emotions, where it resamples emotions and prompts at once.
+        p: of the null hypothesis that the claim rejects; corrected among the claims of one number (:func:`holm`). NaN
+            where the rule asks for the interval alone.
         m: permutations that p is counted over beside the observed one, where these may be few.
     """
 
@@ -191,8 +192,17 @@ class Claim:
         first, *rest = self.id.split(".")
         return f"{first}.{rest[0]}" if first == "neighbour" or rest[:1] == ["steering"] else first
 
+    @property
+    def words(self) -> str:
+        """The rule for a reader, with the bar on p that :meth:`verdict` sets wherever there is a p."""
+        if self.rule is None:
+            return ""
+        gate = f"p < {ALPHA:g}"
+        said = np.isnan(self.estimate.p) or gate in self.rule.words
+        return self.rule.words if said else f"{self.rule.words}; {gate} for reproduced"
+
     def verdict(self, p: float | None = None, least_p: float = 0.0) -> str:
-        """One of ``VERDICTS``.
+        """One of ``VERDICTS``; where the estimate has a p, *reproduced* asks for one below ``ALPHA``.
 
         Args:
             p: the estimate's, corrected for the other claims of this number.
@@ -222,7 +232,7 @@ class Claim:
             "n": estimate.n,
             "p": estimate.p if p is None else p,
             "verdict": self.verdict(p, least_p),
-            "how": f"{how}; {self.rule.words}" if self.rule else how,
+            "how": f"{how}; {self.words}" if self.rule else how,
         }
 
 

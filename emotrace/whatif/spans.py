@@ -33,9 +33,11 @@ def offsets(model: Model, text: str, tokens: Tokens, *, special: bool = False) -
     """
     if not model.tokenizer.is_fast:
         raise EmotraceError(f"the tokenizer of {model.name} is a slow one and does not say where its tokens stand")
-    ranges = tokenised(model, text, special=special, return_offsets_mapping=True)["offset_mapping"]
-    # `encode` drops a second beginning-of-text token, so that the two lists agree from the end.
-    return [(int(start), int(end)) for start, end in ranges[len(ranges) - len(tokens.ids) :]]
+    made = tokenised(model, text, special=special, return_offsets_mapping=True)
+    # `encode` drops a second beginning-of-text token, and what is added at the end.
+    ids, count = tuple(made["input_ids"]), len(tokens.ids)
+    first = 0 if ids[:count] == tokens.ids else 1
+    return [(int(start), int(end)) for start, end in made["offset_mapping"][first : first + count]]
 
 
 def spans(text: str, ranges: Sequence[tuple[int, int]]) -> list[Span]:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from emotrace import arguments
-from emotrace.activations import read_activations
-from emotrace.errors import EmotraceError, WriteError
+from emotrace.activations import POOLINGS, read_activations
+from emotrace.errors import EmotraceError, WriteError, shown
 from emotrace.hosts.gguf import cache_dir
+from emotrace.hosts.open_edits import unedited
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
 from emotrace.judges import calibration
@@ -45,7 +46,8 @@ def cached_vectors(
     instrument: Instrument | None = None,
     needed: shipped.Needed = "all",
 ) -> EmotionVectors:
-    """A model's comprehension vectors of an instrument, extracted at the first call and kept in the cache.
+    """A model's comprehension vectors of an instrument, extracted at the first call, without the edits that are open,
+    and kept in the cache.
 
     Those of a packaged model on the default instrument, pooled by mean, carry the layer and strength that they are
     calibrated to. Where its calibrated layer or one beside it is all that is ``needed``, they are those that come with
@@ -59,7 +61,7 @@ def cached_vectors(
             model.norms = found.norms
         if calibrated.layers == [found.layer] and found.covers(model, needed):
             return calibrated.onto(found.vectors)
-    with model.lock:  # so that threads which come at the same time read the passages once
+    with model.lock, unedited(model):  # so that threads which come at the same time read the passages once
         vectors = _extracted(model, pooling, progress, instrument)
     return calibrated.onto(vectors) if calibrated else vectors
 
@@ -71,6 +73,7 @@ def _extracted(model: Model, pooling: str, progress: Progress | None, instrument
     texts = corpus.fingerprint(table)
     if instrument is not None:  # baseline texts stand in for neutral, and the order of emotions is its own
         about = f"{texts} {instrument.name} {instrument.emotions} {instrument.unfelt} {instrument.pairs}"
+        about += instrument.norms.to_json()
         texts = hashlib.sha256(about.encode()).hexdigest()[:16]
     kind, _, weights = model.provenance["weights_id"].partition(":")
     if kind != "sha256" or "+" in weights:  # a revision's name is not a model's alone, nor is what was quantised
@@ -121,7 +124,7 @@ def permuted_like(
     if found and count <= len(found.permuted) and found.same(vectors, chosen):
         return replace(found.controls(count), provenance=made)
     pooling, key = made["pooling"], f"{model.identity} {count} {seed} {sorted(made.items())} {chosen}"
-    with model.lock:
+    with model.lock, unedited(model):
         if key not in _PERMUTED:
             how: dict[str, Any] = {"layers": chosen, "poolings": (pooling,), "instrument": instrument}
             report = (lambda done: progress("reading for permuted labels", done, len(table))) if progress else None
@@ -147,6 +150,19 @@ def vectors_for(
         if file
         else cached_vectors(model, progress=progress, instrument=instrument, needed=needed)
     )
+
+
+def pooling_of(vectors: EmotionVectors) -> str:
+    """How the vectors' texts were pooled, and a text is to be that is compared with them: ``last`` or ``mean``.
+
+    Raises:
+        EmotraceError: their provenance does not say.
+    """
+    if (pooling := vectors.provenance.get("pooling")) not in POOLINGS:
+        raise EmotraceError(
+            f'the vectors say not how texts were pooled: provenance["pooling"] is last or mean, not {shown(pooling)}'
+        )
+    return pooling
 
 
 def cosines(vectors: EmotionVectors, activation: np.ndarray, layer: int) -> np.ndarray:
@@ -185,7 +201,7 @@ def project_text(
     if layer is None:
         layer = read_layer(model, vectors)
     layer = model.check_layers([arguments.integer(layer, "a layer")])[0]
-    pooling = vectors.provenance["pooling"]
+    pooling = pooling_of(vectors)
     activation = read_activations(model, [text], layers=[layer], poolings=(pooling,))[pooling][0, 0]
     values = cosines(vectors, activation, layer)
     z = (values - values.mean()) / (np.std(values) or 1)

@@ -15,6 +15,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.activations import pooling_weights, read_tokens
 from emotrace.errors import EmotraceError, unknown
+from emotrace.hosts.open_edits import unedited
 from emotrace.instrument.instrument import Instrument, default
 from emotrace.steered_texts import read_layer
 from emotrace.tokens import Tokens, encode
@@ -22,7 +23,7 @@ from emotrace.vectors import Emotion, mixture_name
 from emotrace.whatif import shipped
 from emotrace.whatif.results import TokenReading, highest_present, mean_present
 from emotrace.whatif.spans import offsets, spans
-from emotrace.whatif.text_reading import Progress, cached_vectors
+from emotrace.whatif.text_reading import Progress, cached_vectors, pooling_of
 
 if TYPE_CHECKING:
     from emotrace.models import Model
@@ -80,7 +81,7 @@ def read_emotions(
     emotion = None if emotion is None else arguments.emotion(emotion)
     mixture = [emotion] if isinstance(emotion, Mapping) else []
     _check_known(vectors, [] if emotion is None else [emotion])
-    layers = chosen_layers(model, vectors, layer)
+    layers, pooling = chosen_layers(model, vectors, layer), pooling_of(vectors)
     tokens = encode(model, [text], prompts=prompt)[0]
     if tokens.stop - tokens.start < 2:
         raise EmotraceError("a text of one token cannot be read token by token: the first is always left out")
@@ -94,7 +95,7 @@ def read_emotions(
     projection[~counted] = score[~counted] = np.nan
     ranges = offsets(model, text, tokens, special=prompt)
     last = pooling_weights([tokens], "last")[0].numpy()
-    pooled = last if vectors.provenance["pooling"] == "last" else counted / counted.sum()
+    pooled = last if pooling == "last" else counted / counted.sum()
     return TokenReading(
         text=text,
         model=model.name,
@@ -231,9 +232,7 @@ def _squares(vectors: EmotionVectors, layers: list[int], weights: np.ndarray, bl
     indices = [vectors.index(layer) for layer in layers]
     directions = np.einsum("eld,es->lsd", vectors.values[:, indices].astype(np.float64), weights)
     squares = (directions**2).sum(axis=-1)
-    scale = (vectors.grand_mean[indices].astype(np.float64) ** 2).sum(axis=-1, keepdims=True)
-    # Where all texts end in the same full stop, what is left of its embedding is rounding.
-    zero = squares <= 1e-12 * np.maximum(scale, 1e-30)
+    zero = squares <= vectors.rounding[indices, None]
     if zero.any() and not blank:
         raise EmotraceError(f"at layer {layers[0]} the vectors have no direction: read at another layer")
     return np.where(zero, np.nan, squares)
@@ -249,12 +248,13 @@ def neutral_dots(
     instrument: Instrument | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`_dots` at every counted token of the neutral passages, read once in a process or brought by emotrace."""
+    """:func:`_dots` at every counted token of the neutral passages, read once in a process, without the edits that
+    are open, or brought by emotrace."""
     exact = _exact(vectors, layers)
     digest = hashlib.sha256(b"".join(part.tobytes() for part in exact)).hexdigest()
     unfelt = () if instrument is None else tuple(instrument.unfelt)
     key = f"{model.identity} {model.provenance['dtype']} {layers} {digest} {hash(unfelt)}"
-    with model.lock:  # so that threads which come at the same time read it once
+    with model.lock, unedited(model):  # so that threads which come at the same time read it once
         found = shipped.of(model) if key not in _remembered and instrument is None else None
         if found and found.same(vectors, layers):
             _remembered[key] = found.dots[:, None].astype(np.float64), found.token_norms[:, None].astype(np.float64)

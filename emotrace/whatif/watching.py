@@ -83,7 +83,8 @@ def watch(
     """Continues a prompt and shows, token by token, how far the residual stream lies along each emotion's vector.
 
     The text is the one that :func:`~emotrace.steered_texts.steer` writes. Within ``with emotrace.steered(…)`` that edit
-    is felt, whatever its windows and schedule; ``steer`` does the plain case.
+    is felt, whatever its windows and schedule, and neutral tokens and default vectors are read without it; ``steer``
+    does the plain case.
 
     Args:
         model: a model of this machine.

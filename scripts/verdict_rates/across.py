@@ -91,17 +91,23 @@ def _instruction(rho: float) -> Draw:
     return draw
 
 
-def _every(share: float, models: int) -> Draw:
-    """Models of which ``share`` have what the paper says of all, each judged with 5% and 80% errors of its own rule."""
+def _every(has: float | int, models: int) -> Draw:
+    """Models of which some have what the paper says of all (so many, or each with a probability), each judged apart: it
+    is found in 80% of those that have it and refuted in 2%; 5% and 35% of those that have not."""
 
     def draw(rng: np.random.Generator) -> str:
-        has = rng.random(models) < share
-        chances = np.where(has[:, None], [0.8, 0.02, 0.18], [0.05, 0.35, 0.6])
+        having = rng.random(models) < has if isinstance(has, float) else np.arange(models) < has
+        chances = np.where(having[:, None], [0.8, 0.02, 0.18], [0.05, 0.35, 0.6])
         verdicts = [str(rng.choice([REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE], p=chance)) for chance in chances]
         return claims.every(verdicts)
 
     return draw
 
+
+EVERY = (
+    f"not reproduced if {claims.REFUTING} models' own verdicts are so, reproduced if that of each is reproduced, and "
+    "they are as many as the paper has or more"
+)
 
 SIMULATIONS = (
     Simulation(
@@ -138,13 +144,22 @@ SIMULATIONS = (
     Simulation(
         name="in every model",
         claims=("C5.models", "C6.u.models"),
-        rule="not reproduced if one model's own verdict is so, reproduced if that of each is, and they are as many as "
-        "the paper has or more",
+        rule=EVERY,
         smallest="that of each model's own claim",
         null="seven models, half of which have it; the claim on one model finds it in 80% and errs in 5%",
         draw_null=_every(0.5, 7),
-        effect="all seven have it",
-        draw_effect=_every(1.0, 7),
+        effect="all seven have it; the claim on one model is refuted by error in 2%",
+        draw_effect=_every(7, 7),
+    ),
+    Simulation(
+        name="in every model but one",
+        claims=("C5.models", "C6.u.models"),
+        rule=EVERY,
+        smallest="that of each model's own claim",
+        null="six of seven models have it",
+        draw_null=_every(6, 7),
+        effect="all of nine have it",
+        draw_effect=_every(9, 9),
     ),
     Simulation(
         name="instruction tuning",
@@ -157,3 +172,6 @@ SIMULATIONS = (
         draw_effect=_instruction(0.985),
     ),
 )
+NOTES = """A claim about every model needs two that refute it. If one were enough, seven models that all have it would
+be called *not reproduced* in 13%: each errs in 2%. The price is that one exception among many is left open. Models read
+the same texts, so that their errors may come together; were they the same in all, two would err as often as one."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emotrace.study import pipeline
-from emotrace.study.study import Settings
+from emotrace.study.settings import Settings
 
 # Every experiment still has several of each: topics, prompts, doses on both sides, control directions.
 SIZES = {

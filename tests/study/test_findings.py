@@ -59,6 +59,34 @@ def test_what_was_not_measured_has_no_sentence(tables):
     assert all(finding.sentence is None for finding in findings({}))
 
 
+def test_figures_say_their_pooling_and_how_many_topics_they_rest_on():
+    """Two poolings may have two verdicts: both are told, each beside its own figure."""
+    rows = [
+        claim("C5.separation.last", -0.1, "inconclusive"),
+        claim("C5.separation.mean", -0.2, "not reproduced"),
+        claim("neighbour.probe.mean", 0.6, "inconclusive") | {"n": 6},
+    ]
+    words = {"model": "m", "instrument": "scenes", "pooling": "mean", "metric": "logistic_regression", "layer": 0}
+    cell = {"model": "m", "instrument": "scenes", "centre": "train", "value": 0.03, "low": 0.01, "high": 0.05}
+    cell |= {
+        f"{side}_{name}": of for side in ("train", "test") for name, of in (("author", "self"), ("frame", "plain"))
+    }
+    tables = {
+        "claims": pd.DataFrame(rows, columns=COLUMNS),
+        "separation": pd.DataFrame([words | {"value": 0.3, "null": 0.05, "n": 12}]),
+        "factorial_decoding": pd.DataFrame(
+            [cell | {"pooling": "last", "value": 0.9, "chance": 0.05}, cell | {"pooling": "mean", "chance": 0.05}]
+        ),
+    }
+    said = {finding.title: finding.sentence for finding in findings(tables)}
+    assert "probe of the mean over tokens" in said["Reading"]
+    assert "0.6 (0.5 to 0.7) of texts on 6 topics" in said["Reading"]
+    assert "reach 0.3 over all 12 topics, chance 0.05" in said["Reading"]
+    assert "-0.1 (-0.2 to 0) at the last token and -0.2 (-0.3 to -0.1) in the mean over tokens" in said["Writing"]
+    assert "at the last token *inconclusive*, in the mean over tokens *not reproduced*" in said["Writing"]
+    assert "decoded in 0.03 (0.01 to 0.05; chance 0.05) by the mean over tokens" in said["Writing"]
+
+
 def test_an_interval_that_is_none_is_said_to_be_none():
     rows = [claim("C5.separation.last", -0.042, "inconclusive", low=float("nan"), high=float("nan"))]
     assert Claims({"claims": pd.DataFrame(rows)}).value("C5.separation.last") == "-0.042 (no interval)"

@@ -19,7 +19,7 @@ from emotrace.study import experiments, notebook, pipeline
 from emotrace.study.experiment import of_main_instrument
 from emotrace.study.folder import read_tables
 from emotrace.study.lab import Lab
-from emotrace.study.study import Settings
+from emotrace.study.settings import Settings
 from emotrace.study.style import plt
 from emotrace.study.verdicts import NOT_TESTABLE
 

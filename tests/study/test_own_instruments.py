@@ -11,7 +11,7 @@ from emotrace.instrument.instrument import of_passages
 from emotrace.study import pipeline
 from emotrace.study.experiment import of_instrument
 from emotrace.study.folder import read_manifest, read_tables
-from emotrace.study.study import Settings
+from emotrace.study.settings import Settings
 
 CHOSEN = "separation,reliability,localisation,geometry"
 MOODS = ("smug", "nostalgic", "curious", "bored", "тоска")

@@ -13,7 +13,7 @@ from emotrace.study.experiment import Results
 from emotrace.study.experiments import by_name, names_in, planned
 from emotrace.study.folder import RunFolder, read_tables
 from emotrace.study.pace import Pace, Work, in_words, work
-from emotrace.study.study import Settings
+from emotrace.study.settings import Settings
 
 ALL = [experiment.name for experiment in planned([by_name(name) for name in names_in("all")])]
 

@@ -12,7 +12,8 @@ from emotrace.hosts import threads
 from emotrace.measures import geometry
 from emotrace.readings import Reading
 from emotrace.study.folder import RunFolder
-from emotrace.study.study import Settings, Study, choose_layer
+from emotrace.study.settings import Settings
+from emotrace.study.study import Study, choose_layer
 
 LAYERS = 3
 LABELS = pd.DataFrame(

@@ -118,6 +118,23 @@ def test_a_p_that_is_not_small_leaves_it_open():
     assert claim(significant(exceeds(0.2)), Estimate(0, -0.1, 0.1, p=0.2)).verdict() == NOT_REPRODUCED
 
 
+def test_the_words_of_a_rule_say_that_a_small_p_is_asked_for_wherever_it_is():
+    with_p = Estimate(1, 0.5, 1.5, 20, 0.2)
+    assert claim(exceeds(0.2), with_p).verdict() == INCONCLUSIVE
+    for one in (
+        claim(exceeds(0.2), with_p),
+        claim(significant(exceeds(0.2)), with_p),
+        claim(at_least(0.9, 0.1), with_p),
+    ):
+        assert one.words.count("p < 0.05 for reproduced") == 1
+        assert one.row("m")["how"] == f"by looking; {one.words}"
+    without = claim(exceeds(0.2))
+    assert without.verdict() == REPRODUCED
+    assert without.words == exceeds(0.2).words
+    assert "p <" not in without.row("m")["how"]
+    assert claim(None, with_p).words == ""
+
+
 def test_holm_within_a_number_and_an_instrument():
     def with_p(id, p, instrument="scenes"):
         return claim(exceeds(0.2), Estimate(1, 0.5, 1.5, 20, p), id, instrument)

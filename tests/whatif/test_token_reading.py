@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tiny_models
+from awkward_checkpoints import CHECKPOINTS
 from unsafe import control_characters
 
 import emotrace
@@ -248,6 +249,21 @@ def test_spans_join_to_the_text_and_cut_no_character(tiny_model):
     tokens = [token for span in found for token in span.tokens]
     assert tokens == sorted(set(tokens))
     assert len(item.ids) - len(tokens) == item.start  # all but what the tokenizer put before
+
+
+@pytest.mark.parametrize("name", ["appended eos", "appended eos without bos"])
+def test_each_token_stands_in_its_place_whatever_the_tokenizer_adds(name, tmp_path):
+    model = emotrace.load(str(CHECKPOINTS[name].build(tmp_path)))
+    ids = model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    words = model.tokenizer.batch_decode([[token] for token in ids])
+    reading = read_emotions(model, TEXT, layer=LAYER, vectors=emotrace.extract(model, emotions=["happy", "sad"]))
+    assert list(reading.tokens["text"])[-len(ids) :] == words
+    assert [span.text for span in reading.spans] == words
+    beginning, end = model.tokenizer.bos_token or "", model.tokenizer.eos_token
+    whole = f"{beginning}{TEXT}{end}"  # a prompt with both spelt out, which the tokenizer adds once more
+    item = encode(model, [whole], prompts=True)[0]
+    places = [whole[start:stop] for start, stop in offsets(model, whole, item, special=True)]
+    assert places == [*filter(None, [beginning]), *words, end]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
 from emotrace.judges.calibration import Calibration
 from emotrace.tokens import Tokens
-from emotrace.whatif import live, watching
+from emotrace.whatif import live, token_reading, watching
 from emotrace.whatif.shading import pleasantness
 from emotrace.whatif.token_reading import read_emotions
 
@@ -142,6 +142,30 @@ def test_above_the_edit_its_trace_is_seen_and_embeddings_are_what_enters(tiny, f
         values = by_hand(vectors, stream, read, "afraid")
         counted = table["projection"].notna().to_numpy()
         np.testing.assert_allclose(table["projection"].to_numpy()[counted], values[counted], rtol=1e-3, atol=1e-3)
+
+
+def test_the_unit_of_a_score_is_the_same_whether_first_asked_for_within_a_steered_block(tiny, monkeypatch):
+    model = tiny("llama", seed=6)
+    vectors = vectors_of(model)
+
+    def watched() -> pd.Series:
+        given = {"vectors": vectors, "layer": 3, "writing": WRITING, "show": False}
+        return emotrace.watch(model, PROMPT, ["happy"], **given)["score"]
+
+    def felt() -> pd.Series:
+        with emotrace.steered(model, vectors, "happy", 1.0, layers=[1, 2, 3], tokens="all"):
+            return watched()
+
+    def read() -> pd.Series:
+        return read_emotions(model, PROMPT, vectors=vectors, layer=3).to_frame()["score"]
+
+    monkeypatch.setattr(token_reading, "_remembered", {})
+    first, later = felt(), read()
+    monkeypatch.setattr(token_reading, "_remembered", {})
+    np.testing.assert_array_equal(later, read())
+    np.testing.assert_array_equal(first, felt())
+    n_prompt = len(model.tokenizer(PROMPT)["input_ids"])
+    assert np.nanmax(np.abs(first - watched())[:n_prompt]) > 0.1  # the edit itself is watched
 
 
 def test_a_sampled_text_a_chat_and_an_end_are_those_of_steer(tiny):

@@ -30,11 +30,15 @@ from emotrace.study.verdicts import (
     at_least,
     decided,
     exceeds,
+    format_interval,
+    format_number,
     significant,
     together,
 )
 
 PAPER_FAMILIES, PAPER_CASES = 5, 7
+REFUTING = 2
+"""So many models must refute a claim about every model: each errs in up to 5%, and of seven one does soon."""
 GEOMETRY = exceeds(0.5)
 """Of interest from half of what noise lets two geometries agree on."""
 INSTRUCTION = at_least(0.92, 0.1)
@@ -72,7 +76,7 @@ def _models(depth: pd.DataFrame) -> Claim:
 
 
 def _in_every_model(claims: pd.DataFrame, id: str, least: int, **texts: str) -> Claim | None:
-    """That a claim about one model holds in each: from its verdict on each, which one model refutes.
+    """That a claim about one model holds in each: from its verdict on each, which ``REFUTING`` models refute.
 
     Args:
         claims: the run's ``claims.csv``.
@@ -85,7 +89,7 @@ def _in_every_model(claims: pd.DataFrame, id: str, least: int, **texts: str) -> 
         return None
     verdicts = list(rows["verdict"])
     held = statistics.wilson(verdicts.count(REPRODUCED), len(rows))
-    refuted = NOT_REPRODUCED in verdicts
+    refuted = verdicts.count(NOT_REPRODUCED) >= REFUTING
     by_model = ", ".join(f"{model} {verdict}" for model, verdict in zip(rows["model"], verdicts, strict=True))
     return Claim(
         id=texts["name"],
@@ -93,7 +97,7 @@ def _in_every_model(claims: pd.DataFrame, id: str, least: int, **texts: str) -> 
         paper=texts["paper"],
         estimate=Estimate(*held, len(rows)),
         rule=decided(
-            f"not reproduced if it is not in one model, reproduced if it is in all of at least {least}",
+            f"not reproduced if {REFUTING} models refute it, reproduced if it is in all of at least {least}",
             lambda move: every(verdicts),
         )
         if refuted or len(rows) >= least
@@ -103,8 +107,8 @@ def _in_every_model(claims: pd.DataFrame, id: str, least: int, **texts: str) -> 
 
 
 def every(verdicts: list[str]) -> str:
-    """The verdict on all models together, from that on each."""
-    if NOT_REPRODUCED in verdicts:
+    """The verdict on all models together, from that on each: one model that refutes it leaves it open."""
+    if verdicts.count(NOT_REPRODUCED) >= REFUTING:
         return NOT_REPRODUCED
     return REPRODUCED if set(verdicts) == {REPRODUCED} else INCONCLUSIVE
 
@@ -261,8 +265,8 @@ def _shared_geometry(rdm: pd.DataFrame, pooling: str) -> Claim | None:
         return None
     words = "last token" if pooling == "last" else "mean over tokens"
     given = rows if "shared" in rows else rows.assign(shared=np.nan, shared_low=np.nan, shared_high=np.nan)
-    pairs = given.sort_values("shared")[["shared", "shared_low", "shared_high", "n"]].to_numpy(dtype=float)
-    estimates = [Estimate(*pair) for pair in pairs]
+    pairs = sorted(map(_pair, given.to_dict("records")), key=_decides)
+    of_pairs = ", ".join(f"{name} {_share(estimate)}" for name, estimate in pairs)
     beside = f"ρ {rows['value'].min():.2f} to {rows['value'].max():.2f} as the sequel computes it"
     if rows.get("words", pd.Series(dtype=float)).notna().any():
         beside += (
@@ -276,16 +280,34 @@ def _shared_geometry(rdm: pd.DataFrame, pooling: str) -> Claim | None:
         id=f"sequel.geometry.{pooling}",
         claim=f"sequel: families share one emotion geometry, beyond the words of the texts ({words})",
         paper="RDM ρ 0.74–0.92, words and all (arXiv:2604.11050)",
-        estimate=estimates[0],
-        rule=shared_in_every_pair(estimates),
-        how="smallest share of two families' partial ρ (dissimilarities of their vectors, comprehension, each at its "
-        "chosen layer, from halves of the topics that the other does not see, given those of their embeddings and of "
-        f"TF-IDF) in the most that noise allows; {len(rows)} pair(s), interval over emotions; {beside}",
+        estimate=pairs[0][1],
+        rule=shared_in_every_pair([estimate for _, estimate in pairs]),
+        how="share of two families' partial ρ (dissimilarities of their vectors, comprehension, each at its chosen "
+        "layer, from halves of the topics that the other does not see, given those of their embeddings and of TF-IDF) "
+        f"in the most that noise allows; interval over emotions; {len(rows)} pair(s), the one that decides first and "
+        f"shown: {of_pairs}; {beside}",
     )
 
 
+def _pair(row: dict[Any, Any]) -> tuple[str, Estimate]:
+    """Two families' models and the share of the geometry that they have in common."""
+    values = (float(row[column]) for column in ("shared", "shared_low", "shared_high", "n"))
+    return f"{row['model_a']} and {row['model_b']}", Estimate(*values)
+
+
+def _decides(pair: tuple[str, Estimate]) -> tuple[int, float]:
+    """For sorting: the pair that decides comes first, one that refutes, else one that is open, else the lowest."""
+    _, estimate = pair
+    order = (NOT_REPRODUCED, INCONCLUSIVE, REPRODUCED).index(GEOMETRY.verdict(estimate))
+    return order, -np.inf if np.isnan(estimate.low) else estimate.low
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{format_number(estimate.value)} ({format_interval(estimate.low, estimate.high)})"
+
+
 def shared_in_every_pair(pairs: list[Estimate]) -> Rule:
-    """``GEOMETRY`` for each pair of families, the lowest first."""
+    """``GEOMETRY`` for each pair of families, the first the one that is shown."""
     return together(GEOMETRY, [(GEOMETRY, pair) for pair in pairs[1:]], f"of every pair: {GEOMETRY.words}")
 
 

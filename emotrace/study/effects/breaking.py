@@ -11,7 +11,7 @@ from emotrace.measures.statistics import Interval, wilson
 from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
-from emotrace.study.verdicts import Claim, Estimate, Rule, at_least, exceeds, together
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Claim, Estimate, Rule, at_least, together
 
 IDS = ("C10.window", "C10.surgical", "C10.three", "C10.architecture")
 WINDOW_TARGET, WINDOW_MARGIN = 0.9, 0.1
@@ -24,6 +24,12 @@ def regime_claims(tables: Tables, family: str) -> Sequence[Claim]:
     """C10: three regimes, by strength and by architecture."""
     regimes = select(tables["regimes"], arm=CALIBRATED)
     return [_window(regimes), _surgical(regimes), _three(regimes), _architecture(regimes)]
+
+
+def _over_emotions(regimes: pd.DataFrame, value: float, low: float, high: float) -> Estimate:
+    """A share of all emotions together, whose interval is over the emotions (``n``) and the prompts."""
+    controls = regimes["emotion"].str.fullmatch(r"all|unsteered|(permuted|random)(-\d+)?")
+    return Estimate(value, low, high, regimes["emotion"][~controls].nunique())
 
 
 def _by_strength(regimes: pd.DataFrame, direction: str) -> pd.DataFrame:
@@ -47,10 +53,11 @@ def _window(regimes: pd.DataFrame) -> Claim:
         id="C10.window",
         claim="C10 the window of coherent strengths carries over to other prompts",
         paper="three regimes",
-        estimate=Estimate(*calibrated[["value", "low", "high", "n"]]),
+        estimate=_over_emotions(regimes, *calibrated[["value", "low", "high"]]),
         rule=window_rule(),
-        how=f"share of surgical texts at the calibrated strength ({calibrated['strength']:.3g}), on prompts that the "
-        f"calibration did not use; interval over emotions and prompts; beyond it {beyond}; unsteered "
+        how=f"share of surgical ones of {calibrated['n']:.0f} texts at the calibrated strength "
+        f"({calibrated['strength']:.3g}), on prompts that the calibration did not use; interval over emotions and "
+        f"prompts; beyond it {beyond}; unsteered "
         f"{unsteered['value']:.0%}, under permuted-label vectors {permuted['value']:.0%}",
     )
 
@@ -61,19 +68,29 @@ def _surgical(regimes: pd.DataFrame) -> Claim:
         id="C10.surgical",
         claim="C10 inside the window texts change without becoming harder to predict",
         paper="surgical: coherent transformation",
-        estimate=Estimate(*calibrated[["within_2", "within_2_low", "within_2_high", "n"]]),
+        estimate=_over_emotions(regimes, *calibrated[["within_2", "within_2_low", "within_2_high"]]),
         rule=window_rule(),
-        how="share of texts at the calibrated strength that are surgical at a perplexity ratio of 2 or less, half of "
-        "what the calibration asked for; interval over emotions and prompts; unsteered "
+        how=f"share of {calibrated['n']:.0f} texts at the calibrated strength that are surgical at a perplexity ratio "
+        "of 2 or less, half of what the calibration asked for; interval over emotions and prompts; unsteered "
         f"{unsteered['within_2']:.0%}",
     )
+
+
+def occurs(estimate: Estimate, move: float) -> str:
+    """Whether a regime occurs: a share's interval is above 0 after one single text, so it has to clear the margin."""
+    bound = move * SMALLEST_REGIME
+    if estimate.low > bound:
+        return REPRODUCED
+    return NOT_REPRODUCED if estimate.high < bound else INCONCLUSIVE
 
 
 def three_rule(repetitive: Interval, explosive: Interval) -> tuple[Estimate, Rule]:
     """Both ways of breaking have to occur: the rarer one is the estimate, both intervals count."""
     rarer, other = sorted((repetitive, explosive), key=lambda share: share.value)
-    rule = exceeds(SMALLEST_REGIME)
-    words = f"reproduced if both shares are at least {SMALLEST_REGIME:g}, not reproduced if an interval excludes that"
+    words = (
+        f"reproduced if the intervals of both shares lie above {SMALLEST_REGIME:g}, not reproduced if one lies below"
+    )
+    rule = Rule(words, occurs)
     return Estimate(*rarer), together(rule, [(rule, Estimate(*other))], words)
 
 
@@ -87,9 +104,9 @@ def _three(regimes: pd.DataFrame) -> Claim:
         id="C10.three",
         claim="C10 beyond the window texts collapse into repetition and explode",
         paper="three regimes",
-        estimate=Estimate(estimate.value, estimate.low, estimate.high, row["n"]),
+        estimate=_over_emotions(regimes, estimate.value, estimate.low, estimate.high),
         rule=rule,
-        how=f"share of texts in the rarer of the two regimes at {row.name:g} × the calibrated strength: "
+        how=f"share of {row['n']:.0f} texts in the rarer of the two regimes at {row.name:g} × the calibrated strength: "
         f"{row['repetitive_collapse']:.0%} collapse, {row['explosive']:.0%} explosive, {row['value']:.0%} still "
         "surgical; intervals over emotions and prompts",
     )

@@ -178,7 +178,8 @@ def trends(swept: Sweep) -> pd.DataFrame:
     Returns:
         One row an emotion and metric: ``slope, permuted_slope``: least-squares slope of the two curves for one unit of
         strength; ``rho``: Spearman's ρ of their difference with strength, mean over prompts, and its Page test (``p``,
-        one-sided; ``p_holm``, corrected for the emotions); ``permuted_abs_rho``: mean size of ρ of one permuted-label
+        one-sided, over prompts, so that a direction with any slope of its own passes it; ``p_holm``, corrected for the
+        emotions); ``permuted_abs_rho``: mean size of ρ of one permuted-label
         direction's own curve, whose sign means nothing; ``beyond``: one-sided p that a further permuted-label direction
         has as large a slope (Student's prediction interval); ``up, down``: the difference at the largest strength of
         either sign, and likewise ``permuted_up`` … of each control's reading minus the unsteered one; ``n`` prompts.

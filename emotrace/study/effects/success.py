@@ -85,7 +85,7 @@ def of_ceiling(rows: pd.DataFrame, ceiling: pd.DataFrame) -> Estimate:
         return float(weights[:, 0] @ confirmed) / most if most else np.nan
 
     value, low, high, _ = crossed(ratio, len(confirmed), 1)
-    return Estimate(value, max(low, 0.0), high, len(rows))  # Student's interval knows nothing of the ratio's end
+    return Estimate(value, max(low, 0.0), high, len(successes))  # Student's interval knows nothing of the ratio's end
 
 
 def _ceiling_words(ceiling: pd.DataFrame) -> str:
@@ -126,7 +126,7 @@ def _strict(rows: pd.DataFrame, ceiling: pd.DataFrame, prefix: str) -> Claim:
         id=f"{prefix}strict",
         claim=f"C9 an outside classifier confirms the steering{_setting(prefix)}",
         paper="37 of 40 (92%)",
-        estimate=Estimate(*measured, n=len(rows)),
+        estimate=Estimate(*measured, n=rows["emotion"].nunique()),
         rule=None if blind else strict_rule(),
         how=f"share of scenarios ({int(rows['success'].sum())} of {len(rows)}) in which the target's score rises more "
         f"than under any of {first['m']:.0f} permuted-label vectors of equal norm (p ≤ 0.05), mean over "

@@ -6,13 +6,17 @@ Every rule is ours; how often each errs stands in ``docs/verdicts.md``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from emotrace.instrument import corpus
+from emotrace.measures import statistics
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
 from emotrace.study.effects.claims import SMALLEST
-from emotrace.study.estimators.layers import BY_EFFECT, DECODING, EFFECT, HALF
+from emotrace.study.estimators.layers import BY_EFFECT, CANDIDATE, DECODING, EFFECT, HALF
 from emotrace.study.estimators.steering import NEXT_TOKEN
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
@@ -25,6 +29,7 @@ from emotrace.study.verdicts import (
     Rule,
     exceeds,
     format_interval,
+    format_number,
     significant,
 )
 
@@ -115,6 +120,13 @@ def _words(rows: pd.DataFrame, pooling: str) -> Claim:
 GAIN_IDS = tuple(f"estimator.{name}.{pooling}" for pooling in POOLINGS for name in (*RIVALS, "words"))
 
 
+def stored_in_four_bits(rows: pd.DataFrame) -> str:
+    """That the weights of this table's model come from a 4-bit file, in words; empty where they do not."""
+    models, registry = set(rows["model"]) if "model" in rows else set(), corpus.model_registry()["weights"]
+    files = [str(registry[name]) for name in models if str(registry.get(name)).startswith("Q4")]
+    return f"; the weights come from a 4-bit file ({files[0]}), whose rounding every reference holds" if files else ""
+
+
 def precision_claims(tables: Tables, family: str) -> Sequence[Claim]:
     """The sequel's true precision effect: float16 against 8 bits, everything else alike."""
     table = tables["precision"]
@@ -143,7 +155,8 @@ def _precision(table: pd.DataFrame, pooling: str) -> Claim:
         f"topics; ρ with the model as loaded ({halves['reference']}): "
         + ", ".join(f"{name} {value:.4f}" for name, value in to_own.items())
         + f"; of disjoint halves of the topics {halves['value']:.2f}; accuracy {change['value']:+.3f} "
-        f"({change['low']:+.3f} to {change['high']:+.3f})" + (f"; not finite: {lost}" if lost else ""),
+        f"({change['low']:+.3f} to {change['high']:+.3f}){stored_in_four_bits(table)}"
+        + (f"; not finite: {lost}" if lost else ""),
     )
 
 
@@ -181,15 +194,30 @@ def _steering(table: pd.DataFrame, name: str, what: str, sign: int) -> Claim:
         paper="not compared",
         estimate=Estimate(value, min(ends), max(ends), row["n"], row["p"]),
         rule=STEERS if np.isfinite(row["low"]) else None,
-        how=f"rise of the log-probability of kin words as the next token beyond permuted labels, {own['value']:.2f} "
-        f"against {plain['value']:.2f} of the difference of means; each at layer {own['layer']:.0f} and the strength "
-        f"of equal KL on neutral texts ({own['kl']:.3g} nats a token sought {own['kl_sought']:.3g}; "
+        how="rise of the log-probability of kin words as the next token beyond permuted labels of equal norm"
+        f"{control_kl(own, plain)}, {own['value']:.2f} against {plain['value']:.2f} of the difference of means; each "
+        f"at layer {own['layer']:.0f} and the strength of equal KL on neutral texts ({own['kl']:.3g} nats a token "
+        f"sought {own['kl_sought']:.3g}; "
         f"{own['relative']:.2f} × the calibrated strength); {own['n']:.0f} emotions × {own['prompts']:.0f} prompts; "
         f"coherent texts {coherent['value']:.0%} ({format_interval(coherent['low'], coherent['high'])}); judge's rise "
         f"over its ceiling {judge['value']:.2f} ({format_interval(judge['low'], judge['high'])})",
     )
 
 
+def control_kl(*rows: pd.Series) -> str:
+    """The KL of each row's permuted-label vectors, in words: of equal norm, they do another harm; empty if unknown."""
+    known = [row.get("control_kl", np.nan) for row in rows]
+    if not np.isfinite(known).all():
+        return ""
+    return f" (their KL {' and '.join(f'{value:.3g}' for value in known)})"
+
+
+BEYOND_WORDS = (
+    "reproduced if the gain, and what of it lies beyond each shuffle's, have intervals above 0, are at least "
+    f"{SMALLEST[NEXT_TOKEN]:g} and have p < 0.05, not reproduced if the interval of the gain, or that "
+    f"beyond every shuffle's, excludes {SMALLEST[NEXT_TOKEN]:g} or more"
+)
+"""The shuffles are taken as the few that they are: of two, no test of what a third would do could reach p < 0.05."""
 LAYER_IDS = tuple(f"layer.over_{rival}" for rival in (DECODING, HALF))
 _RIVALS = {DECODING: "the layer that decoding chose", HALF: "the layer at half depth"}
 
@@ -204,19 +232,74 @@ def _layer(table: pd.DataFrame, rival: str) -> Claim:
     gains = select(table, metric=f"{EFFECT}_gain", rival=rival)
     own = select(gains, source="emotion").set_index("where")
     row, choosing = own.loc["held out"], own.loc["choosing"]
-    permuted = gains[gains["source"] != "emotion"].groupby("where")["value"].mean()
+    shuffles = select(gains[gains["source"] != "emotion"], where="held out")
+    beyond = [over_shuffle(row, shuffle) for _, shuffle in shuffles.iterrows()]
     kept = select(table, choice=BY_EFFECT, metric="coherent").iloc[0]
     other = select(table, choice=rival, metric="coherent").iloc[0]
+    estimate, rule = _beyond_all(row, beyond)
     return Claim(
         id=f"layer.over_{rival}",
-        claim=f"layer: chosen by effect, steering does more for its harm than at {_RIVALS[rival]}",
+        claim=f"layer: chosen by effect, steering does more for its harm than at {_RIVALS[rival]}, "
+        "and by more than permuted labels gain",
         paper="the paper takes half depth; not compared",
-        estimate=Estimate(row["value"], row["low"], row["high"], row["n"], row["p"]),
-        rule=STEERS if np.isfinite(row["low"]) else None,
-        how=f"rise of the log-probability of kin words, layer {row['layer']:.0f} minus layer {row['rival_layer']:.0f}, "
-        f"both at the strength of equal KL on neutral texts ({row['kl']:.3g} nats a token), on {row['prompts']:.0f} "
-        f"prompts, each half of the emotions where the other half chose (layers {row['first_layer']:.0f} and "
-        f"{row['second_layer']:.0f}; where it was made {choosing['value']:+.2f}); where labels are permuted the "
-        f"choice gains {permuted['choosing']:+.2f} on the prompts that choose and "
-        f"{permuted['held out']:+.2f} on the others; coherent texts {kept['value']:.0%} against {other['value']:.0%}",
+        estimate=estimate,
+        rule=rule,
+        how=f"rise of the log-probability of kin words, layer {row['layer']:.0f}{last_tried(table, row['layer'])} "
+        f"minus layer {row['rival_layer']:.0f}, both at the strength of equal KL on neutral texts ({row['kl']:.3g} "
+        f"nats a token), on {row['prompts']:.0f} prompts, each half of the emotions where the other half chose (layers "
+        f"{row['first_layer']:.0f} and {row['second_layer']:.0f}; where it was made {choosing['value']:+.2f}): "
+        f"{gain_words(row)}; the same choice with permuted labels: {shuffled_gains(shuffles)}; measured is the first "
+        "minus that of the shuffle that comes nearest, its interval from both (Zou and Donner 2008) as if independent, "
+        "p the largest that the rule asks for; coherent texts "
+        f"{kept['value']:.0%} against {other['value']:.0%}",
     )
+
+
+def _beyond_all(row: pd.Series, beyond: Sequence[Estimate]) -> tuple[Estimate, Rule | None]:
+    """The gain beyond the shuffle that comes nearest, and the rule: the gain itself and beyond *each* shuffle.
+
+    All conditions must hold, so that the claim's p is the largest of theirs. One shuffle that gains as much, as one in
+    a few does by chance, leaves it open; all of them refute it. Without a shuffle, or with a gain that has no interval,
+    nothing decides.
+    """
+    gain = Estimate(row["value"], row["low"], row["high"], row["n"], row["p"])
+    if not beyond or not np.isfinite(row["low"]):
+        return gain, None
+    nearest = min(beyond, key=lambda one: one.low)
+    estimate = replace(nearest, p=float(np.max([gain.p, *(one.p for one in beyond)])))
+
+    def decide(_: Estimate, move: float) -> str:
+        itself, *others = (STEERS.decide(one, move) for one in (gain, *beyond))
+        if itself == NOT_REPRODUCED or set(others) == {NOT_REPRODUCED}:
+            return NOT_REPRODUCED
+        return REPRODUCED if {itself, *others} == {REPRODUCED} else INCONCLUSIVE
+
+    return estimate, Rule(BEYOND_WORDS, decide)
+
+
+def over_shuffle(own: pd.Series, shuffle: pd.Series) -> Estimate:
+    """A gain minus a shuffle's, as of independent ones; too wide, if anything: emotions and prompts are the same.
+
+    p is Student's for a half-width of this size, with the fewest degrees of freedom that emotions and prompts leave.
+    """
+    gains = (statistics.Interval(row["value"], row["low"], row["high"]) for row in (own, shuffle))
+    value, low, high = statistics.independent_difference(*gains)
+    half, freedom = value - low if value > 0 else high - value, max(1, min(own["n"], own["prompts"]) - 1)
+    p = 2 * stats.t.sf(stats.t.ppf(0.975, freedom) * abs(value) / half, freedom) if value else 1.0
+    return Estimate(float(value), float(low), float(high), own["n"], float(p))
+
+
+def gain_words(row: pd.Series) -> str:
+    return f"{format_number(row['value'])} ({format_interval(row['low'], row['high'])})"
+
+
+def shuffled_gains(shuffles: pd.DataFrame) -> str:
+    """What the choice gains under each shuffle of the labels, in words."""
+    return ", ".join(gain_words(row) for _, row in shuffles.iterrows()) or "was not measured"
+
+
+def last_tried(table: pd.DataFrame, layer: float) -> str:
+    """That a layer is the last, or the first, of those that were tried, in words: the best may lie beyond."""
+    tried = sorted(set(select(table, choice=CANDIDATE, source="emotion")["layer"]))
+    ends = {tried[-1]: "last", tried[0]: "first"} if len(tried) > 1 else {}
+    return f" (the {ends[layer]} of {len(tried)} that were tried)" if layer in ends else ""

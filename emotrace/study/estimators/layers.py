@@ -3,7 +3,8 @@
 All layers at the strength of equal harm (``judges.layer_choice``); the harm is what the calibrated strength does at the
 layer that decoding chose. The choice is made on the calibration's prompts and some neutral texts, and everything that
 is reported of it on other prompts and texts; what it gains, on other emotions as well. The same choice is made for
-vectors of permuted labels: what it gains where there is nothing to gain is what looking at many layers gains by itself.
+vectors of permuted labels: what it gains there is what looking at many layers gains by itself, and what a layer does to
+all kin words whatever the direction. The claims subtract it.
 """
 
 from __future__ import annotations
@@ -146,7 +147,18 @@ def choice_rows(found: Sequence[Place], others: Sequence[np.ndarray], half: int,
         for where, cells in (("choosing", place.effects), ("held out", held[place.layer])):
             estimate = crossed_mean(cells)._asdict()
             rows.append({**front, "where": where, "metric": EFFECT, **estimate, **_sizes(cells)})
-    own = picked[BY_EFFECT]
+    return [*rows, *gain_rows(found, held, picked)]
+
+
+def gain_rows(found: Sequence[Place], held: dict[int, np.ndarray], picked: dict[str, Place]) -> list[dict[str, Any]]:
+    """What the choice gains over either rival, on the prompts that choose and on held-out ones; as :func:`choice_rows`.
+
+    Args:
+        found: every layer at the strength of equal harm, with its effects on the prompts that choose.
+        held: layer → its effects on held-out prompts, ``[emotion, prompt]``.
+        picked: what each way to choose takes, as :func:`choices` gives it.
+    """
+    rows, own = list[dict[str, Any]](), picked[BY_EFFECT]
     for rival in (DECODING, HALF):
         front = {"choice": BY_EFFECT, "layer": own.layer, "strength": own.strength, "kl": own.kl, "rival": rival}
         other = picked[rival]

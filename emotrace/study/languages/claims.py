@@ -1,11 +1,14 @@
 """The claim that steering crosses languages (C11) against what was measured; every rule is ours.
 
-On a model whose vocabulary has no Chinese to speak of nothing can be tested, and a filter is not where none is written.
+The paper claims it of Qwen: what is measured on another family is an extension of ours, told in ``how`` and not tested
+under the paper's claim. On a model whose vocabulary has no Chinese to speak of nothing can be tested, and a filter is
+not where none is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
 from emotrace.study.languages import writing_systems
 from emotrace.study.languages.lexicon import EXAMPLES
-from emotrace.study.verdicts import Claim, Estimate, Rule, exceeds, significant
+from emotrace.study.verdicts import NOT_TESTABLE, Claim, Estimate, Rule, exceeds, significant
 
 _EXAMPLE_WORDS = tuple(word for words in EXAMPLES.values() for word in words)
 CLAIMS = ("C11.more_chinese", "C11.aligned", *(f"C11.example.{word}" for word in _EXAMPLE_WORDS), "C11.filter")
@@ -23,10 +26,12 @@ MORE_CHINESE = significant(exceeds(0.1))
 """Of interest from a tenth more of the odds on (0.1 nats)."""
 ALIGNED = significant(exceeds(0.2))
 """Of interest from a fifth of the spread of Han tokens on (Cohen's *small*)."""
-EXAMPLE = exceeds(1)
+EXAMPLE = significant(exceeds(1))
 """Of interest from one standard deviation of Han tokens on: past six of seven of them."""
 FILTER = significant(exceeds(0.05))
 """Of interest from one text in twenty on."""
+PAPER_FAMILY = "qwen"
+"""The family that the paper says it of."""
 
 
 def crosslingual_claims(tables: Tables, family: str) -> Sequence[Claim]:
@@ -35,7 +40,20 @@ def crosslingual_claims(tables: Tables, family: str) -> Sequence[Claim]:
     over_strengths = table[table["strength"].isna()]
     strongest = table[table["strength"] == table["strength"].max()]
     examples = [_example(table, over_strengths, word) for word in _EXAMPLE_WORDS]
-    return [_more_chinese(table, over_strengths), _aligned(table, over_strengths), *examples, _filter(table, strongest)]
+    made = [_more_chinese(table, over_strengths), _aligned(table, over_strengths), *examples, _filter(table, strongest)]
+    return made if family == PAPER_FAMILY else [_extension(claim) for claim in made]
+
+
+def _extension(claim: Claim) -> Claim:
+    """The same on a family that the paper does not speak of: measured, and never a verdict on the paper's claim."""
+    rule = f"; {claim.words}" if claim.rule else ""
+    return replace(claim, rule=None, how=f"{claim.how}{rule}; {extension(claim.verdict())}")
+
+
+def extension(verdict: str) -> str:
+    """What ``how`` says of a family that the paper does not speak of; ``verdict``: what its measurement would get."""
+    words = "the paper's claim is about Qwen"
+    return words if verdict == NOT_TESTABLE else f"{words}: an extension of ours, which by itself would be {verdict}"
 
 
 def _more_chinese(table: pd.DataFrame, over_strengths: pd.DataFrame) -> Claim:

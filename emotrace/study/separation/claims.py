@@ -239,7 +239,7 @@ def _baseline(row: pd.Series, pooling: str) -> Claim:
     return Claim(
         id=f"C7.baseline.{pooling}",
         claim=f"C7 the separation exceeds that of shuffled labels ({POOLINGS[pooling]})",
-        paper="validated in 4 models, against unrelated texts",
+        paper="validated in 4 models, against unrelated texts; a control of ours",
         estimate=Estimate(row["held_out"], row["held_low"], row["held_high"], topics, row["p"], row["m"]),
         rule=baseline_rule(topics),
         how=f"R = (1 − cosine) / (1 − cosine with shuffled labels) at layer {row['chosen_layer']:.0f} chosen on one "

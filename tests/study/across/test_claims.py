@@ -24,13 +24,15 @@ def of_each(id: str, *verdicts: str) -> dict[str, pd.DataFrame]:
     [
         ([REPRODUCED], 0, REPRODUCED),
         ([REPRODUCED], 1, NOT_TESTABLE),  # too few to establish it
-        ([REPRODUCED, NOT_REPRODUCED], 4, NOT_REPRODUCED),  # and enough to refute it
+        ([NOT_REPRODUCED, NOT_REPRODUCED], 3, NOT_REPRODUCED),  # and enough to refute it
+        ([REPRODUCED, NOT_REPRODUCED], 3, NOT_TESTABLE),  # one model may err
+        ([REPRODUCED, NOT_REPRODUCED], 0, INCONCLUSIVE),
         ([REPRODUCED, INCONCLUSIVE], 0, INCONCLUSIVE),
         ([REPRODUCED, INCONCLUSIVE], 1, NOT_TESTABLE),
         ([NOT_TESTABLE, REPRODUCED], 1, NOT_TESTABLE),
     ],
 )
-def test_every_model_is_a_claim_that_one_model_refutes_and_two_do_not_establish(
+def test_every_model_is_a_claim_that_two_models_refute_and_do_not_establish(
     id, each, least, verdicts, missing, verdict
 ):
     tables = of_each(each, *verdicts, *[REPRODUCED] * (least - missing - len(verdicts)))
@@ -83,6 +85,30 @@ def rdm(*pairs: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame([base | pair for pair in pairs])
 
 
+def pair(a: str, b: str, share: float, low: float, high: float) -> dict[str, object]:
+    models = {"model_a": a, "model_b": b, "value": 0.9, "same_family": False}
+    return models | {"shared": share, "shared_low": low, "shared_high": high}
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown", "verdict"),
+    [
+        # the published last token: the lowest share is not the pair that leaves it open
+        ([(0.81, 0.40, 1.18), (0.60, 0.22, 0.97), (0.62, -0.03, 1.02)], 0.62, INCONCLUSIVE),
+        ([(0.3, 0.05, 0.9), (0.35, 0.2, 0.42)], 0.35, NOT_REPRODUCED),
+        ([(0.9, 0.73, 1.06), (0.74, 0.47, 0.96), (0.92, 0.79, 1.01)], 0.74, REPRODUCED),
+    ],
+)
+def test_the_pair_that_decides_is_the_one_that_is_shown(shares, shown, verdict):
+    rows = [pair(f"a{number}", f"b{number}", *share) for number, share in enumerate(shares)]
+    (claim,) = across_claims.claims({"across_rdm": rdm(*rows)})
+    assert (claim.estimate.value, claim.verdict()) == (shown, verdict)
+    assert across_claims.GEOMETRY.verdict(claim.estimate) == verdict
+    place = [share for share, _, _ in shares].index(shown)
+    assert f"shown: a{place} and b{place} {shown:g} (" in claim.how
+    assert all(f"a{number} and b{number}" in claim.how for number in range(len(shares)))
+
+
 @pytest.mark.parametrize(
     ("shares", "verdict"),
     [
@@ -94,11 +120,8 @@ def rdm(*pairs: dict[str, object]) -> pd.DataFrame:
     ],
 )
 def test_one_geometry_is_shared_if_every_pair_of_families_shares_it_beyond_the_words(shares, verdict):
-    rows = [
-        {"value": 0.9, "same_family": False, "shared": share, "shared_low": low, "shared_high": high}
-        for share, low, high in shares
-    ]
-    same = {"value": 0.2, "same_family": True, "shared": -1.0, "shared_low": -1.1, "shared_high": -0.9}
+    rows = [pair("a", "b", *share) for share in shares]
+    same = {**pair("a", "b", -1.0, -1.1, -0.9), "same_family": True}
     other = {**same, "same_family": False, "instrument_a": "accounts", "instrument_b": "accounts"}
     (claim,) = across_claims.claims({"across_rdm": rdm(*rows, same, other)})
     assert (claim.id, claim.verdict()) == ("sequel.geometry.last", verdict)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emotrace.measures.statistics import Interval
 from emotrace.study.effects import breaking, claims, contrasts, dose, success
 from emotrace.study.experiment import Tables
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim
@@ -45,13 +46,39 @@ def by_id(made) -> dict[str, Claim]:
         ({}, REPRODUCED),
         ({"rho": 0.2}, NOT_REPRODUCED),  # a curve, but no monotonic one
         ({"rho": 0.45, "half": 0.1}, INCONCLUSIVE),
-        ({"rising": 5}, INCONCLUSIVE),  # on average, but few emotions show it by themselves
+        ({"rising": 5}, REPRODUCED),  # Page's test counts prompts, which share a direction's slope: it decides nothing
         ({"rho": 0.52}, INCONCLUSIVE),  # a threshold a tenth higher would say otherwise
     ],
 )
-def test_a_monotonic_response_is_of_most_emotions(changed, verdict):
+def test_a_monotonic_response_is_of_the_mean_over_emotions(changed, verdict):
     found = by_id(claims.dose_claims(dose_tables(**changed), "llama"))
     assert found["C8.monotonic.classifier"].verdict() == verdict
+
+
+def test_single_emotions_are_counted_by_what_a_random_direction_does_not_pass_and_by_what_it_may():
+    tables = dose_tables(rising=13)
+    tables["monotonicity"]["beyond"] = [0.001, 0.002, 0.003, *[0.04] * 4, *[0.5] * 13]
+    claim = by_id(claims.dose_claims(tables, "llama"))["C8.monotonic.classifier"]
+    # Holm among 20: 0.001 × 20, 0.002 × 19, 0.003 × 18 = 0.054
+    assert "7 have a slope that one more permuted-label direction would have with p < 0.05, 2 after Holm" in claim.how
+    assert "13 rise by Page's test over prompts (Holm), which a random direction" in claim.how
+    assert "rise" not in claim.words
+
+
+def test_a_random_direction_passes_pages_test_far_more_often_than_it_lies_beyond_its_kind():
+    """Why the former decides nothing: all prompts share the slope that a direction happens to have."""
+    rng = np.random.default_rng(0)
+    passed = {"p": 0, "beyond": 0}
+    strengths = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    for _ in range(150):
+        slopes = rng.normal(0, 1, (13, 1, 1, 1)) + np.zeros((13, 1, 1, 8))
+        read = slopes * strengths[:, None] + rng.normal(0, 0.1, (13, 1, 5, 8))
+        under = {"emotion": read[:1], "permuted": read[1:], "gaussian": read[:0]}
+        row = dose.tested(dose.Curves(strengths, 1.0, under, ("one",)))[0]
+        for name in passed:
+            passed[name] += row[name] < 0.05
+    assert passed["p"] > 0.35 * 150
+    assert passed["beyond"] < 0.1 * 150
 
 
 @pytest.mark.parametrize(
@@ -199,7 +226,8 @@ def regimes(at_window: float, far: float, collapse: float = 0.5, within_2: float
             }.items():
                 row |= {column[:-1] or "value": value, f"{column}low": value - 0.03, f"{column}high": value + 0.03}
             rows.append(row)
-    return pd.DataFrame(rows)
+    names = [*NAMES, "permuted-1", "permuted-12", "random-4"]
+    return pd.DataFrame([*rows, *({**rows[0], "emotion": name} for name in names)])
 
 
 def c10(*shares: float, **more) -> dict[str, str]:
@@ -220,7 +248,27 @@ def test_three_regimes_need_both_ways_of_breaking():
     assert c10(0.92, 0.1, collapse=0.97)["three"] == NOT_REPRODUCED  # texts loop, none explodes
     assert c10(0.92, 0.95)["three"] == NOT_REPRODUCED  # nothing ever breaks
     assert c10(0.92, 0.1, collapse=0.885)["three"] == INCONCLUSIVE
+    # 0.117 ± 0.03 is above 0 and above 0.1 by its value alone: the interval has to be, too.
+    assert c10(0.92, 0.1, collapse=0.87)["three"] == INCONCLUSIVE
+    assert c10(0.92, 0.1, collapse=0.84)["three"] == REPRODUCED
     assert c10(0.92, 0.1)["architecture"] == NOT_TESTABLE
+
+
+@pytest.mark.parametrize(("rarer", "verdict"), [((0.156, 0.075, 0.296), INCONCLUSIVE), ((0.21, 0.12, 0.3), REPRODUCED)])
+def test_a_regime_occurs_where_its_whole_interval_is_above_one_text_in_ten(rarer, verdict):
+    estimate, rule = breaking.three_rule(Interval(0.76, 0.6, 0.85), Interval(*rarer))
+    assert (estimate.value, rule.verdict(estimate)) == (rarer[0], verdict)
+    assert breaking.three_rule(Interval(*rarer), Interval(0.76, 0.6, 0.85))[0] == estimate
+    assert "lie above 0.1" in rule.words
+
+
+def test_n_is_what_the_interval_resamples():
+    """Scenarios of one emotion share its vector, texts of one emotion and prompt are alike: 20 emotions, 40, 160 …"""
+    found = by_id(breaking.regime_claims({"regimes": regimes(0.92, 0.1)}, "llama")) | c9(20)
+    for id in ("C9.strict", "C9.of_ceiling", "C9.contrast", "C10.window", "C10.surgical", "C10.three"):
+        assert found[id].estimate.n == len(NAMES), id
+    assert "of 160 texts" in found["C10.three"].how
+    assert "(20 of 40)" in found["C9.strict"].how
 
 
 def test_all_claims_have_rows_in_the_list():

@@ -21,8 +21,9 @@ from emotrace.study import experiments
 from emotrace.study.effects import arms, measure, prompting, sweep, verification
 from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
+from emotrace.study.settings import Settings
 from emotrace.study.steered import FALLBACK_STRENGTH, prepare
-from emotrace.study.study import Settings, Study, choose_layer
+from emotrace.study.study import Study, choose_layer
 from emotrace.tokens import Writing
 from emotrace.whatif import text_reading as reading
 

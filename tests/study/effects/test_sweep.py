@@ -19,7 +19,7 @@ from emotrace.steered_texts import Row
 from emotrace.study import steered
 from emotrace.study.effects import arms, dose, sweep
 from emotrace.study.folder import select
-from emotrace.study.study import Settings
+from emotrace.study.settings import Settings
 from emotrace.tokens import Writing, encode
 
 # -- kin --------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from emotrace.judges.classifiers import emotion_scores
 from emotrace.study.effects import arms, prompting, verification
 from emotrace.study.effects.arms import GAUSSIAN, PERMUTED
 from emotrace.study.effects.verification import ASKED, HELD_OUT, PLAIN, PROMPTED, TARGET, WRONG
+from emotrace.study.settings import Settings
 from emotrace.study.steered import Steering
-from emotrace.study.study import Settings
 
 EMOTIONS = list(corpus.emotions().index)
 LABELS = dict(corpus.emotions()["goemotions"])

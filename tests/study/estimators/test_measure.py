@@ -18,7 +18,8 @@ from emotrace.study.experiment import Results, of_instrument
 from emotrace.study.experiments import by_name
 from emotrace.study.experiments import measure as run_experiments
 from emotrace.study.folder import RunFolder, select
-from emotrace.study.study import Settings, Study
+from emotrace.study.settings import Settings
+from emotrace.study.study import Study
 from emotrace.study.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, claims_table
 
 L, D, LOUD = 2, 40, 6
@@ -186,10 +187,11 @@ def rounded(tmp_path_factory):
         held = {p: v[rows] for p, v in one.reading.pooled.items()}
         return {p: v + size * rng.normal(size=v.shape).astype(np.float32) for p, v in held.items()}
 
-    effects = np.random.default_rng(8).normal(1, 0.1, size=(5, 4))
+    effects, bumps = np.random.default_rng(8).normal(1, 0.1, size=(2, 5, 4))
+    lost = 0.4 + bumps - bumps.mean()
     patch = pytest.MonkeyPatch()
     patch.setattr(precision, "_read", read)
-    patch.setattr(precision, "_steered", lambda one, name, pooled: effects - 0.4 * (name == "int4"))
+    patch.setattr(precision, "_steered", lambda one, name, pooled: effects - lost * (name == "int4"))
     table = precision.precision_table(part)
     patch.undo()
     return part, table
@@ -238,9 +240,12 @@ def test_few_texts_are_read_in_half_precision_arithmetic_and_steering_is_compare
     assert steered["int4"] == pytest.approx(-0.4)
     assert steered["int8"] == pytest.approx(0)
     found = changes.by_precision({"precision": of_instrument({"p": table}, "one")["p"]})
-    assert [one.id for one in found] == ["sequel.precision.mean", "C8.towards.kin_log_probability"]
-    assert found[0].changes
+    assert [one.id for one in found] == ["by_precision.geometry", "by_precision.kin_log_probability"]
+    assert found[0].depends == REPRODUCED  # int4 moves it by more than the margin
     assert "int4" in changes.named(found)
+    assert found[1].verdicts["int4"] == found[1].verdicts["float32"] == REPRODUCED  # 0.6 and 1 nat
+    assert found[1].depends == NOT_REPRODUCED
+    assert found[1].p["int4"] < 0.05  # a difference alone turns no verdict
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [(0.06, 0.1, REPRODUCED), (0.001, 0.04, NOT_REPRODUCED)])

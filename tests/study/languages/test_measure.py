@@ -134,6 +134,24 @@ def test_verdicts_follow_the_rows(table):
         assert of(changed)["C11.example.找了"] == verdict
 
 
+@pytest.mark.parametrize("family", ["gemma", "llama"])
+def test_another_family_than_the_papers_is_an_extension_and_never_a_verdict_on_its_claim(table, family):
+    raised = table.copy()
+    rows = (raised["metric"] == "han_logit_change") & (raised["emotion"] == "excess")
+    raised.loc[rows, ["value", "low", "high", "p"]] = [0.5, 0.2, 0.8, 0.001]
+    raised.loc[(raised["metric"] == "texts_with_han") & (raised["emotion"] == "all"), "value"] = 0.0
+    own = {claim.id: claim for claim in crosslingual_claims({"crosslingual": raised}, "qwen")}
+    other = {claim.id: claim for claim in crosslingual_claims({"crosslingual": raised}, family)}
+    assert own["C11.more_chinese"].verdict() == REPRODUCED
+    assert "about Qwen" not in own["C11.more_chinese"].how
+    assert tuple(other) == CLAIMS
+    assert {claim.verdict() for claim in other.values()} == {NOT_TESTABLE}
+    assert other["C11.more_chinese"].estimate == own["C11.more_chinese"].estimate  # it is measured all the same
+    assert "about Qwen: an extension of ours, which by itself would be reproduced" in other["C11.more_chinese"].how
+    assert own["C11.more_chinese"].words in other["C11.more_chinese"].how
+    assert other["C11.filter"].how.endswith("the paper's claim is about Qwen")  # nor would it be testable by itself
+
+
 def test_a_filter_is_tested_only_where_chinese_is_written(table):
     def verdict(written, missed):
         changed = table.copy()

@@ -8,7 +8,8 @@ from emotrace.instrument import corpus
 from emotrace.study.experiments import by_name
 from emotrace.study.folder import RunFolder
 from emotrace.study.methods import design, measure
-from emotrace.study.study import Settings, read
+from emotrace.study.settings import Settings
+from emotrace.study.study import read
 
 MOODS = {"happy": "smug", "sad": "bored", "angry": "curious"}
 

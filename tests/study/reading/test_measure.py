@@ -18,7 +18,8 @@ from emotrace.study.experiment import of_instrument
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.reading import claims, measure
 from emotrace.study.reading.experiments import EXPERIMENTS
-from emotrace.study.study import Settings, Study, read
+from emotrace.study.settings import Settings
+from emotrace.study.study import Study, read
 from emotrace.study.verdicts import NOT_REPRODUCED, REPRODUCED, claims_table
 from emotrace.tokens import chat_ids
 

@@ -14,7 +14,8 @@ from emotrace.study.experiment import Results
 from emotrace.study.folder import RunFolder, select
 from emotrace.study.separation import axes, claims, localisation, measure, spreads
 from emotrace.study.separation.experiments import EXPERIMENTS
-from emotrace.study.study import Settings, Study
+from emotrace.study.settings import Settings
+from emotrace.study.study import Study
 from emotrace.study.verdicts import COLUMNS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, claims_table
 
 L, D = 12, 48
