@@ -20,6 +20,7 @@ import pandas as pd
 from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.files import Cache
+from emotrace.hosts.open_edits import open_edits
 from emotrace.hosts.remote import answers
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
@@ -193,7 +194,7 @@ def _write_batch(
             rows.append({**cell._asdict(), **asked, **judge(model, tokens, cell.emotion, limit, instrument)})
         return rows
 
-    if cache is None:
+    if cache is None or open_edits(model):  # no key tells of them
         return compute()
     key: dict[str, Any] = {"what": "stories", "model": model.identity, "dtype": model.provenance["dtype"]}
     key |= {"max_new_tokens": limit, "temperature": writing.temperature, "continuation": continuation}

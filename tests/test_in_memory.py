@@ -1,5 +1,6 @@
 """``attach``: a model in memory is read as one that was loaded, and named by what it holds."""
 
+import contextlib
 import copy
 import dataclasses
 import shutil
@@ -284,3 +285,35 @@ def test_what_foreign_code_raises_is_said_in_one_line(change, message, parts):
     with pytest.raises(EmotraceError, match=message) as caught:
         emotrace.attach(*change(module, tokenizer), name="mine")
     assert "\n" not in str(caught.value)
+
+
+def rounding(module):
+    """As much noise as bfloat16 brings to texts in a batch on some CPUs: the padded batch is 8 tokens wide."""
+
+    def noisy(_, args, output):
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.randn(output.shape, generator=rng).to(output.dtype)
+        return output * (1 + 0.2 * noise) if output.shape[1] == 8 else output
+
+    module.model.norm.register_forward_hook(noisy)
+
+
+def heedless_of_padding(module):
+    module.model.register_forward_pre_hook(
+        lambda _, args, given: (args, given | {"attention_mask": None, "position_ids": None}), with_kwargs=True
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_is_told_from_rounding(dtype, tiny_folder):
+    def made(change):
+        module = tf.AutoModelForCausalLM.from_pretrained(tiny_folder("llama")).eval().to(dtype)
+        change(module)
+        return module
+
+    words = tf.AutoTokenizer.from_pretrained(tiny_folder("llama"))
+    refused = pytest.raises(EmotraceError, match="padding before it is not read as the text by itself")
+    with contextlib.nullcontext() if dtype == torch.bfloat16 else refused:
+        assert emotrace.attach(made(rounding), words).n_layers == 4
+    with refused:
+        emotrace.attach(made(heedless_of_padding), words)

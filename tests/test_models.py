@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -13,6 +14,7 @@ import transformers
 
 import emotrace
 from emotrace import EmotraceError
+from emotrace.activations import read_activations
 from emotrace.hosts import gguf as gguf_weights
 from emotrace.hosts import sources
 from emotrace.instrument import corpus
@@ -387,3 +389,12 @@ def test_an_installed_model_that_cannot_be_placed_is_not_called_missing(packaged
     message = failure(emotrace.load, SMOL, device="cuda:99")
     assert "not installed" not in message
     assert "cuda" in message.lower()
+
+
+@pytest.mark.real
+def test_the_embedded_model_is_read_in_bfloat16_whatever_the_cpu_rounds():
+    """A CPU without products of that type takes a text in a batch 0.13 from the text by itself."""
+    narrow, text = emotrace.load("smollm2-135m-instruct", dtype="bfloat16"), ["The footsteps stopped outside my door."]
+    wide = emotrace.load("smollm2-135m-instruct")
+    found, true = (read_activations(model, text, layers=[15])["mean"][0, 0] for model in (narrow, wide))
+    assert np.linalg.norm(found - true) < 0.2 * np.linalg.norm(true)
