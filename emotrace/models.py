@@ -147,7 +147,7 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """What tells this model from any other: its source and its revision or sha256, a folder's sha256 alone."""
+        """What tells this model from any other: source and revision; a folder's or memory's digest alone."""
         return checkpoints.identity(self.provenance)
 
     def check_layers(self, layers: int | Sequence[int] | str | None) -> list[int]:

@@ -213,6 +213,7 @@ class _Texts(OpenEdit):
         real: which tokens of this pass are known to be no padding, ``[row, token]`` (one entry for all, or one each).
         end: of each row where in its text the prompt ends, ``[row]`` (one for all, or one each).
         ends: the same of each cache that is still in use.
+        held: the same of caches that cannot be referred to weakly, by id; they are kept with it.
     """
 
     window: Window
@@ -222,6 +223,7 @@ class _Texts(OpenEdit):
     real: torch.Tensor = field(default_factory=lambda: torch.ones(1, 1, dtype=torch.bool))
     end: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
     ends: weakref.WeakKeyDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakKeyDictionary)
+    held: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
 
     def begin(self, _: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         """Called before each pass of the whole model."""
@@ -233,8 +235,8 @@ class _Texts(OpenEdit):
         self.real = _real(None if self.prompt else inputs.get("attention_mask"), width)
         if self.prompt:
             self.end = self.prompt[1]
-        elif start and cache in self.ends:
-            self.end = self.ends[cache]
+        elif start and (known := self._known(cache)) is not None:
+            self.end = known
         else:
             self.end = start + (self.real * torch.arange(1, width + 1)).amax(dim=1) - 1
         self._remember(cache)
@@ -248,8 +250,18 @@ class _Texts(OpenEdit):
                 self._remember(part)
 
     def _remember(self, cache: Any) -> None:
-        if hasattr(cache, "get_seq_length"):
+        if not hasattr(cache, "get_seq_length"):
+            return
+        try:
             self.ends[cache] = self.end
+        except TypeError:  # a class of another's that has no hash, or no weak references
+            self.held[id(cache)] = cache, self.end
+
+    def _known(self, cache: Any) -> torch.Tensor | None:
+        try:
+            return self.ends.get(cache)
+        except TypeError:
+            return self.held.get(id(cache), (None, None))[1]
 
     def factors(self, rows: int, width: int) -> torch.Tensor:
         """What the strength is multiplied with at each token of the pass: float32 ``[row, token]``."""

@@ -44,7 +44,8 @@ from emotrace.study.across.facts import in_words
 from emotrace.study.across.figures import PICTURES as OVER_MODELS
 from emotrace.study.experiment import of_main_instrument, of_model
 from emotrace.study.folder import FLOAT_FORMAT, read_manifest, read_tables, select
-from emotrace.study.verdicts import ALL_MODELS
+from emotrace.study.languages import claims as languages
+from emotrace.study.verdicts import ALL_MODELS, NOT_TESTABLE
 from emotrace.study.verdicts import claims_table as one_model
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +209,8 @@ def claims_again(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFram
     measured = set(zip(of_new, new["id"].where(new["measured"].notna()), strict=True))
     rests = zip(of_old, old["id"], old["measured"], strict=True)
     lost = {family for family, name, value in rests if pd.notna(value) and (family, name) not in measured}
-    kept = [old[[family in lost for family in of_old]], new[[family not in lost for family in of_new]]]
+    as_was = old[[family in lost for family in of_old]].apply(_by_todays_words, axis=1, manifest=manifest)
+    kept = [as_was, new[[family not in lost for family in of_new]]]
     table = pd.concat(kept, ignore_index=True)
     order = {row: place for place, row in enumerate(zip(old["model"], old["instrument"], old["id"], strict=True))}
     places = [order.get(row, len(order)) for row in zip(table["model"], table["instrument"], table["id"], strict=True)]
@@ -220,6 +222,18 @@ def claims_again(tables: dict[str, pd.DataFrame], manifest: dict) -> pd.DataFram
     same = np.isclose(table[numbers], before, rtol=1e-4, atol=1e-7, equal_nan=True)
     table[numbers] = np.where(same, before, table[numbers])
     return table
+
+
+def _by_todays_words(row: pd.Series, manifest: dict) -> pd.Series:
+    """A row that stays as it was measured: its rule says the p that it asks for, and of whom the paper speaks."""
+    row = row.copy()
+    if pd.notna(row["p"]) and "p < 0.05" not in row["how"]:
+        row["how"] += "; p < 0.05 for reproduced"
+    family = manifest["models"].get(row["model"], {}).get("family")
+    if row["id"].startswith("C11.") and family != languages.PAPER_FAMILY and "about Qwen" not in row["how"]:
+        row["how"] += f"; {languages.extension(row['verdict'])}"
+        row["verdict"], row["p"] = NOT_TESTABLE, np.nan
+    return row
 
 
 def _families(claims: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -196,15 +196,15 @@ def what_holds(claims: pd.DataFrame) -> str:
     for title, lines in titles.items():
         ours = [line for line in lines if not line.startswith(of_paper)]
         papers = [line for line in lines if line.startswith(of_paper)]
-        for kind, own in {"of the paper": papers, "ours and neighbours'": ours}.items():
+        for kind, own in {"of the paper": papers, "implied, ours, neighbours'": ours}.items():
             if own:
                 parts.append(f"**{title}**, {kind} ({len(own)})\n\n" + "\n".join(f"- {line}" for line in own))
     return "\n\n".join(parts)
 
 
 def _is_papers(claim: pd.Series) -> bool:
-    """Whether the paper makes the claim; the rest are controls of ours, and what neighbours claim."""
-    return claim["id"].startswith("C") and not re.search(r"\bours\b|not the paper's", claim["paper"])
+    """Whether the paper makes the claim; others it implies, are controls of ours, or are claims of neighbours."""
+    return claim["id"].startswith("C") and not re.search(r"\bours\b|not the paper's|implied|sequel", claim["paper"])
 
 
 def _where(own: pd.DataFrame) -> str:

@@ -29,6 +29,7 @@ from emotrace.activations import residual_norms
 from emotrace.extraction import read_texts
 from emotrace.instrument import corpus
 from emotrace.study import experiments
+from emotrace.study.notebook import published
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -566,3 +567,20 @@ def test_main_fails_and_names_the_notebook(runner, tmp_path, monkeypatch, capsys
     assert re.search(r"00_good +ok ", said)
     assert re.search(r"01_moved +FAIL ", said)
     assert "moved from 0.7 to 0.6, by more than 0.05" in said
+
+
+QUOTING = [path for path in NOTEBOOKS if "published(" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", QUOTING, ids=[path.stem for path in QUOTING])
+def test_what_a_notebook_quotes_of_the_published_run_is_what_is_published(path):
+    """Rules may change after a run, and its claims with them: no measured number moves, so nothing else tells."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if "published(" in cell.source]
+    quoting = [cell for cell in cells if cell.cell_type == "code" and "import" not in cell.source]
+    assert quoting
+    for cell in quoting:
+        *before, call = ast.parse(cell.source).body
+        known = {"published": published}
+        exec(compile(ast.Module(before, []), path.name, "exec"), known)
+        table = eval(compile(ast.Expression(call.value), path.name, "eval"), known)
+        assert cell.outputs[0]["data"]["text/html"] == table._repr_html_()

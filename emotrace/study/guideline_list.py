@@ -139,9 +139,11 @@ def rules(tables: Tables) -> list[dict[str, Any]]:
 
 
 def _together(verdicts: list[str]) -> str:
-    """One verdict over models: theirs, where those tested agree, else how many said yes, or if none did, no."""
+    """One verdict over models: theirs, where those tested agree, else how many said yes and how many no."""
     tested = [verdict for verdict in verdicts if verdict != UNTESTED]
     if not tested:
         return UNTESTED
-    said = YES if YES in tested else NO
-    return tested[0] if len(set(tested)) == 1 else f"{said} in {tested.count(said)} of {len(tested)} models"
+    if len(set(tested)) == 1:
+        return tested[0]
+    said = [f"{verdict} in {tested.count(verdict)}" for verdict in (YES, NO) if verdict in tested]
+    return f"{', '.join(said)} of {len(tested)} models"

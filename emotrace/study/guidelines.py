@@ -84,10 +84,10 @@ def _pooling(tables: Tables) -> Finding:
     mean, last = _held_out(rows["mean"]), _held_out(rows["last"])
     paired = _factor(tables, "pooling", "mean", "last")
     gap = paired or difference(mean, last)
-    how = "in the factorial, paired by topic, mean over authors and frames" if paired else "not paired"
+    how = "in the factorial, paired by topic, over the texts and frames that it has" if paired else "not paired"
     return Finding(
-        f"accuracy over {emotions_in_words(tables)} on held-out topics: mean over tokens {shown(mean)}, last token "
-        f"{shown(last)}; difference {shown(gap)}, {how}",
+        f"the mean over tokens adds {shown(gap)} to the accuracy ({how}); at the layer that decoding chose, over "
+        f"{emotions_in_words(tables)} on held-out topics: mean over tokens {shown(mean)}, last token {shown(last)}",
         positive(gap),
     )
 
@@ -146,9 +146,10 @@ def _frame(tables: Tables) -> Finding | None:
     if plain is None or unnamed is None or chat is None or gap is None:
         return None
     return Finding(
-        f"naming the feeling in the request adds {shown(gap)} to the accuracy, paired by topic, mean over authors "
-        f"and poolings; of the model's own stories, mean over tokens: read plain {shown(plain)}, after the request "
-        f"without the feeling {shown(unnamed)}, after the one that names it {shown(chat)}; n = {chat['n']:.0f} topics",
+        f"naming the feeling in the request adds {shown(gap)} to the accuracy (paired by topic, mean over all authors "
+        f"and both poolings); the model's own stories alone, mean over tokens: read plain {shown(plain)}, after the "
+        f"request without the feeling {shown(unnamed)}, after the one that names it {shown(chat)}; "
+        f"n = {chat['n']:.0f} topics",
         positive(gap),
     )
 
@@ -164,10 +165,9 @@ def _author(tables: Tables) -> Finding | None:
     if own is None or ours is None or gap is None:
         return None
     return Finding(
-        f"read plain, mean over tokens, accuracy: the model's own stories {shown(own)}, chance "
-        f"{format_number(own['chance'])}; our passages, the one outside writer that was tried, {shown(ours)}; the "
-        f"stories minus the passages, paired by topic, mean over frames and poolings, {shown(gap)}; "
-        f"n = {own['n']:.0f} topics",
+        f"accuracy on the model's own stories minus that on our passages, the one outside writer that was tried: "
+        f"{shown(gap)} (paired by topic, mean over frames and poolings); read plain, mean over tokens: stories "
+        f"{shown(own)}, passages {shown(ours)}, chance {format_number(own['chance'])}; n = {own['n']:.0f} topics",
         negative(gap),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Hashable, Mapping
 from concurrent import futures
 from dataclasses import asdict, dataclass, field
@@ -71,7 +72,8 @@ class Study:
     source: Instrument = field(default_factory=default)
     instruments: dict[str, Study] = field(default_factory=dict, repr=False)
     _shared: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
-    _measured: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+    _measured: dict[Hashable, futures.Future[Any]] = field(default_factory=dict, init=False, repr=False)
+    _asking: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.instruments = {self.instrument: self, **self.instruments}
@@ -113,10 +115,20 @@ class Study:
         return self._shared[make]
 
     def measured(self, what: Hashable, compute: Callable[[], Shared]) -> Shared:
-        """``compute()``, of this name; several tables need what takes long to compute from the activations."""
-        if what not in self._measured:
-            self._measured[what] = compute()
-        return self._measured[what]
+        """``compute()``, of this name; several tables need what takes long to compute from the activations.
+
+        A thread that asks for what another computes waits for it.
+        """
+        with self._asking:
+            begun = what in self._measured
+            found = self._measured.setdefault(what, futures.Future())
+        if not begun:
+            try:
+                found.set_result(compute())
+            except BaseException as error:
+                del self._measured[what]
+                found.set_exception(error)
+        return found.result()
 
     def rng(self, *purpose: object) -> np.random.Generator:
         """The generator of one purpose, independent of every other and of the order of work."""

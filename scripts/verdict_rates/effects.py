@@ -240,7 +240,6 @@ SIMULATIONS = (
 NOTES = """In the author's arm (`C8.published.*`) a control direction raises or lowers the kin words of all emotions
 together, and eight of them average that out little, whatever the number of emotions and prompts. An effect of 1.2 nats,
 six times the smallest of interest, is seldom found there: *inconclusive* is the usual answer. `C8.monotonic.*` rests on
-the mean ρ alone; where ρ is 1 in every emotion nothing varies, there is no interval, and the verdict is *inconclusive*:
-so it is with the strongest effects above. `C10.three` asks for intervals above the margin, and leaves a share of 0.16
-open more often than not.
+the mean ρ alone; where it is 1 in every emotion the interval is that of so many emotions alike. `C10.three` asks for
+intervals above the margin, and leaves a share of 0.16 open more often than not.
 """

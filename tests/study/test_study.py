@@ -147,3 +147,25 @@ def test_what_a_layer_decodes_is_computed_once_and_chooses_the_layer(study, monk
     study.release()
     assert choose_layer(study, "mean", "nearest_centroid") == LAYERS
     assert len(calls) == LAYERS + 2
+
+
+def test_two_threads_that_need_the_same_compute_it_once_and_an_error_is_not_kept(study):
+    calls, gate = [], threading.Event()
+
+    def slow():
+        calls.append(1)
+        assert gate.wait(20)
+        return object()
+
+    found = []
+    both = [threading.Thread(target=lambda: found.append(study.measured("slow", slow))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    gate.set()
+    for thread in both:
+        thread.join(20)
+    assert len(calls) == 1
+    assert found[0] is found[1]
+    with pytest.raises(ZeroDivisionError):
+        study.measured("error", lambda: 1 / 0)
+    assert study.measured("error", lambda: 3) == 3

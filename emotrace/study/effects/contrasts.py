@@ -91,7 +91,20 @@ def contrast(found: Curves, control: str, kind: str) -> Crossed | None:
         return page(mean.T)[0]
 
     value, low, high, p = crossed(rho, own.shape[0], own.shape[-1], len(against))
+    if np.isnan(low) and abs(value) == 1:
+        return at_the_end(value, int(np.isfinite(own).all(axis=(1, 2)).sum()))
     return Crossed(value, max(low, -1.0), min(high, 1.0), p)  # Student's interval knows nothing of ρ's ends
+
+
+def at_the_end(rho: float, emotions: int) -> Crossed:
+    """The interval of a mean ρ that is 1, or −1, in every emotion, whichever prompt or control direction is left out.
+
+    Ours: other emotions may do otherwise. Of so many alike, the share that does is at most 1 − 0.025^(1/n) (the exact
+    binomial bound), and in none can ρ be further off than its other end. p: so many equal signs by chance.
+    """
+    other = 1 - 0.025 ** (1 / emotions)
+    low, high = sorted((rho, rho * (1 - 2 * other)))
+    return Crossed(rho, low, high, 2 * 0.5**emotions)
 
 
 def _log_ratio(swept: Sweep) -> Curves:

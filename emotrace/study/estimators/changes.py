@@ -82,7 +82,7 @@ class Statement(NamedTuple):
             given.setdefault(verdict, []).append(name)
         said = ", ".join(f"{verdict} by {', '.join(names)}" for verdict, names in given.items())
         known = [p for p in self.p.values() if np.isfinite(p)]
-        least = f"; smallest p of a difference from {self.than} {min(known):.2g}" if known else ""
+        least = f"; smallest p of a difference from {self.than}, after Holm, {min(known):.2g}" if known else ""
         return f"{self.text} (`{self.id}`): {said}{least}"
 
 

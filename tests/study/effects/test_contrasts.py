@@ -26,6 +26,15 @@ def test_effects_of_equal_norm_are_differences_from_the_control_in_both_directio
     assert not table["control_breaks"].any()
 
 
+def test_a_dose_response_that_is_perfect_everywhere_has_an_interval_all_the_same():
+    row = effect(contrasts.effects(planted(noisy(own_slope))), "rho")
+    assert row["value"] == 1  # in each of three emotions, and whatever is left out
+    # A share q of other emotions leaves 3 of 3 with probability (1 - q)^3 = 0.025 at q = 0.7076; each has -1 at worst.
+    assert (row["low"], row["high"]) == pytest.approx((1 - 2 * 0.70760, 1.0), abs=1e-4)
+    assert row["p"] == 0.25
+    assert contrasts.at_the_end(-1.0, 20) == pytest.approx((-1, -1, -0.6632, 2**-19), abs=1e-4)
+
+
 def test_the_interval_covers_controls_that_differ():
     slopes = dict(zip(PERMUTEDS, (-2, -1, 0, 1, 2), strict=True))
     row = effect(contrasts.effects(planted(noisy(lambda d, e: slopes.get(d, own_slope(d, e))))), "towards")
