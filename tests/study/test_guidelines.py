@@ -58,7 +58,7 @@ def test_stories_that_carry_the_feeling_as_passages_do_need_no_check(gap, verdic
     tables = factorial(0.5, 0.5, 0.5, 0.6, gap=gap)
     assert verdicts(rule, **tables) == [verdict] * 2
     assert verdicts(rule, **(tables | BASE)) == [UNTESTED] * 2  # a base model writes none
-    assert "own stories 0.5 (0.3 to 0.7), chance 0.05" in told(rule, **tables)
+    assert "stories 0.5 (0.3 to 0.7), passages 0.6" in told(rule, **tables)
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.1, YES), (-0.1, NO), (0.01, INCONCLUSIVE)])
@@ -76,7 +76,7 @@ def test_the_verdict_over_models_counts_those_that_were_tested():
     ]
     parts[2]["factorial_decoding"] = parts[2]["factorial_decoding"].query("train_author == 'ours'")
     several = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-    assert verdicts("Decode the model's own stories", **several) == [YES, NO, UNTESTED, "yes in 1 of 2 models"]
+    assert verdicts("Decode the model's own stories", **several) == [YES, NO, UNTESTED, "yes in 1, no in 1 of 2 models"]
     parts[0] = factorial(0.5, 0.5, 0.5, 0.6, gap=0.01)
     several = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
     found = verdicts("Decode the model's own stories", **several)
