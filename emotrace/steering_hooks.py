@@ -201,7 +201,7 @@ def _hook(values: torch.Tensor, texts: _Texts, ablate: bool) -> Callable[..., An
     return change
 
 
-@dataclass
+@dataclass(eq=False)
 class _Texts(OpenEdit):
     """Which tokens of their texts the forward passes read, counted from the last token of the prompt.
 

@@ -31,7 +31,7 @@ class Text(Protocol):
     def ids(self) -> Sequence[int]: ...
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class OpenEdit:
     """An edit whose method is a forward pre-hook of the whole model: there it is found, by whichever handle.
 
