@@ -307,7 +307,8 @@ def test_a_verdict_depends_on_the_estimator_where_it_is_unlike_and_the_paired_ga
     assert one.id == "by_estimator.kin_log_probability"  # the claims' id is of other, and more, texts
     assert one.verdicts == {"mean_difference": REPRODUCED, "whitened": NOT_REPRODUCED, "logistic": REPRODUCED}
     assert (one.depends, one.apart) == (REPRODUCED, ["whitened"])
-    assert "not reproduced by whitened; smallest p of a difference from mean_difference, after Holm, 0.02" in one.words()
+    said = "not reproduced by whitened; smallest p of a difference from mean_difference, after Holm, 0.02"
+    assert said in one.words()
     by_chance = by_kin_words(effects(0.03, **unlike))  # Holm: two gains were asked
     assert by_chance.p == {"whitened": pytest.approx(0.06), "logistic": pytest.approx(0.06)}
     assert (by_chance.depends, changes.together([by_chance, one])) == (INCONCLUSIVE, REPRODUCED)
