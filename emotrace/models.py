@@ -15,6 +15,7 @@ from emotrace import arguments
 from emotrace.errors import EmotraceError, unknown
 from emotrace.hosts import checkpoints, quantised, threads
 from emotrace.hosts import remote as servers
+from emotrace.hosts.open_edits import unedited
 from emotrace.hosts.sources import DEFAULT_MODEL as DEFAULT_MODEL
 from emotrace.hosts.sources import base_by_registry, load_failure, quiet, resolve, run_names
 from emotrace.hosts.tokenizer_files import read_tokenizer
@@ -297,7 +298,8 @@ def handle_of(
     from emotrace.architecture import examine
 
     try:
-        architecture = examine(nn._module)
+        with unedited(nn._module):
+            architecture = examine(nn._module)
     except Exception as error:  # what it lacks, or whatever a class of another's code raises
         kind = f"{config.model_type!r} ({type(nn._module).__name__})"
         cause = checkpoints.one_line(error)

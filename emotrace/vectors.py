@@ -187,14 +187,17 @@ class EmotionVectors:
     def unit(self) -> EmotionVectors:
         """Each vector divided by its Euclidean norm.
 
+        A layer at which all are zero but for rounding, as the embeddings of last tokens that are all full stops, is 0.
+
         Raises:
-            EmotraceError: a vector is zero, and so has no direction.
+            EmotraceError: a vector is zero where others are not, and so has no direction.
         """
-        norms = np.linalg.norm(self.values.astype(np.float64), axis=-1, keepdims=True)
+        norms = np.linalg.norm(self.values.astype(np.float64), axis=-1)
+        norms[:, (norms**2 <= self.rounding).all(axis=0)] = np.inf
         if not (norms > 0).all():
-            emotion, layer = np.argwhere(norms[..., 0] <= 0)[0]
+            emotion, layer = np.argwhere(norms <= 0)[0]
             raise EmotraceError(f"the vector of {self.emotions[emotion]} at layer {self.layers[layer]} is zero")
-        return self._with(self.values / norms, "unit norm")
+        return self._with(self.values / norms[..., None], "unit norm")
 
     def mix(self, weights: Mapping[str, float]) -> np.ndarray:
         """The weighted sum of several emotions' vectors: ``[layer, d_model]``."""

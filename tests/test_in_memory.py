@@ -79,6 +79,28 @@ def test_a_tokenizer_that_cuts_otherwise_is_another_model(parts):
     assert checkpoints.memory_digest(module, tokenizer) != before
 
 
+class Begun(tf.ByT5Tokenizer):
+    """The same vocabulary, its end of text before each text as well."""
+
+    def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None):
+        return [self.eos_token_id, *super().build_inputs_with_special_tokens(token_ids_0, token_ids_1)]
+
+
+def test_a_python_tokenizer_that_begins_texts_otherwise_is_another_model(parts):
+    one, other = (checkpoints.memory_digest(parts[1], words()) for words in (tf.ByT5Tokenizer, Begun))
+    assert one != other
+
+
+@pytest.mark.parametrize("tokens", ["all", "generated", (0, 2)])
+def test_within_a_steered_block_the_model_itself_is_attached(parts, tokens):
+    _, module, words = parts
+    outside = emotrace.attach(module, words)
+    vectors = emotrace.extract(outside, emotions=["happy", "sad"])
+    with emotrace.steered(outside, vectors, "sad", 50.0, layers=[1], tokens=tokens):
+        within = emotrace.attach(module, words)
+    assert (within.identity, within.architecture) == (outside.identity, outside.architecture)
+
+
 # -- one model, one identity ------------------------------------------------------------------------------------------
 
 

@@ -244,6 +244,15 @@ def test_a_zero_vector_has_no_direction():
     assert refused(v.unit) == "the vector of calm at layer 2 is zero"
 
 
+def test_a_layer_that_holds_rounding_alone_stays_zero():
+    v = reading().vectors()
+    whole = v.unit()
+    v.values[:, 0] = 1e-9 * np.random.default_rng(0).standard_normal(v.values[:, 0].shape)
+    unit = v.unit()
+    assert not unit.values[:, 0].any()
+    np.testing.assert_array_equal(unit.values[:, 1:], whole.values[:, 1:])
+
+
 def test_recentring_without_a_centre_gives_the_class_means_and_the_others_their_differences():
     read = reading()
     v = read.vectors()

@@ -261,7 +261,10 @@ def memory_digest(module: Any, tokenizer: Any) -> str:
     ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     digest = hashlib.sha256(f"{config} {sorted(map(str, ends if isinstance(ends, list) else [ends]))}".encode())
     core = getattr(tokenizer, "backend_tokenizer", None)
-    words = json.dumps(tokenizer.get_vocab(), sort_keys=True) if core is None else core.to_str()
+    if core is None:  # what it adds to a text stands in no vocabulary
+        words = json.dumps([tokenizer.get_vocab(), tokenizer("a")["input_ids"]], sort_keys=True)
+    else:
+        words = core.to_str()
     words = words.split('"added_tokens":', 1)[-1]  # before it: truncation and padding of the last call
     special = dict(tokenizer.special_tokens_map)
     pad = special.pop("pad_token", None)  # of a tokenizer without one nnsight makes it the end of text

@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -54,15 +54,16 @@ class OpenEdit:
         return not (self.silent and self.thread == threading.get_ident())
 
 
-def open_edits(model: Model) -> list[OpenEdit]:
+def open_edits(model: Model | torch.nn.Module) -> list[OpenEdit]:
     """The edits that emotrace's own passes of this thread feel."""
-    owners = [getattr(hook, "__self__", None) for hook in model.nn._module._forward_pre_hooks.values()]
+    module: Any = model if isinstance(model, torch.nn.Module) else cast(Model, model).nn._module
+    owners = [getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values()]
     own = [owner for owner in owners if isinstance(owner, OpenEdit) and owner.thread == threading.get_ident()]
     return [edit for edit in own if not edit.silent]
 
 
 @contextlib.contextmanager
-def unedited(model: Model) -> Iterator[None]:
+def unedited(model: Model | torch.nn.Module) -> Iterator[None]:
     """Around what is measured once and remembered: this thread's passes are those of the model as it is."""
     with contextlib.ExitStack() as after:
         for edit in open_edits(model):

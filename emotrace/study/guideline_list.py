@@ -10,7 +10,7 @@ import pandas as pd
 from emotrace.measures import statistics
 from emotrace.measures.statistics import Interval
 from emotrace.study.experiment import Tables, of_main_instrument, of_model
-from emotrace.study.verdicts import ALL_MODELS, INCONCLUSIVE, format_interval, format_number
+from emotrace.study.verdicts import ALL_MODELS, INCONCLUSIVE
 
 YES, NO, UNTESTED = "yes", "no", "not testable"
 VERDICTS = (YES, NO, INCONCLUSIVE, UNTESTED)
@@ -45,12 +45,6 @@ def rows_by(rows: pd.DataFrame, column: str) -> dict[Any, Row]:
 def interval_of(row: Row) -> Interval:
     """The estimate of a row."""
     return Interval(*(float(row[name]) for name in ("value", "low", "high")))
-
-
-def shown(estimate: Row | Interval) -> str:
-    """``0.59 (0.52 to 0.65)``."""
-    value, low, high = estimate if isinstance(estimate, Interval) else interval_of(estimate)
-    return f"{format_number(value)} ({format_interval(low, high)})"
 
 
 def reaches(estimate: Interval, bound: float) -> str:

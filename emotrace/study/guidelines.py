@@ -36,11 +36,11 @@ from emotrace.study.guideline_list import (
     reaches,
     rows_by,
     rules,
-    shown,
     states,
 )
 from emotrace.study.languages.claims import ALIGNED
 from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Estimate, format_number
+from emotrace.study.verdicts import format_estimate as shown
 
 __all__ = ["NO", "UNTESTED", "VERDICTS", "YES", "rules", "vector_guidelines"]
 

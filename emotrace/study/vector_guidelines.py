@@ -13,16 +13,9 @@ from emotrace.study.estimators.layers import BY_EFFECT, DECODING, EFFECT
 from emotrace.study.estimators.steering import NEXT_TOKEN
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
-from emotrace.study.guideline_list import NO, UNTESTED, YES, Finding, shown, states
-from emotrace.study.verdicts import (
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    REPRODUCED,
-    claims_table,
-    format_interval,
-    format_number,
-)
+from emotrace.study.guideline_list import NO, UNTESTED, YES, Finding, states
+from emotrace.study.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, claims_table, format_number
+from emotrace.study.verdicts import format_estimate as shown
 
 LESS = 0.02
 """A ranking that is lower by less is as good: one text in fifty that changes places."""
@@ -100,7 +93,7 @@ def _layer(tables: Tables) -> Finding | None:
         f"at equal harm, layer {held['layer']:.0f}{claims.last_tried(table, held['layer'])} chosen by effect over "
         f"layer {held['rival_layer']:.0f} chosen by decoding: {shown(held)} nats on held-out prompts, {shown(seen)} on "
         f"those that chose; the same choice with permuted labels: {claims.shuffled_gains(shuffles)}; beyond the "
-        f"nearest of these {format_number(judged['measured'])} ({format_interval(judged['low'], judged['high'])}), p "
+        f"nearest of these {shown({**judged, 'value': judged['measured']})}, p "
         f"{format_number(judged['p'])} after Holm; supported if `layer.over_{DECODING}` is reproduced",
         ANSWERS[judged["verdict"]],
     )

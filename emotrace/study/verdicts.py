@@ -11,12 +11,14 @@ smallest effect a tenth smaller and larger: where the answers differ, the verdic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from emotrace.measures.statistics import Interval
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 NOT_TESTABLE = "not testable on this model"
@@ -277,6 +279,13 @@ def claims_table(model: str, claims: Iterable[Claim]) -> pd.DataFrame:
 def format_interval(low: float, high: float) -> str:
     """An interval for a reader, or a dash where there is none."""
     return f"{format_number(low)} to {format_number(high)}" if np.isfinite(low) and np.isfinite(high) else "–"
+
+
+def format_estimate(estimate: Estimate | Interval | Mapping[Any, Any] | pd.Series) -> str:
+    """A value with its interval, of a table's row as well: ``0.59 (0.52 to 0.65)``."""
+    if not isinstance(estimate, Mapping | pd.Series):
+        estimate = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return f"{format_number(estimate['value'])} ({format_interval(estimate['low'], estimate['high'])})"
 
 
 def format_number(value: float) -> str:

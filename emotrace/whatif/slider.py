@@ -9,6 +9,7 @@ import numpy as np
 
 from emotrace import arguments
 from emotrace.errors import EmotraceError
+from emotrace.hosts.open_edits import open_edits
 from emotrace.whatif.compare import what_if
 from emotrace.whatif.text_reading import cached_vectors
 
@@ -39,7 +40,7 @@ def what_if_slider(
     """A slider over the calibrated strengths, from away to towards, and a menu of the emotions; below, the what-if.
 
     Texts are greedy or sampled with one seed, so a setting always shows the same; each is written once, when it is
-    first chosen.
+    first chosen (once more within another ``steered`` block).
 
     Args:
         model: the model.
@@ -61,7 +62,11 @@ def what_if_slider(
         raise EmotraceError("the slider needs ipywidgets: pip install ipywidgets (what_if itself does not)") from None
     vectors = cached_vectors(model, needed=options.get("layer")) if vectors is None else vectors
     arguments.choice(emotion, "emotion", vectors.emotions)
-    compare = functools.cache(functools.partial(what_if, model, prompt, vectors=vectors, **options))
+
+    @functools.cache
+    def compare(emotion: str, strength: float, _open: tuple[Any, ...]) -> str:
+        return what_if(model, prompt, emotion, strength, vectors=vectors, **options)._repr_html_()
+
     strengths = window(vectors)
     menu = ipywidgets.Dropdown(options=vectors.emotions, value=emotion, description="emotion")
     slider = ipywidgets.SelectionSlider(
@@ -74,7 +79,7 @@ def what_if_slider(
     page = ipywidgets.HTML()
 
     def show(_: Any = None) -> None:
-        page.value = compare(menu.value, slider.value)._repr_html_()
+        page.value = compare(menu.value, slider.value, tuple(open_edits(model)))
 
     menu.observe(show, "value")
     slider.observe(show, "value")

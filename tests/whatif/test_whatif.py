@@ -329,6 +329,15 @@ def test_a_setting_is_written_once_and_is_the_what_if_of_it(llama, vectors, monk
     strength.value = highest
     assert page.value == first
     assert written == [("sad", highest), ("sad", 0.0)]
+    with emotrace.steered(llama, vectors, "calm", 2.0):
+        strength.value = 0.0
+        edited = page.value
+        assert edited == what_if(llama, PROMPT, "sad", 0.0, **options)._repr_html_()
+    strength.value = highest
+    strength.value = 0.0
+    assert page.value != edited
+    assert page.value == what_if(llama, PROMPT, "sad", 0.0, **options)._repr_html_()
+    assert written[2:] == [("sad", 0.0)]
 
 
 def test_moving_the_slider_and_the_menu_shows_another_what_if(llama, vectors):

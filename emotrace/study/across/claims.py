@@ -30,8 +30,7 @@ from emotrace.study.verdicts import (
     at_least,
     decided,
     exceeds,
-    format_interval,
-    format_number,
+    format_estimate,
     significant,
     together,
 )
@@ -266,7 +265,7 @@ def _shared_geometry(rdm: pd.DataFrame, pooling: str) -> Claim | None:
     words = "last token" if pooling == "last" else "mean over tokens"
     given = rows if "shared" in rows else rows.assign(shared=np.nan, shared_low=np.nan, shared_high=np.nan)
     pairs = sorted(map(_pair, given.to_dict("records")), key=_decides)
-    of_pairs = ", ".join(f"{name} {_share(estimate)}" for name, estimate in pairs)
+    of_pairs = ", ".join(f"{name} {format_estimate(estimate)}" for name, estimate in pairs)
     beside = f"ρ {rows['value'].min():.2f} to {rows['value'].max():.2f} as the sequel computes it"
     if rows.get("words", pd.Series(dtype=float)).notna().any():
         beside += (
@@ -300,10 +299,6 @@ def _decides(pair: tuple[str, Estimate]) -> tuple[int, float]:
     _, estimate = pair
     order = (NOT_REPRODUCED, INCONCLUSIVE, REPRODUCED).index(GEOMETRY.verdict(estimate))
     return order, -np.inf if np.isnan(estimate.low) else estimate.low
-
-
-def _share(estimate: Estimate) -> str:
-    return f"{format_number(estimate.value)} ({format_interval(estimate.low, estimate.high)})"
 
 
 def shared_in_every_pair(pairs: list[Estimate]) -> Rule:

@@ -15,7 +15,7 @@ from emotrace.study.effects.contrasts import AWAY, COHERENCE, NORM, PERPLEXITY, 
 from emotrace.study.effects.dose import OTHERS, holm
 from emotrace.study.experiment import Tables
 from emotrace.study.folder import select
-from emotrace.study.verdicts import Claim, Estimate, Rule, exceeds, format_interval, significant
+from emotrace.study.verdicts import Claim, Estimate, Rule, exceeds, format_estimate, significant
 
 READINGS = {
     "beyond_skip": "the residual stream at a later layer, beyond what the skip connection carries",
@@ -105,7 +105,7 @@ def _beside(rows: pd.DataFrame, contrast: str) -> str:
         row = _row(rows, contrast, control)
         if row is not None:
             flag = _flag(row)
-            parts.append(f"against {words} {row['value']:.3g} ({format_interval(row['low'], row['high'])}){flag}")
+            parts.append(f"against {words} {format_estimate(row)}{flag}")
     return "".join(f"; {part}" for part in parts)
 
 
@@ -142,7 +142,7 @@ def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str) -> Claim 
         how=f"Spearman's ρ with strength, up to {_where(rows)}, of an emotion's reading under its own vector minus "
         f"under permuted-label vectors of equal norm (mean of {row['directions']:.0f}) over {row['prompts']:.0f} "
         f"prompts; mean over {len(trends)} emotions, interval over emotions, prompts and control directions; slope of "
-        f"the difference {slope['value']:.3g} ({format_interval(slope['low'], slope['high'])}) a unit of strength"
+        f"the difference {format_estimate(slope)} a unit of strength"
         f"{_flag(row)}; {_single(trends)}",
     )
 
@@ -184,7 +184,7 @@ def _matched(rows: pd.DataFrame, reading: str) -> Claim | None:
         how="an emotion's reading at the calibrated strength minus that under permuted-label vectors at the strength "
         f"at which *their* texts have the same mean log perplexity ratio ({row['relative']:.2g} × the emotion's, "
         f"interpolated); where the same share of texts is coherent ({coherence['relative']:.2g} ×): "
-        f"{coherence['value']:.3g} ({format_interval(coherence['low'], coherence['high'])}); interval over "
+        f"{format_estimate(coherence)}; interval over "
         f"{row['n']:.0f} emotions, {row['prompts']:.0f} prompts and {row['directions']:.0f} control directions",
     )
 

@@ -28,8 +28,8 @@ from emotrace.study.verdicts import (
     Estimate,
     Rule,
     exceeds,
+    format_estimate,
     format_interval,
-    format_number,
     significant,
 )
 
@@ -248,9 +248,9 @@ def _layer(table: pd.DataFrame, rival: str) -> Claim:
         f"minus layer {row['rival_layer']:.0f}, both at the strength of equal KL on neutral texts ({row['kl']:.3g} "
         f"nats a token), on {row['prompts']:.0f} prompts, each half of the emotions where the other half chose (layers "
         f"{row['first_layer']:.0f} and {row['second_layer']:.0f}; where it was made {choosing['value']:+.2f}): "
-        f"{gain_words(row)}; the same choice with permuted labels: {shuffled_gains(shuffles)}; measured is the first "
-        "minus that of the shuffle that comes nearest, its interval from both (Zou and Donner 2008) as if independent, "
-        "p the largest that the rule asks for; coherent texts "
+        f"{format_estimate(row)}; the same choice with permuted labels: {shuffled_gains(shuffles)}; measured is the "
+        "first minus that of the shuffle that comes nearest, its interval from both (Zou and Donner 2008) as if "
+        "independent, p the largest that the rule asks for; coherent texts "
         f"{kept['value']:.0%} against {other['value']:.0%}",
     )
 
@@ -289,13 +289,9 @@ def over_shuffle(own: pd.Series, shuffle: pd.Series) -> Estimate:
     return Estimate(float(value), float(low), float(high), own["n"], float(p))
 
 
-def gain_words(row: pd.Series) -> str:
-    return f"{format_number(row['value'])} ({format_interval(row['low'], row['high'])})"
-
-
 def shuffled_gains(shuffles: pd.DataFrame) -> str:
     """What the choice gains under each shuffle of the labels, in words."""
-    return ", ".join(gain_words(row) for _, row in shuffles.iterrows()) or "was not measured"
+    return ", ".join(format_estimate(row) for _, row in shuffles.iterrows()) or "was not measured"
 
 
 def last_tried(table: pd.DataFrame, layer: float) -> str:

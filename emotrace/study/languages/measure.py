@@ -178,6 +178,7 @@ def _key(steering: Steering, vectors: EmotionVectors, prompts: Sequence[str], si
         "experiment": "crosslingual",
         "model": model.identity,
         "dtype": model.provenance["dtype"],
+        "unembedded in": "float32",
         "vectors": digest.hexdigest(),
         "layer": steering.layer,
         "prompts": list(prompts),

@@ -23,6 +23,7 @@ from emotrace.study.verdicts import (
     Estimate,
     Rule,
     exceeds,
+    format_estimate,
     format_interval,
     format_number,
     together,
@@ -117,7 +118,7 @@ def _graded(rows: pd.DataFrame, pooling: str) -> Claim:
         Estimate(row["value"], row["low"], row["high"], row["n"])
         for row in (rows.loc[OVER_NUMBER], rows.loc[OVER_EMOTION])
     ]
-    number, emotion = (f"{format_number(one.value)} ({format_interval(one.low, one.high)})" for one in either)
+    number, emotion = (format_estimate(one) for one in either)
     return Claim(
         id=f"neighbour.graded.{pooling}",
         claim=f"neighbour: the projection on an emotion rises with its dose ({POOLINGS[pooling]})",
