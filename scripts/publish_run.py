@@ -25,6 +25,7 @@ import pandas as pd
 from published_pages import (
     advice_table,
     by_model,
+    changes_table,
     claims_table,
     confirmed_rows,
     findings_list,
@@ -271,6 +272,7 @@ def write_pages(results: Path) -> None:
     """What README, results and guidelines say, from the published tables."""
     manifest, tables = read_manifest(results), read_tables(results)
     claims, guidelines = tables["claims"], ROOT / "docs" / "guidelines.md"
+    changes = pd.read_csv(results / "rule_changes.csv")
     replace_between(ROOT / "README.md", "model", f"**{EMBEDDED}**: {in_words(manifest)[EMBEDDED]}.")
     replace_between(ROOT / "README.md", "findings", findings_list(of_model(tables, EMBEDDED)))
     for name, text in {
@@ -278,7 +280,8 @@ def write_pages(results: Path) -> None:
         "weights": models_table(manifest),
         "vectors": vectors_paragraph(tables, manifest),
         "models": by_model(claims, manifest["quick"]),
-        "holds": what_holds(claims),
+        "changes": changes_table(changes, claims),
+        "holds": what_holds(claims, set(changes["id"])),
         "u": u_answer(tables),
         "confirmed": confirmed_rows(tables),
         "transfer": transfer_rows(tables["transfer"]),

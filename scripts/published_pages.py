@@ -8,16 +8,19 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from emotrace.errors import EmotraceError
 from emotrace.study import findings, guidelines
 from emotrace.study.across.facts import in_words
 from emotrace.study.effects.figures import confirmed_shares
 from emotrace.study.experiment import of_model
+from emotrace.study.folder import select
 from emotrace.study.verdicts import (
     ALL_MODELS,
     INCONCLUSIVE,
     NOT_REPRODUCED,
     NOT_TESTABLE,
     REPRODUCED,
+    format_estimate,
     format_interval,
     format_number,
 )
@@ -164,8 +167,35 @@ def models_table(manifest: dict) -> str:
     return "\n".join(f"- **{name}**: {words}" for name, words in described.items())
 
 
-def what_holds(claims: pd.DataFrame) -> str:
+def changes_table(changes: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """The verdicts that a change of rule turned after the data were seen, as Markdown, the measured value beside them.
+
+    Raises:
+        EmotraceError: the last change of a verdict is not the verdict that stands.
+    """
+    keys = ["model", "instrument", "id"]
+    now = claims.set_index(keys)[["measured", "low", "high", "verdict"]]
+    rows = [
+        "| date | claim | model | passages | measured | before | since | why |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for change in changes.itertuples():
+        row = now.loc[change.model, change.instrument, change.id]
+        last = select(changes, id=change.id, model=change.model, instrument=change.instrument)["after"].iloc[-1]
+        if row["verdict"] != last:
+            raise EmotraceError(
+                f"rule_changes.csv ends with {last} for {change.id} on {change.model}: {row['verdict']}"
+            )
+        measured = format_estimate(row.rename({"measured": "value"}))
+        cells = (f"`{change.id}`", change.model, change.instrument, measured, change.before, change.after, change.why)
+        rows.append(f"| {change.date} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def what_holds(claims: pd.DataFrame, changed: Collection[str] = ()) -> str:
     """Which claims hold on every model and set of passages, which on none, which on some, as Markdown lists.
+
+    Those of ``changed``, where a rule that was changed after the data were seen turned a verdict, are marked by ‡.
 
     An inconclusive verdict is for neither side, and so is one that is not testable: a claim with one of them is
     *reproduced on some, open on the rest* if there is at least one reproduced and none not reproduced.
@@ -183,7 +213,10 @@ def what_holds(claims: pd.DataFrame) -> str:
     of_paper = tuple(f"`{row['id']}`" for _, row in claims.iterrows() if _is_papers(row))
     for id, own in claims.groupby("id", sort=False):
         counts = Counter(own["verdict"])
-        line = f"`{id}` {own['claim'].iloc[0]} ({', '.join(f'{counts[key]} {key}' for key in MARKS if counts[key])})"
+        mark = "‡ " if id in changed else ""
+        line = (
+            f"`{id}` {mark}{own['claim'].iloc[0]} ({', '.join(f'{counts[key]} {key}' for key in MARKS if counts[key])})"
+        )
         if counts[REPRODUCED] and counts[NOT_REPRODUCED]:
             mixed.append(f"{line}: {_where(own)}")
         elif counts[REPRODUCED]:

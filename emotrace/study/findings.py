@@ -13,7 +13,7 @@ from emotrace.study.effects.arms import CALIBRATED
 from emotrace.study.effects.ceilings import CUT
 from emotrace.study.experiment import Tables, emotions_in_words, of_main_instrument
 from emotrace.study.folder import select
-from emotrace.study.verdicts import format_interval, format_number
+from emotrace.study.verdicts import format_estimate, format_interval, format_number
 
 Row = dict[Hashable, Any]
 
@@ -75,7 +75,7 @@ def _depth(tables: Tables, claims: Claims) -> str | None:
         return None
     return (
         f"At the last token the raw cosine between emotions is lowest at depth {claims.value('C6.depth.last')}, where "
-        f"the paper says half, give or take 0.15 ({claims.verdict('C6.depth.last')}); its U over depth: "
+        f"the paper says about half, here to within 0.15 ({claims.verdict('C6.depth.last')}); its U over depth: "
         f"{claims.verdict('C6.u.last')}; the space without the emotions leaves {claims.value('C6.space.last')} of the "
         "variance of that curve unexplained."
     )
@@ -94,8 +94,18 @@ def _writing(tables: Tables, claims: Claims) -> str | None:
     verdicts = ", ".join(f"{words} {claims.verdict(id)}" for id, words in told)
     return (
         "Where it writes the texts itself, the emotion's share of their variance differs from where it reads the "
-        f"passages by {differences}; that generation separates better: {verdicts}{_own_stories(tables)}."
+        f"passages by {differences}; that generation separates better: {verdicts}{_raw_cosines(tables)}"
+        f"{_own_stories(tables)}."
     )
+
+
+def _raw_cosines(tables: Tables) -> str:
+    """The difference by the paper's own measure, which decides nothing here."""
+    if "method_comparison" not in tables:
+        return ""
+    rows = select(tables["method_comparison"], sample="pairs_chosen", metric="difference")
+    told = " and ".join(f"{format_estimate(row)}, p = {row['p']:.2g}" for _, row in rows.iterrows())
+    return f" (by the paper's measure, the raw cosine between emotions, lower is further apart: {told})"
 
 
 def _own_stories(tables: Tables) -> str:

@@ -52,7 +52,7 @@ def _window(regimes: pd.DataFrame) -> Claim:
     return Claim(
         id="C10.window",
         claim="C10 the window of coherent strengths carries over to other prompts",
-        paper="three regimes",
+        paper="implied by a surgical regime",
         estimate=_over_emotions(regimes, *calibrated[["value", "low", "high"]]),
         rule=window_rule(),
         how=f"share of surgical ones of {calibrated['n']:.0f} texts at the calibrated strength "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from emotrace.study.effects.arms import CALIBRATED, GAUSSIAN, PERMUTED, PUBLISHED, PUBLISHED_STRENGTH
@@ -67,7 +68,12 @@ def dose_claims(tables: Tables, family: str) -> Sequence[Claim]:
             if rows.empty:  # no kin word is one token, or the arm was not run
                 continue
             trends = select(tables["monotonicity"], arm=arm, metric=reading)
-            made = [_monotonic(rows, trends, reading), _signed(rows, reading, TOWARDS), _signed(rows, reading, AWAY)]
+            steps = _at_every_step(select(tables["dose_response"], arm=arm, metric=reading))
+            made = [
+                _monotonic(rows, trends, reading, steps),
+                _signed(rows, reading, TOWARDS),
+                _signed(rows, reading, AWAY),
+            ]
             if arm == CALIBRATED and reading in MATCHED_READINGS:
                 made.append(_matched(rows, reading))
             claims += [claim for claim in made if claim]
@@ -129,13 +135,21 @@ def _single(trends: pd.DataFrame) -> str:
     )
 
 
-def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str) -> Claim | None:
+def _at_every_step(doses: pd.DataFrame) -> str:
+    """How many emotions' mean readings, minus the controls', rise from each strength to the next, as monotony asks."""
+    inside = doses[(doses["emotion"] != "all") & (doses["relative"].abs() <= 1 + 1e-9)]
+    excess = inside.assign(excess=inside["value"] - inside["permuted"]).sort_values("relative")
+    rises = [(np.diff(rows["excess"]) > 0).all() for _, rows in excess.groupby("emotion")]
+    return f"{sum(rises)} of {len(rises)} emotions rise at every step"
+
+
+def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str, steps: str) -> Claim | None:
     row, slope = _row(rows, RHO), _row(rows, SLOPE)
     if row is None or slope is None or trends.empty:
         return None
     return Claim(
         id=f"{_prefix(rows)}monotonic.{reading}",
-        claim=f"C8 the dose response is monotonic ({READINGS[reading]}{_setting(rows)})",
+        claim=f"C8 the dose response rises with strength, on average ({READINGS[reading]}{_setting(rows)})",
         paper="monotonic",
         estimate=_estimate(row),
         rule=MONOTONIC,
@@ -143,7 +157,7 @@ def _monotonic(rows: pd.DataFrame, trends: pd.DataFrame, reading: str) -> Claim 
         f"under permuted-label vectors of equal norm (mean of {row['directions']:.0f}) over {row['prompts']:.0f} "
         f"prompts; mean over {len(trends)} emotions, interval over emotions, prompts and control directions; slope of "
         f"the difference {format_estimate(slope)} a unit of strength"
-        f"{_flag(row)}; {_single(trends)}",
+        f"{_flag(row)}; {steps}; {_single(trends)}",
     )
 
 

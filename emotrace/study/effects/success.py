@@ -101,7 +101,7 @@ def _of_ceiling(rows: pd.DataFrame, ceiling: pd.DataFrame, prefix: str) -> Claim
     return Claim(
         id=f"{prefix}of_ceiling",
         claim=f"C9 as large a share of what the judge can confirm{_setting(prefix)}",
-        paper="37 of 40 (92%), if its judge saw every feeling",
+        paper="implied by 37 of 40 (92%), if its judge saw every feeling",
         estimate=of_ceiling(rows, ceiling),
         rule=strict_rule(),
         how="rate of C9.strict over the judge's ceiling, the rate at which it confirms passages cut to the length of a "
