@@ -56,9 +56,10 @@ def hosted(text: str, url: str) -> str:
     host, _, path = url.removeprefix("https://").partition("/")
     if host == "github.com":
         links = [f"[{name}]({SERVICE}/{path}/blob/main/notebooks/{file}.ipynb)" for name, file in HOSTED.items()]
-        block = f"On a hosted notebook service: {', '.join(links)}; a first cell\ninstalls emotrace."
+        block = f"On a hosted notebook service: {', '.join(links)}; a first cell"
     else:
-        block = "On a hosted notebook service, upload one: its first cell installs emotrace."
+        block = "On a hosted notebook service, upload one: its first cell"
+    block += "\ninstalls emotrace, once that is on a package index."
     if not BLOCK.search(text):
         raise ValueError("README.md has no place for the links: <!-- hosted:begin --> and <!-- hosted:end -->")
     return BLOCK.sub(lambda _: f"<!-- hosted:begin -->\n{block}\n<!-- hosted:end -->", text)

@@ -39,6 +39,10 @@ class Rule:
     controls: int = 19
     alpha: float = 0.05
 
+    def __post_init__(self) -> None:
+        arguments.integer(self.texts, "the texts of a score", at_least=1)
+        arguments.integer(self.controls, "the controls of a rule", at_least=0)
+
     def p(self, rise: float, null: np.ndarray) -> float:
         """The permutation p of a rise against those of the controls."""
         return statistics.permutation_p(rise, null, "greater")
@@ -103,13 +107,13 @@ def ceiling(
     Raises:
         EmotraceError: no emotion that the judge has a label of, or fewer texts of one than ``rule.texts``.
     """
-    labels = known_labels(classifier) if emotion_labels is None else dict(emotion_labels)
+    given = known_labels(classifier) if emotion_labels is None else emotion_labels
+    labels = {emotion: own for emotion, own in given.items() if own}
     emotions = [emotion for emotion in texts if emotion in labels]
     if not emotions:
         raise EmotraceError(f"{classifier.name} has a label of none of the emotions: {', '.join(texts)}")
     for name, some in [("neutral", neutral), *((emotion, texts[emotion]) for emotion in emotions)]:
-        if isinstance(some, str) or len(some) < rule.texts:
-            raise EmotraceError(f"a ceiling needs {rule.texts} texts or more of each emotion, in a list: see {name}")
+        _check_number(name, 0 if isinstance(some, str) else len(some), rule)
     scored = emotion_scores(
         classifier,
         [*neutral, *(text for emotion in emotions for text in texts[emotion])],
@@ -128,7 +132,14 @@ def ceiling_of_scores(own: Mapping[str, np.ndarray], plain: np.ndarray, rule: Ru
         plain: the neutral texts' scores ``[text, emotion]``, columns as in ``own``.
         rule: the rule.
         seed: of the bootstrap.
+
+    Raises:
+        EmotraceError: a score that is not finite, or fewer scores of one than ``rule.texts``.
     """
+    own = {name: arguments.array(scores, f"the scores of {name}", None) for name, scores in own.items()}
+    plain = arguments.array(plain, "the neutral texts' scores", None, len(own))
+    for name, scores in [("neutral", plain), *own.items()]:
+        _check_number(name, len(scores), rule)
     rng = np.random.default_rng(seed)
     sets = [_sets(len(scores), rule.texts, rng) for scores in own.values()]
     means = [scores[chosen].mean(axis=1) for scores, chosen in zip(own.values(), sets, strict=True)]
@@ -153,6 +164,11 @@ def ceiling_of_scores(own: Mapping[str, np.ndarray], plain: np.ndarray, rule: Ru
     return Ceiling(rate, rises, table, len(plain), rule)
 
 
+def _check_number(name: str, texts: int, rule: Rule) -> None:
+    if texts < rule.texts:
+        raise EmotraceError(f"a ceiling needs {rule.texts} texts or more of each emotion, in a list: see {name}")
+
+
 def _interval(value: float, draws: np.ndarray) -> statistics.Interval:
     """Centred: a resample lacks a third of the neutral texts, so that its highest is lower and the rate too high."""
     low, high = np.clip(statistics.centred_interval(value, draws)[1:], 0, 1)
@@ -170,5 +186,5 @@ def _sets(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
 def _rates(means: np.ndarray, null: np.ndarray, chances: np.ndarray) -> np.ndarray:
     """``[2]``: the mean ``chances`` of sets with these ``means``, against the sorted means ``null`` of neutral sets."""
     # As in permutation_p, what equals the observation up to rounding counts as reaching it.
-    slack = 1e-12 * np.maximum(1.0, np.abs(means))
+    slack = statistics.rounding(means, null)
     return chances[len(null) - np.searchsorted(null, means - slack, side="left")].mean(axis=0)

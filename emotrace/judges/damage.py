@@ -88,8 +88,14 @@ def harm(
     texts: Sequence[str],
     emotions: Sequence[str] | None = None,
 ) -> float:
-    """KL(unsteered ‖ steered) on these texts, nats a token: the mean over emotions (default: all) and texts."""
+    """KL(unsteered ‖ steered) on these texts, nats a token: the mean over emotions (default: all) and texts.
+
+    Raises:
+        EmotraceError: no emotion or no text.
+    """
     names = vectors.emotions if emotions is None else emotions
+    if not len(names) or not len(texts):
+        raise EmotraceError("a harm is a mean over emotions and texts: one of each is needed at least")
     rows = [(name, strength) for name in names for _ in texts]
     edit = Edit(directions(vectors, rows, layers, residual_norms(model)))
     return float(divergence(model, list(texts) * len(names), edit).mean())

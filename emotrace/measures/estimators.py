@@ -45,7 +45,7 @@ class Texts:
     @property
     def classes(self) -> list[str]:
         """The classes in order of appearance: the rows of every estimate."""
-        return list(dict.fromkeys(self.emotions))
+        return list(map(str, dict.fromkeys(self.emotions)))
 
     def rows(self, kept: np.ndarray) -> Texts:
         """Some of the texts (bool or indices ``[text]``), with all that stands beside them."""

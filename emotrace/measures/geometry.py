@@ -260,9 +260,15 @@ def neutral_components(neutral: np.ndarray, share: float = 0.5) -> list[np.ndarr
     """
     if len(neutral) < 2:
         raise EmotraceError(f"principal components need two neutral texts or more, not {len(neutral)}")
-    if not 0 < share < 1:
-        raise EmotraceError(f"a share of variance lies between 0 and 1, not at {share}")
+    share = variance_share(share)
     return [_leading_components(neutral[:, index].astype(np.float64), share) for index in range(neutral.shape[1])]
+
+
+def variance_share(value: float) -> float:
+    """A share of variance to remove: above 0 and below 1, where every direction that the texts vary along would go."""
+    if not 0 < (share := arguments.number(value, "a share of variance")) < 1:
+        raise EmotraceError(f"a share of variance lies between 0 and 1, not at {share:g}")
+    return share
 
 
 def _leading_components(texts: np.ndarray, share: float) -> np.ndarray:

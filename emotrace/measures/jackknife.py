@@ -50,7 +50,7 @@ def flip_p(pseudo: np.ndarray, alternative: str = "greater", seed: int = 0) -> t
     else:
         signs = np.vstack([np.ones(n), np.random.default_rng(seed).choice((1.0, -1.0), size=(9_999, n))])
     sums, observed = signs @ pseudo, pseudo.sum()
-    slack = 1e-12 * max(1.0, float(np.abs(pseudo).sum()))
+    slack = statistics.rounding(np.abs(pseudo).sum())
     extreme = {
         "greater": sums >= observed - slack,
         "less": sums <= observed + slack,

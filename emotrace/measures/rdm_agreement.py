@@ -79,11 +79,12 @@ def rdm_reliability(gram: np.ndarray, counts: np.ndarray, splits: int, rng: np.r
     Args:
         gram: inner products of the activations' sums, ``[topic, emotion, topic, emotion]``, from any one origin.
         counts: texts of each, ``[topic, emotion]``.
-        splits: of the topics into halves, at random; those that leave an emotion without a text are not counted.
+        splits: of the topics into halves, at random; those that leave an emotion without a text, or in a half of which
+            all distances are equal, are not counted.
         rng: for the splits.
 
     Returns:
-        2 ρ / (1 + ρ) of the mean ρ; 0 for a ρ below 0; NaN where no split has all emotions in both halves.
+        2 ρ / (1 + ρ) of the mean ρ; 0 for a ρ below 0; NaN where no split counts.
     """
     upper, rhos = np.triu_indices(gram.shape[1], 1), []
     for _ in range(splits):
@@ -96,8 +97,9 @@ def rdm_reliability(gram: np.ndarray, counts: np.ndarray, splits: int, rng: np.r
             ranks.append(_standardised(1 - cosines_of_gram(centre_gram(summed / np.outer(texts, texts)))[upper]))
         else:
             rhos.append((ranks[0] * ranks[1]).mean())
-    rho = float(np.mean(rhos)) if rhos else np.nan
-    return np.nan if np.isnan(rho) else 2 * max(rho, 0.0) / (1 + max(rho, 0.0))
+    known = [rho for rho in rhos if np.isfinite(rho)]
+    rho = max(float(np.mean(known)), 0.0) if known else np.nan
+    return 2 * rho / (1 + rho)
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

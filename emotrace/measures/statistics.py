@@ -75,6 +75,11 @@ def mean_interval(values: np.ndarray) -> Interval:
     return Interval(mean, mean - float(half), mean + float(half))
 
 
+def rounding(*values: float | np.ndarray) -> float:
+    """By how much equal ones of these may differ by rounding, in their own unit: draws this near count as extreme."""
+    return 1e-12 * max(float(np.abs(one).max(initial=0.0)) for one in values)
+
+
 def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
     """(b + 1) / (m + 1), with b of the m draws ``null`` at least as extreme as the observed ``value``.
 
@@ -84,8 +89,7 @@ def permutation_p(value: float, null: np.ndarray, alternative: str) -> float:
     null = np.asarray(null, dtype=np.float64)
     if not (np.isfinite(value) and np.isfinite(null).all()):
         return np.nan
-    # Draws that equal the observation up to rounding count as extreme.
-    slack = 1e-12 * max(1.0, abs(value))
+    slack = rounding(value, null)
     extreme = {
         "greater": null >= value - slack,
         "less": null <= value + slack,
@@ -185,10 +189,16 @@ def cohens_d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     where they do not differ either.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    n_x, n_y = x.shape[-1], y.shape[-1]
-    squares = (n_x - 1) * x.var(axis=-1, ddof=1) + (n_y - 1) * y.var(axis=-1, ddof=1)
+    (mean_x, squares_x), (mean_y, squares_y) = _moments(x), _moments(y)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (x.mean(axis=-1) - y.mean(axis=-1)) / np.sqrt(squares / (n_x + n_y - 2))
+        return (mean_x - mean_y) / np.sqrt((squares_x + squares_y) / (x.shape[-1] + y.shape[-1] - 2))
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and summed squares from it along the last axis; exact of equal values, which rounding gives a spread."""
+    equal = np.ptp(values, axis=-1) == 0
+    squares = (values.shape[-1] - 1) * values.var(axis=-1, ddof=1)
+    return np.where(equal, values[..., 0], values.mean(axis=-1)), np.where(equal, 0.0, squares)
 
 
 def hedges_correction(freedom: int) -> float:
