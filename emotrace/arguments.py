@@ -21,6 +21,7 @@ _WANTED = {
     "Model": "a model that emotrace.load returns",
     "EmotionVectors": "emotion vectors, of emotrace.extract or EmotionVectors.load",
     "Writing": "an emotrace.Writing",
+    "Instrument": "emotions and texts, of emotrace.load_instrument",
     "Edit": "an edit (emotrace.steering.Edit)",
     "Thresholds": "an emotrace.judges.regimes.Thresholds",
     "DataFrame": "a table (a pandas DataFrame)",

@@ -27,7 +27,7 @@ from emotrace.cli_arguments import (
     loads_a_model,
 )
 from emotrace.cli_output import loaded_model, print_claims, print_table
-from emotrace.errors import EmotraceError, missing_extra
+from emotrace.errors import EmotraceError, missing_extra, require
 from emotrace.progress import bars
 from emotrace.redaction import redacted
 
@@ -153,10 +153,16 @@ def extract(
 ) -> None:
     """Extract a model's emotion vectors from texts that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
+    from emotrace.files import ensure_writable
+    from emotrace.hosts import control_vectors
 
     names = None if emotions.strip() == "all" else arguments.split(emotions)
     own, table = _texts_to_extract(instrument, columns, passages, names, method)
     indices, unrelated = cli_arguments.layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
+    if gguf:  # what would fail after minutes of reading
+        require("embedded")
+        ensure_writable(gguf / "_")
+        control_vectors.check_layers([layer for layer in indices or [2] if layer >= control_vectors.FIRST_LAYER])
     with loaded_model(model, remote, out, instruct, how=how) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
@@ -234,6 +240,7 @@ def read(
     from emotrace.whatif.token_reading import read_emotions
 
     own, index = cli_arguments.instrument(instrument, columns), cli_arguments.layer(layer)
+    top = arguments.integer(top, "--top", at_least=0)
     mixture = None if emotion is None else _emotion(emotion, own, vectors)
     with loaded_model(model, remote, html, how=how) as (loaded, progress):
         directions = vectors_for(loaded, vectors, progress, own, index)
@@ -241,12 +248,13 @@ def read(
             loaded, text, mixture, layer=index, vectors=directions, instrument=own, progress=progress
         )
         whole = project_text(loaded, text, vectors=directions, layer=None if isinstance(index, str) else index)
+    page = tokens.to_html(html) if html else None  # before what is printed, which a pipe may end
     longest = whole["z"].abs().max() or 1
     for name, z in whole.head(top)[["emotion", "z"]].itertuples(index=False):
         print(f"{name:>14}  {z:+6.2f}  {'█' * round(24 * max(z, 0) / longest)}".rstrip())
     print(f"\nthe whole text, layer {whole['layer'].iloc[0]} of {loaded.name}; {whole.attrs['unit']}\n\n{tokens}")
-    if html:
-        print(f"\npage: {tokens.to_html(html)}")
+    if page:
+        print(f"\npage: {page}")
 
 
 def _emotion(text: str, own: Instrument | None, vectors: Path | None) -> str | dict[str, float]:
@@ -298,9 +306,10 @@ def whatif(
         asked: dict[str, Any] = {"instrument": own, "layer": layer, "writing": writing, "control": control}
         asked["judge"] = not no_judge
         result = what_if(loaded, prompt, target, strength, progress=progress, **asked)
+    page = result.to_html(html) if html else None  # before what is printed, which a pipe may end
     print(result)
-    if html:
-        print(f"\npage: {result.to_html(html)}")
+    if page:
+        print(f"\npage: {page}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from typer import Option
 
@@ -18,6 +18,7 @@ from emotrace.errors import EmotraceError
 if TYPE_CHECKING:
     from emotrace.instrument.instrument import Instrument
 
+T = TypeVar("T")
 InstrumentPath = Annotated[
     str | None, Option("--instrument", help="Any emotions and any texts: a file or folder; see docs/your_texts.md.")
 ]
@@ -130,7 +131,19 @@ def mapping(text: str | None) -> dict[str, str] | None:
     parts = [part.partition("=") for part in arguments.split(text)]
     if not parts or not all(sign and role.strip() for role, sign, _ in parts):
         raise EmotraceError(f"columns are written text=story,emotion=mood, not {text!r}")
-    return {role.strip(): column.strip() for role, _, column in parts}
+    return _once([(role.strip(), column.strip()) for role, _, column in parts])
+
+
+def _once(pairs: list[tuple[str, T]]) -> dict[str, T]:
+    """Names and what was given for each.
+
+    Raises:
+        EmotraceError: one is named twice.
+    """
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise EmotraceError(f"{twice[0]!r} is given twice")
+    return dict(pairs)
 
 
 def topics(text: str | None) -> int | str | None:
@@ -166,7 +179,7 @@ def emotion(text: str, own: Instrument | None = None) -> str | dict[str, float]:
 
     parts = [part.partition("=") for part in arguments.split(text)]
     try:
-        mixture = {name.strip(): float(weight) if sign else 1.0 for name, sign, weight in parts}
+        mixture = _once([(name.strip(), float(weight) if sign else 1.0) for name, sign, weight in parts])
     except ValueError:
         raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
     (own.check_emotions if own else corpus.check_emotions)(list(mixture) or [text])

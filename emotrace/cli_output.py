@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from emotrace.progress import Progress, bars
@@ -31,17 +32,19 @@ def print_claims(path: Path) -> None:
     table = Table("claim", *texts, "paper", "measured", "95% interval", "verdict", box=None)
     for model, rows in claims.groupby("model", sort=False):
         table.add_section()
-        table.add_row(f"[bold]{model}[/]")
+        table.add_row(f"[bold]{escape(str(model))}[/]")
         for row in rows.to_dict("records"):
             measured, interval = format_number(row["measured"]), format_interval(row["low"], row["high"])
             texts = ["" if pd.isna(row["instrument"]) else row["instrument"]] if several else []
-            table.add_row(row["claim"], *texts, str(row["paper"]), measured, interval, row["verdict"])
+            table.add_row(
+                escape(row["claim"]), *map(escape, texts), escape(str(row["paper"])), measured, interval, row["verdict"]
+            )
     print_table(table)
 
 
 def print_table(table: Table) -> None:
     """A table as wide as the terminal, or 160 characters where there is none."""
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout and sys.stdout.isatty() else 160).print(table)
 
 
 @contextlib.contextmanager

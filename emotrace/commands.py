@@ -89,7 +89,16 @@ def _transferred(table: pd.DataFrame) -> Table:
         what = "decoded by the other's words" if words else names[row["metric"]]
         at = "" if words else f"{row['layer']:.0f}"
         value, interval = format_number(row["value"]), format_interval(row["low"], row["high"])
-        shown.add_row(row["train"], row["test"], row["pooling"], at, what, value, interval, format_number(row["null"]))
+        shown.add_row(
+            escape(row["train"]),
+            escape(row["test"]),
+            row["pooling"],
+            at,
+            what,
+            value,
+            interval,
+            format_number(row["null"]),
+        )
     return shown
 
 
@@ -179,6 +188,7 @@ def lens(
         int, Option(help="Also so many vectors of permuted labels; the texts are read again for them.")
     ] = 0,
     instrument: InstrumentPath = None,
+    columns: Columns = None,
     csv: Annotated[Path | None, Option(help="Also write every token and its control to this table.")] = None,
     remote: Remote = False,
     *,
@@ -191,7 +201,7 @@ def lens(
     from emotrace.whatif.text_reading import permuted_like
 
     loaded_vectors, indices = EmotionVectors.load(vectors), cli_arguments.layers(layers)
-    own = cli_arguments.instrument(instrument)
+    own = cli_arguments.instrument(instrument, columns)
     names = None if emotion.strip() == "all" else arguments.split(emotion)
     with loaded_model(model, remote, csv, how=how) as (loaded, progress):
         loaded_vectors.check(loaded)

@@ -39,14 +39,21 @@ def write_file(path: Path, content: bytes) -> None:
 def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     """Has ``writer`` write to a scratch file beside ``path``, then renames that into place: no half file is ever read.
 
+    What a link leads to is written, not the link; a pipe or a device takes the bytes and stays what it is.
+
     Raises:
         WriteError: it cannot be written.
     """
     with writing(path):
-        if not path.name:
-            raise OSError("it names no file")
-        scratch = _scratch(path)
+        _check_target(path)
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                writer(scratch := Path(folder) / "content")
+                path.write_bytes(scratch.read_bytes())
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _scratch(path)
         try:
             writer(scratch)
             _move(scratch, path)
@@ -57,9 +64,18 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
 def ensure_writable(path: Path) -> None:
     """Fails now rather than after minutes of work if a file cannot be written at ``path``."""
     with writing(path):
+        _check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if not path.exists() or path.is_file():
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
+
+
+def _check_target(path: Path) -> None:
+    if not path.name:
+        raise OSError("it names no file")
+    if path.is_dir():
+        raise OSError("it is a folder")
 
 
 def safetensors_content(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -75,7 +91,7 @@ def safetensors_content(tensors: Mapping[str, np.ndarray], metadata: Mapping[str
 
 
 def _scratch(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name[-40:]}.{os.getpid()}")  # a name may be 255 bytes long, and no longer
 
 
 def _move(scratch: Path, path: Path) -> None:

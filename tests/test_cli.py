@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import tiny_models
 
-from emotrace import cli
+from emotrace import EmotraceError, cli, cli_output, commands
 from emotrace.hosts import gguf as gguf_weights
 from emotrace.vectors import EmotionVectors
 
@@ -305,3 +305,44 @@ def test_vectors_of_the_dtype_that_is_asked_for(emotrace, tiny, tmp_path):
     assert emotrace("extract", tiny, "--layers", 2, "--dtype", "float64", "--device-map", "cpu", "--out", file)[0] == 0
     assert EmotionVectors.load(file).provenance["dtype"] == "float64"
     assert "unknown dtype 'float8'" in one_line(emotrace("extract", tiny, "--dtype", "float8", "--out", file))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["whatif", "hi", "--emotion", "afraid=1,afraid=2"], "'afraid' is given twice"),
+        (["check", "moods.csv", "--columns", "text=a,emotion=b,text=c"], "'text' is given twice"),
+        (["read", "hi there", "--top", "-3"], "--top is 0 or more, not -3"),
+        (["extract", "m", "--out", "v", "--gguf", "g", "--layers", "0,1"], "no layer to export"),
+        (["extract", "m", "--out", "v", "--gguf", "taken"], "cannot be written"),
+        (["extract", "m", "--out", "folder"], "folder cannot be written: it is a folder"),
+    ],
+)
+def test_what_would_fail_after_the_work_or_mean_something_else_is_refused_at_once(
+    emotrace, words, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("emotrace.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    assert message in one_line(emotrace(*words))
+
+
+def test_names_in_brackets_are_printed_as_they_are(capsys):
+    row = {"train": "t[bold]", "test": "t[copy]", "pooling": "mean", "layer": 3, "metric": "accuracy", "chosen": True}
+    table = pd.DataFrame([{**row, "value": 0.5, "low": 0.4, "high": 0.6, "null": 0.1}])
+    cli_output.print_table(commands._transferred(table))
+    printed = capsys.readouterr().out
+    assert "t[bold]" in printed
+    assert "t[copy]" in printed
+
+
+def test_vectors_that_may_not_be_read_are_one_line(tmp_path, monkeypatch):
+    (tmp_path / "v.safetensors").write_bytes(b"\0" * 99)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refused)
+    with pytest.raises(EmotraceError, match=r"v\.safetensors cannot be read: Permission denied"):
+        EmotionVectors.load(tmp_path / "v.safetensors")

@@ -11,7 +11,7 @@ import pytest
 from emotrace import EmotraceError
 from emotrace.activations import POOLINGS, read_activations
 from emotrace.errors import WriteError
-from emotrace.files import ArrayFile, write_file, write_with
+from emotrace.files import ArrayFile, ensure_writable, write_file, write_with
 
 TEXTS = [
     "Rain fell on the roof.",
@@ -55,7 +55,7 @@ def test_a_file_below_a_file_or_onto_a_folder_is_one_clear_error(tmp_path):
     write_file(tmp_path / "taken", b"kept")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "taken" / "a", tmp_path / "folder"):
-        with pytest.raises(WriteError, match=r"cannot be written: (Not a directory|File exists|Is a directory)"):
+        with pytest.raises(WriteError, match=r"cannot be written: (Not a directory|File exists|it is a folder)"):
             write_file(path, b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
     assert (tmp_path / "taken").read_bytes() == b"kept"
@@ -136,3 +136,30 @@ except EmotraceError as error:
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ)
     assert result.stdout == f"{tmp_path / 'a.npy'} cannot be written: File too large\n"
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_a_link_and_what_is_no_file_stay_what_they_are(tmp_path):
+    (tmp_path / "real").write_bytes(b"older")
+    (tmp_path / "link").symlink_to("real")
+    write_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    ensure_writable(tmp_path / "pipe")
+    write_file(tmp_path / "pipe", b"through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "real"]
+
+
+def test_a_folder_is_refused_before_the_work_and_a_name_may_be_as_long_as_any(tmp_path):
+    with pytest.raises(WriteError, match="it is a folder"):
+        ensure_writable(tmp_path)
+    with pytest.raises(WriteError, match="too long"):
+        ensure_writable(tmp_path / ("n" * 256))
+    long = tmp_path / ("n" * 255)
+    ensure_writable(long)
+    write_file(long, b"whole")
+    assert long.read_bytes() == b"whole"

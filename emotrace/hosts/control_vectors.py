@@ -7,7 +7,7 @@ ours becomes ``direction.(i - 1)``. The embedding (0) and the first decoder laye
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,15 @@ from emotrace.errors import EmotraceError, of_extra
 from emotrace.files import write_with
 
 FIRST_LAYER = 2
+
+
+def check_layers(layers: Collection[int]) -> None:
+    """Refuses layers that llama.cpp cannot take, and none at all."""
+    for layer in layers:
+        if layer < FIRST_LAYER:
+            raise EmotraceError(f"layer {layer} cannot be exported: llama.cpp control vectors start at our layer 2")
+    if not layers:
+        raise EmotraceError("no layer to export: llama.cpp control vectors start at our layer 2")
 
 
 def write(path: Path, directions: Mapping[int, np.ndarray], *, name: str, provenance: Mapping[str, str]) -> None:
@@ -31,12 +40,7 @@ def write(path: Path, directions: Mapping[int, np.ndarray], *, name: str, proven
         EmotraceError: no layer, or one that llama.cpp cannot take.
         WriteError: the file cannot be written.
     """
-    for layer in directions:
-        if layer < FIRST_LAYER:
-            raise EmotraceError(f"layer {layer} cannot be exported: llama.cpp control vectors start at our layer 2")
-    if not directions:
-        raise EmotraceError("no layer to export: llama.cpp control vectors start at our layer 2")
-
+    check_layers(directions)
     with of_extra():
         import gguf
 

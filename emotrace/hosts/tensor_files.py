@@ -48,9 +48,9 @@ def read(path: Path) -> Tensors:
     Raises:
         EmotraceError: a file of another kind, a damaged one, or one whose content would have to be unpickled.
     """
-    with path.open("rb") as file:
-        head = file.read(4)
     try:
+        with path.open("rb") as file:
+            head = file.read(4)
         if head == b"GGUF":
             return _gguf(path)
         if zipfile.is_zipfile(path):

@@ -96,8 +96,11 @@ def _ours(path: Path, kind: str, names: Sequence[str]) -> bool:
     """
     from safetensors import safe_open
 
-    with path.open("rb") as start:  # by what it holds: save takes any name
-        head = start.read(9)
+    try:
+        with path.open("rb") as start:  # by what it holds: save takes any name
+            head = start.read(9)
+    except OSError as error:
+        raise EmotraceError(f"{named(path)} cannot be read: {error.strerror}") from None
     other = path.suffix in tensor_files.SUFFIXES and path.suffix != ".safetensors"
     if head[:4] in (b"GGUF", b"PK\x03\x04") or (other and head[8:] != b"{"):
         return False

@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from emotrace.errors import EmotraceError, writing
+from emotrace.errors import EmotraceError, first_line, writing
 from emotrace.files import write_file
 
 # Six significant digits: more than any of the numbers can claim, without the noise of the last bits.
@@ -86,7 +86,8 @@ class RunFolder:
         """The array kept under ``key``; computed and kept first if there is none."""
         path = self.path / ".cache" / f"{key}.npy"
         if path.exists():
-            return np.load(path, allow_pickle=False)
+            with contextlib.suppress(ValueError, EOFError):  # damaged: computed again
+                return np.load(path, allow_pickle=False)
         array = compute()
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
@@ -98,7 +99,8 @@ class RunFolder:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = self.path / ".cache" / f"{digest}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            with contextlib.suppress(ValueError):  # damaged: computed again
+                return json.loads(path.read_text())
         # Through JSON in any case, so that a resumed run has the very same numbers as an uninterrupted one.
         text = json.dumps(compute(), default=float)
         write_file(path, text.encode())
@@ -135,14 +137,30 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         EmotraceError: there is none, or it cannot be read.
     """
     try:
-        return json.loads((Path(path) / "manifest.json").read_text())
+        manifest = json.loads((Path(path) / "manifest.json").read_text())
     except (OSError, ValueError):
         raise EmotraceError(f"{path} holds no run: no readable manifest.json in it") from None
+    parts = ("settings", "models", "seconds")
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(part), dict) for part in parts):
+        raise EmotraceError(f"{path} holds no run: its manifest.json is not one of emotrace")
+    return manifest
 
 
 def read_tables(path: str | Path) -> dict[str, pd.DataFrame]:
-    """Every table of a run folder, by name."""
-    return {file.stem: pd.read_csv(file) for file in sorted((Path(path) / "tables").glob("*.csv"))}
+    """Every table of a run folder, by name.
+
+    Raises:
+        EmotraceError: one cannot be read.
+    """
+    tables = {}
+    for file in sorted((Path(path) / "tables").glob("*.csv")):
+        try:
+            tables[file.stem] = pd.read_csv(file)
+        except (OSError, ValueError) as error:
+            raise EmotraceError(
+                f"{file} cannot be read ({first_line(error)}): go on with the run by --resume"
+            ) from None
+    return tables
 
 
 def file_name(model: str) -> str:

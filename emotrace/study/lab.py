@@ -247,6 +247,9 @@ class Lab:
         )  # simulated: the same model
         parts += ["quick"] * self._quick + ["remote"] * on_a_server
         parts += [f"seed{self._settings.seed}"] * bool(self._settings.seed)
+        weights, dtype = (self._model.provenance[name] for name in ("weights_id", "dtype"))
+        parts += [weights.partition(":")[2][:8]] * weights.startswith("memory:")  # whatever its owner calls it
+        parts += [dtype] * (dtype != "float32")
         return "-".join(
             parts + [corpus.fingerprint(next(iter(self._instruments.values())).passages)[:8]] * own_passages
         )
@@ -264,7 +267,7 @@ def runs_folder() -> Path:
 
 
 def _known(kind: str, name: str, known: Mapping[str, Known]) -> Known:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown(kind, name, known)
     return known[name]
 

@@ -96,7 +96,9 @@ def what_if(
     plain, steered, *others = (cosines(vectors, reading.activation[0], layer) for reading in readings)
     changes = pd.DataFrame({"emotion": vectors.emotions, "plain": plain, "steered": steered, "change": steered - plain})
     if control:
-        changes = _beside_control(changes, np.stack(others) - plain, -1 if strength < 0 else 1)
+        weights = {} if isinstance(emotion, str) else emotion  # what has a negative weight is steered the other way
+        signs = [np.sign(strength or 1) * (np.sign(weights.get(name, 0)) or 1) for name in vectors.emotions]
+        changes = _beside_control(changes, np.stack(others) - plain, np.array(signs))
     direction = vectors[emotion] if isinstance(emotion, str) else vectors.mix(emotion)
     gap = np.linalg.norm(direction[vectors.index(layer)])
     judged, name = _judged(list(written["text"]), judge)
@@ -117,8 +119,11 @@ def what_if(
     )
 
 
-def _beside_control(changes: pd.DataFrame, null: np.ndarray, towards: int) -> pd.DataFrame:
-    """The changes with mean and range of the control's, ``null [draw, emotion]``, and their rank among them."""
+def _beside_control(changes: pd.DataFrame, null: np.ndarray, towards: np.ndarray) -> pd.DataFrame:
+    """The changes with mean and range of the control's, ``null [draw, emotion]``, and their rank among them.
+
+    ``towards [emotion]``: 1 where a rise counts, −1 where a fall does.
+    """
     beyond = towards * null >= towards * changes["change"].to_numpy()
     return changes.assign(
         permuted=null.mean(axis=0),

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from emotrace import arguments
 from emotrace.files import write_file
 from emotrace.whatif.shading import EDGES, Cell, palette, visible
 
@@ -44,6 +45,7 @@ def coloured(cells: Sequence[Cell], prompt: int = 0) -> Markup:
     return render("tokens.html.j2", cells=[(cell, start < prompt) for cell, start in zip(cells, starts, strict=False)])
 
 
+@arguments.checked
 def write_page(path: str | Path, title: str, fragment: str) -> Path:
     """Writes a document around a fragment, whole or not at all.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emotrace.errors import unknown
 from emotrace.judges import regimes
 from emotrace.judges.real_words import NOT_TESTED
 from emotrace.tokens import Writing
@@ -96,7 +97,13 @@ class TokenReading:
 
     def cells(self, layer: int | None = None) -> list[shading.Cell]:
         """How the spans are shown at a layer, default the first."""
-        return self._cells(self.of_spans(), 0 if layer is None else self.layers.index(layer))
+        return self._cells(self.of_spans(), self._place(layer))
+
+    def _place(self, layer: int | None) -> int:
+        """Where a layer stands among ``layers``, default the first."""
+        if layer is not None and layer not in self.layers:
+            raise unknown("layer", layer, self.layers)
+        return 0 if layer is None else self.layers.index(layer)
 
     def _cells(self, scores: np.ndarray, index: int) -> list[shading.Cell]:
         texts = [span.text for span in self.spans]

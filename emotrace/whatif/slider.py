@@ -60,8 +60,10 @@ def what_if_slider(
         import ipywidgets
     except ImportError:
         raise EmotraceError("the slider needs ipywidgets: pip install ipywidgets (what_if itself does not)") from None
-    vectors = cached_vectors(model, needed=options.get("layer")) if vectors is None else vectors
+    vectors = vectors or cached_vectors(model, needed=options.get("layer"), instrument=options.get("instrument"))
     arguments.choice(emotion, "emotion", vectors.emotions)
+    if "strength" in options:
+        raise EmotraceError("the slider sets the strength: what_if takes one")
 
     @functools.cache
     def compare(emotion: str, strength: float, _open: tuple[Any, ...]) -> str:

@@ -111,6 +111,8 @@ def watch(
     """
     if model.remote:
         raise EmotraceError("a server sends nothing before the text ends: steer there, and read_emotions of the text")
+    if steer is None and (strength is not None or steer_layers is not None):
+        raise EmotraceError("a strength and steer_layers are of an emotion to steer by: name it as steer")
     if vectors is None:
         edited = [steer_layers] if isinstance(steer_layers, int | str | None) else steer_layers
         vectors = cached_vectors(model, progress=progress, needed=[layer, *edited])

@@ -17,7 +17,7 @@ import pytest
 
 from emotrace.errors import EmotraceError
 from emotrace.study import experiments, pipeline
-from emotrace.study.folder import RunFolder, read_tables, select
+from emotrace.study.folder import RunFolder, read_manifest, read_tables, select
 
 FEW = "separation,anisotropy"
 SETTINGS = {"models": ["tiny"], "seed": 0}
@@ -50,6 +50,31 @@ def test_rows_and_arrays_are_computed_once_and_come_back_equal(tmp_path):
     np.testing.assert_array_equal(first[1], again[1])
     run.rows({"what": "b"}, rows)
     assert calls == ["rows", "array", "rows"]
+
+
+def test_a_damaged_unit_is_computed_again(tmp_path):
+    run = RunFolder(tmp_path / "run", SETTINGS)
+    kept = run.rows({"what": "a"}, lambda: [{"value": 1.5}]), run.arrays("key", lambda: np.arange(900.0))
+    for file in (tmp_path / "run" / ".cache").glob("*.*"):
+        file.write_bytes(file.read_bytes()[:-600])
+    again = run.rows({"what": "a"}, lambda: [{"value": 2.5}]), run.arrays("key", lambda: np.arange(900.0) + 1)
+    assert (kept[0], again[0]) == ([{"value": 1.5}], [{"value": 2.5}])
+    np.testing.assert_array_equal(again[1], kept[1] + 1)
+    assert run.rows({"what": "a"}, list) == again[0]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", '{"settings": 1, "models": {}, "seconds": {}}'])
+def test_a_manifest_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(EmotraceError, match=r"is not one of emotrace"):
+        read_manifest(tmp_path)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "separation.csv").touch()
+    with pytest.raises(EmotraceError, match=r"separation\.csv cannot be read .*--resume"):
+        read_tables(tmp_path)
 
 
 def test_a_unit_that_fails_leaves_nothing_behind(tmp_path):

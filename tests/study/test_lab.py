@@ -261,6 +261,12 @@ def test_folders_differ_by_what_makes_a_run(model, monkeypatch, tmp_path):
     assert labs[0].folder == tmp_path / f"{model.name}-quick"
     assert labs[3].folder == tmp_path / "org--name-quick"
     assert Lab(simulated).folder == labs[0].folder  # the same weights on the same machine
+    folders = set()
+    for changed in ({"weights_id": "memory:0123456789"}, {"weights_id": "memory:1123456789"}, {"dtype": "bfloat16"}):
+        copied = copy.copy(model)
+        copied.provenance = {**model.provenance, **changed}
+        folders.add(Lab(copied).folder.name.removeprefix(f"{model.name}-quick-"))
+    assert folders == {"01234567", "11234567", "bfloat16"}
 
 
 def test_passages_of_ones_own_have_a_folder_of_their_own(model, monkeypatch, tmp_path):

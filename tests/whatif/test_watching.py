@@ -235,6 +235,8 @@ def test_an_exception_in_what_shows_leaves_nothing_behind(tiny):
         ({"prompt": ""}, "is empty"),
         ({"vectors": 3}, "vectors: emotion vectors"),
         ({"steer": "smug"}, "unknown emotion 'smug'"),
+        ({"strength": 0.5}, "name it as steer"),
+        ({"steer_layers": 2}, "name it as steer"),
     ],
 )
 def test_mistakes_are_one_line(tiny, settings, message):

@@ -105,6 +105,12 @@ def test_beside_the_changes_stand_those_under_vectors_of_permuted_labels(llama, 
     fallen = what_if(llama, PROMPT, "happy", -0.9, control=2, **options).changes.set_index("emotion")
     expected = (1 + both.loc[fallen.index].le(fallen["change"], axis=0).sum(axis=1)) / 3
     np.testing.assert_allclose(fallen["p"], expected)
+    mixed = what_if(llama, PROMPT, {"happy": -1.0, "proud": 1.0}, 0.9, control=2, **options).changes
+    mixed, upwards = mixed.set_index("emotion"), pd.concat([change["sad"], change["calm"]], axis=1)
+    against = upwards.loc[mixed.index]
+    beyond = against.ge(mixed["change"], axis=0)
+    beyond.loc["happy"] = against.loc["happy"] <= mixed.loc["happy", "change"]  # steered away from
+    np.testing.assert_allclose(mixed["p"], (1 + beyond.sum(axis=1)) / 3)
     assert f"p of the change among them: happy {table.loc['happy', 'p']:.2g} (2 allow none below 0.33: take 19 for" in (
         result.ranks()
     )
@@ -357,6 +363,15 @@ def test_moving_the_slider_and_the_menu_shows_another_what_if(llama, vectors):
 def test_the_slider_names_what_is_missing(llama, vectors, monkeypatch):
     with pytest.raises(EmotraceError, match="unknown emotion 'smug'"):
         emotrace.what_if_slider(llama, PROMPT, "smug", vectors=vectors)
+    with pytest.raises(EmotraceError, match="the slider sets the strength"):
+        emotrace.what_if_slider(llama, PROMPT, vectors=vectors, strength=0.2)
+    own = emotrace.load_instrument(
+        pd.DataFrame(
+            {"emotion": ["smug", "shy"] * 3, "topic": list("aabbcc"), "text": [f"A day {n}." for n in range(6)]}
+        )
+    )
+    shown = emotrace.what_if_slider(llama, PROMPT, "smug", instrument=own, writing=Writing(3), judge=False)
+    assert shown.children[0].children[0].options == ("smug", "shy")
     monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
     with pytest.raises(EmotraceError, match="the slider needs ipywidgets: pip install ipywidgets"):
         emotrace.what_if_slider(llama, PROMPT, vectors=vectors)

@@ -37,7 +37,9 @@ def model_facts(manifest: dict[str, Any], tables: Tables) -> dict[str, Facts]:
         noted = manifest["models"][name]
         registered = registry.loc[name].to_dict() if name in registry.index else {}
         kind = noted.get("kind", registered.get("kind", ""))
-        facts[name] = Facts(noted["family"], kind, millions(name, noted.get("parameters")))
+        facts[name] = Facts(
+            noted.get("family", registered.get("family", "")), kind, millions(name, noted.get("parameters"))
+        )
     return facts
 
 
