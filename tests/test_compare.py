@@ -325,6 +325,10 @@ def test_distances_are_as_reliable_as_halves_of_the_topics_agree(tmp_path):
     expected = 2 * np.mean(rhos) / (1 + np.mean(rhos))
     assert rdm_reliability(gram, counts, 400, rng) == pytest.approx(expected, abs=0.05)
     assert np.isnan(rdm_reliability(gram, counts * (np.arange(8) == 0)[:, None], 20, rng))
+    # Two of four topics hold a triangle of equal sides, whose distances have no order: such a half is not counted.
+    tied = np.concatenate([np.stack([np.eye(3)] * 2), np.stack([feeling[:3, :3]] * 2)])
+    found = rdm_reliability(np.einsum("ted,ufd->teuf", tied, tied), np.ones((4, 3)), 20, np.random.default_rng(0))
+    assert found == pytest.approx(1)
 
     ours(0).save(tmp_path / "run.safetensors")
     np.savez(tmp_path / "run-topics.npz", gram=gram, counts=counts, emotions=NAMES, topics=list("abcdefgh"), layer=3)

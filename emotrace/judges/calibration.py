@@ -134,7 +134,8 @@ def calibrate(
         target: the share of surgical texts that is asked for.
         texts: texts at each strength tried, over emotions and prompts.
         writing: length, temperature and positions of the texts. Steered texts are sampled with its seeds in turn,
-            unsteered ones with the first and the three after it.
+            unsteered ones with the first and the three after it: near strength 0 a steered text is therefore compared
+            with itself among others, which at strength 0 it is not (:func:`~emotrace.judges.regimes.references`).
         thresholds: where the regimes part.
         cache: keeps finished batches.
         progress: called with 1 after each strength tried.

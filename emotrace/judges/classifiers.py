@@ -54,7 +54,7 @@ def load_classifier(name: str = DEFAULT_CLASSIFIER, *, device: str = "auto") -> 
 
     Raises:
         EmotraceError: the encoder is not installed and out of reach, the head is damaged or fitted to another encoder,
-            or the named model cannot be had or is no classifier.
+            or the named model cannot be had or is no classifier; a device that is not there.
     """
     return load_embedded(device=device) if name == DEFAULT_CLASSIFIER else _load_hub(name, device)
 
@@ -197,9 +197,9 @@ class HubClassifier:
 def _load_hub(name: str, device: str) -> HubClassifier:
     """A classifier of the hub or in a folder; refuses what would give scores without meaning."""
     quiet()
-    folder = Path(name).expanduser()
-    source = str(folder) if folder.is_dir() else name
     try:
+        folder = Path(name).expanduser()
+        source = str(folder) if folder.is_dir() else name
         tokenizer = read_tokenizer(source)
         module, info = transformers.AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
     except Exception as error:  # transformers, the hub client and safetensors raise a dozen types here
@@ -216,6 +216,8 @@ def _load_hub(name: str, device: str) -> HubClassifier:
         raise EmotraceError(f"the tokenizer of {name} has no padding token, which batches of texts need")
     freeze(module, device)
     config = module.config
+    if config.pad_token_id is None:  # decoders look for the last token before the padding
+        config.pad_token_id = tokenizer.pad_token_id
     return HubClassifier(
         # A path is of one machine only: what was loaded from it goes by the folder's own name.
         name=folder.resolve().name if folder.is_dir() else name,

@@ -40,8 +40,8 @@ class Rule:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        arguments.integer(self.texts, "the texts of a score", at_least=1)
-        arguments.integer(self.controls, "the controls of a rule", at_least=0)
+        arguments.integer(self.texts, "the number of texts of a score", at_least=1)
+        arguments.integer(self.controls, "the number of controls", at_least=0)
 
     def p(self, rise: float, null: np.ndarray) -> float:
         """The permutation p of a rise against those of the controls."""

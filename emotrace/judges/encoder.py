@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from scipy.special import expit
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError, first_line
 from emotrace.files import write_file
 from emotrace.hosts import gguf
@@ -210,15 +211,16 @@ def forward(
     """``reduce(output, mask)`` of every text, float32 ``[text, width]``, in batches of texts of like length.
 
     Raises:
-        EmotraceError: one string instead of a list of them.
+        EmotraceError: one string instead of a list of them, or one of them that is no text.
     """
     if isinstance(texts, str):
         raise EmotraceError("a classifier takes a list of texts, not one string")
+    texts = arguments.texts(texts)
     result = np.empty((len(texts), width), dtype=np.float32)
-    if not len(texts):
+    if not texts:
         return result
     # The encoder's tokenizer file asks for padding to 128 and cutting there: both are overruled here.
-    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    ids = tokenizer(texts, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
     for rows in batches([len(row) for row in ids], _BATCH_TOKENS):
         with torch.inference_mode(), as_shipped():
             padded = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding=True, return_tensors="pt")
@@ -235,7 +237,14 @@ def unit_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def freeze(module: torch.nn.Module, device: str) -> None:
-    """Moves the module to a device (``auto``: a GPU if there is one), into evaluation mode and without gradients."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    module.to(device).eval().requires_grad_(False)
+    """Moves the module to a device (``auto``: a GPU if there is one), into evaluation mode and without gradients.
+
+    Raises:
+        EmotraceError: torch does not know the device, or this machine lacks it.
+    """
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        module.to(chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise EmotraceError(f"a classifier cannot be put on the device {device!r} ({first_line(error)})") from None
+    module.eval().requires_grad_(False)

@@ -71,7 +71,8 @@ def with_kin_words(model: Model, emotions: Sequence[str]) -> list[str]:
 
 def few(names: Sequence[str]) -> list[str]:
     """``HARM_EMOTIONS`` of them, evenly from the list: under these the harm of a strength is measured."""
-    return list(names[:: max(1, len(names) // HARM_EMOTIONS)][:HARM_EMOTIONS])
+    count = min(len(names), HARM_EMOTIONS)
+    return [names[place * len(names) // count] for place in range(count)]
 
 
 def effect(

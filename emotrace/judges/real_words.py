@@ -3,7 +3,8 @@
 English is tried first. A text that is not English is measured in its own language, told by its script and its
 commonest words. Where no dictionary applies there is no number: Chinese, Japanese, Korean, Thai, Greek …; two languages
 of different scripts one after the other; a text on a prompt whose language has no dictionary. Letters at random, and
-scraps of many scripts in turn, are measured as what they are: words that no dictionary has.
+scraps of many scripts in turn, are measured as what they are: words that no dictionary has. Single letters alone are
+not: the English dictionary has every one of them, as initials and the letters of a list are written ("A) 5 B) 100").
 """
 
 from __future__ import annotations

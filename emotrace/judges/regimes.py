@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from emotrace.errors import EmotraceError
+from emotrace.instrument import corpus
 from emotrace.judges.real_words import real_words
 from emotrace.scoring import log_likelihoods
 from emotrace.tokens import prompt_ids
@@ -27,6 +28,7 @@ SURGICAL, REPETITIVE, EXPLOSIVE, SHORT = "surgical", "repetitive collapse", "exp
 REGIMES = (SURGICAL, REPETITIVE, EXPLOSIVE, SHORT)
 """``too short``: it ended within ``MIN_TOKENS`` tokens, so nothing can be said of it; not counted as surgical."""
 MIN_TOKENS = 5
+_COLUMNS = ("prompt", "text", "tokens", "n_tokens")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Thresholds:
     Attributes:
         loop: a text is in repetitive collapse if one cycle covers at least this share of its tokens,
         distinct: or if fewer than this share of its token pairs are different;
-        ratio: otherwise explosive if its perplexity ratio exceeds this,
+        ratio: otherwise explosive if its perplexity ratio exceeds this; not asked where there is none (NaN), as where
+            the unsteered model ends at once on the prompt;
         words: or if fewer than this share of its words are real ones; not asked where no dictionary applies (NaN).
     """
 
@@ -105,9 +108,8 @@ def label(measures: pd.DataFrame, thresholds: Thresholds = DEFAULT) -> pd.Series
         thresholds: where the regimes part.
     """
     repetitive = (measures["longest_loop"] >= thresholds.loop) | (measures["distinct_2"] < thresholds.distinct)
-    # An infinite or unknown ratio of a text that is long enough is no coherent text.
-    ratio = measures["perplexity_ratio"]
-    explosive = ~(ratio <= thresholds.ratio) | (measures["real_words"] < thresholds.words)
+    # An unknown ratio (NaN) of a text that is long enough says that no unsteered one is there, nothing of the text.
+    explosive = (measures["perplexity_ratio"] > thresholds.ratio) | (measures["real_words"] < thresholds.words)
     short = measures["n_tokens"] < MIN_TOKENS
     return pd.Series(
         np.select([short, repetitive, explosive], [SHORT, REPETITIVE, EXPLOSIVE], SURGICAL), index=measures.index
@@ -119,7 +121,12 @@ References = Mapping[str, Sequence[np.ndarray]]
 
 
 def references(model: Model, plain: pd.DataFrame, chat: bool = False) -> References:
-    """What steered texts are compared with: the unsteered texts (columns ``prompt, tokens``) of each prompt."""
+    """What steered texts are compared with: the unsteered texts (columns ``prompt, tokens``) of each prompt.
+
+    A steered text that is sampled with the seed of one of these is, near strength 0, compared with itself among others:
+    of four, the logarithm of its ratio is 3/4 of that against the other three, which :func:`measure_plain` takes.
+    """
+    corpus.check_columns(plain, "the table of unsteered texts", ("prompt", "tokens"))
     by_prompt: dict[str, list[np.ndarray]] = {}
     for prompt, values in zip(plain["prompt"], _log_likelihoods(model, plain, chat), strict=True):
         by_prompt.setdefault(prompt, []).append(values)
@@ -139,7 +146,7 @@ def measure(
 
     Args:
         model: the model that wrote them, which scores them unedited.
-        texts: columns ``prompt, text, tokens`` (of :func:`~emotrace.steered_texts.steer`).
+        texts: columns ``prompt, text, tokens, n_tokens`` (of :func:`~emotrace.steered_texts.steer`).
         unsteered: what they are compared with, from :func:`references`, on the same prompts.
         chat: whether the prompts were put into the chat template.
         thresholds: where the regimes part.
@@ -149,8 +156,9 @@ def measure(
         ``texts`` with the columns ``perplexity_ratio, distinct_2, longest_loop, real_words, regime``.
 
     Raises:
-        EmotraceError: no unsteered text on one of the prompts.
+        EmotraceError: no unsteered text on one of the prompts; a column that is missing.
     """
+    corpus.check_columns(texts, "the table of texts", _COLUMNS)
     for prompt in texts["prompt"].unique():
         if prompt not in unsteered:
             raise EmotraceError(f"no unsteered text to compare with on the prompt {prompt[:40]!r}")
@@ -163,6 +171,7 @@ def measure_plain(plain: pd.DataFrame, unsteered: References, thresholds: Thresh
 
     This is what chance gives: how often two samples of the unsteered model differ as much as the thresholds allow.
     """
+    corpus.check_columns(plain, "the table of unsteered texts", _COLUMNS)
     ratios = []
     for prompt, index in zip(plain["prompt"], plain.groupby("prompt").cumcount(), strict=True):
         others = [values for other, values in enumerate(unsteered[prompt]) if other != index]

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from emotrace import arguments
 from emotrace.errors import EmotraceError, of_extra
 
 Labels = Sequence[str] | np.ndarray

@@ -14,6 +14,8 @@ import itertools
 
 import numpy as np
 
+from emotrace.measures import statistics
+
 EXACT = 14
 """Up to so many pseudo-values all signs are tried: 16,384 of them."""
 

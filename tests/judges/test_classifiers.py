@@ -8,7 +8,14 @@ import torch
 from safetensors.numpy import save
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from emotrace.errors import EmotraceError
 from emotrace.hosts import gguf as gguf_weights
@@ -368,8 +375,39 @@ def test_models_that_are_no_classifiers(tmp_path, tokenizer):
         load_classifier(str(tmp_path / "number"))
 
 
-def test_a_missing_hub_classifier_is_one_line():
-    with pytest.raises(EmotraceError, match="no classifier 'nobody/has-this'") as caught:
-        load_classifier("nobody/has-this")
+def test_a_decoder_pads_as_its_tokenizer_does(tmp_path, tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2, n_positions=12, num_labels=3)
+    module = GPT2ForSequenceClassification(config).eval()
+    assert config.pad_token_id is None
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, texts = load_classifier(str(tmp_path)), ["a b c", "d e"]
+    with torch.no_grad():
+        alone = [module(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits[0].softmax(-1) for text in texts]
+    np.testing.assert_allclose(loaded.scores(texts), torch.stack(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["banana", "balanced", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(tmp_path, tokenizer, device):
+    write_tiny(tmp_path, tokenizer)
+    with pytest.raises(EmotraceError, match=f"cannot be put on the device '{device}'"):
+        load_classifier(str(tmp_path), device=device)
+
+
+def test_what_is_no_text_is_named_and_any_iterable_of_texts_is_read(tmp_path, tokenizer):
+    write_tiny(tmp_path, tokenizer)
+    loaded, labels = load_classifier(str(tmp_path)), {"happy": ["good"]}
+    for texts, words in ((["a", None], "text 2 is no text but None"), (["a\ud800"], "half of a surrogate pair")):
+        with pytest.raises(EmotraceError, match=words):
+            emotion_scores(loaded, texts, labels)
+    read = emotion_scores(loaded, (text for text in ("a", "b")), labels)
+    np.testing.assert_array_equal(read, emotion_scores(loaded, ["a", "b"], labels))
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this", None, "~nobody-of-this-name/x", "x" * 300])
+def test_a_missing_hub_classifier_is_one_line(name):
+    with pytest.raises(EmotraceError, match=f"no classifier {name!r}") as caught:
+        load_classifier(name)
     assert "\n" not in str(caught.value)
     assert classifiers.DEFAULT_CLASSIFIER in str(caught.value)

@@ -160,3 +160,19 @@ def test_what_a_ceiling_cannot_be_had_of():
         ceiling(Listed(), {"happy": ["joy=1"]}, neutral, emotion_labels=LABELS)
     with pytest.raises(EmotraceError, match="see neutral"):
         ceiling(Listed(), {"happy": ["joy=1", "joy=1"]}, ["joy=0"], emotion_labels=LABELS)
+    for own, plain in (([0.5, np.nan, 0.9], [0.1, 0.2, 0.3]), ([0.5, 0.6, 0.9], [0.1, np.inf, 0.3])):
+        with pytest.raises(EmotraceError, match="finite numbers"):
+            ceiling_of_scores({"happy": np.array(own)}, np.array(plain)[:, None])
+    with pytest.raises(EmotraceError, match="see happy"):
+        ceiling_of_scores({"happy": np.array([0.5])}, np.array([[0.1], [0.2]]))
+    with pytest.raises(EmotraceError, match="the number of texts of a score is 1 or more, not 0"):
+        Rule(texts=0)
+
+
+def test_an_emotion_without_labels_is_left_out():
+    texts, neutral = {"envy": ["joy=0"] * 2, "happy": ["joy=1", "joy=0.9"]}, ["joy=0.2", "joy=0.1"]
+    found = ceiling(Listed(), texts, neutral, emotion_labels={"envy": (), **LABELS})
+    assert list(found.by_emotion["emotion"]) == ["happy"]
+    # A score counts in its own unit.
+    small = [scores * 1e-13 for scores in (np.array([5.0, 6.0, 7.0]), np.array([[0.1], [0.2], [0.3]]))]
+    assert ceiling_of_scores({"happy": small[0]}, small[1]).rate.value == 1

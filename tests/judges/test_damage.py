@@ -7,6 +7,7 @@ from joy_model import joy_vectors, plant_joy
 
 import emotrace
 from emotrace.activations import residual_norms
+from emotrace.errors import EmotraceError
 from emotrace.in_trace import divergences
 from emotrace.instrument import corpus
 from emotrace.judges import damage
@@ -98,6 +99,13 @@ def test_divergence_is_that_of_two_passes_edited_from_the_first_token_on_whateve
         assert expected > 0.01
         assert value == pytest.approx(expected, rel=1e-3)
     np.testing.assert_allclose(divergence(model, TEXTS, Edit({LAYER: torch.zeros_like(rows)})), 0, atol=1e-9)
+
+
+def test_a_harm_of_nothing_is_refused(planted):
+    model, _, vectors = planted
+    for texts, emotions in ((["The bus came."], []), ([], None)):
+        with pytest.raises(EmotraceError, match="one of each is needed at least"):
+            damage.harm(model, vectors, [LAYER], 0.1, texts, emotions)
 
 
 def test_damage_grows_with_the_strength_and_the_unsteered_model_has_none(planted):

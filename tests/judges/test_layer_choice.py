@@ -117,6 +117,19 @@ def test_calibrating_by_effect_takes_that_layer_and_finds_its_window(planted, at
     assert own.equals(tried)
 
 
+def test_harm_is_measured_under_emotions_from_the_whole_list():
+    chosen = {n: layer_choice.few(list(range(n))) for n in (0, 3, 5, 9, 10, 14, 20)}
+    assert chosen == {
+        0: [],
+        3: [0, 1, 2],
+        5: [0, 1, 2, 3, 4],
+        9: [0, 1, 3, 5, 7],
+        10: [0, 2, 4, 6, 8],
+        14: [0, 2, 5, 8, 11],
+        20: [0, 4, 8, 12, 16],
+    }
+
+
 def test_emotions_without_kin_words_choose_no_layer(planted):
     model, _, vectors = planted
     with pytest.raises(EmotraceError, match="has no kin words of one token"):

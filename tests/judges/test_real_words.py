@@ -81,6 +81,7 @@ def regime(text, prompt=""):
         ("12 + 30 = 42 !!", 1.0),
         ("", 1.0),
         ("THE River", 1.0),
+        ("A) 5\nB) 100\nC) 300", 1.0),  # the English dictionary has every single letter
         ("Die Tu\u0308r o\u0308ffnete sich, und das Ma\u0308dchen trat leise ein.", 1.0),  # letter and accent apart
         ("Дверь открылась xqzvk brrplt wrtzz qqwx", 0.0),
     ],

@@ -156,9 +156,10 @@ COHERENT = {"n_tokens": 30, "longest_loop": 0.1, "distinct_2": 0.95, "perplexity
         ({"longest_loop": 0.9, "perplexity_ratio": 0.2}, regimes.REPETITIVE),
         ({"longest_loop": 0.9, "perplexity_ratio": 50.0}, regimes.REPETITIVE),
         ({"longest_loop": 0.9, "n_tokens": 4}, regimes.SHORT),
-        # An unknown or infinite ratio makes no coherent text.
-        ({"perplexity_ratio": np.nan}, regimes.EXPLOSIVE),
         ({"perplexity_ratio": np.inf}, regimes.EXPLOSIVE),
+        # Without an unsteered text to compare with the ratio is not asked.
+        ({"perplexity_ratio": np.nan}, regimes.SURGICAL),
+        ({"perplexity_ratio": np.nan, "real_words": 0.6}, regimes.EXPLOSIVE),
     ],
 )
 def test_the_regime_of_a_text(measures, regime):
@@ -255,3 +256,26 @@ def test_an_unsteered_text_is_compared_with_the_others_on_its_prompt_and_not_wit
         expected = regimes.perplexity_ratio(known[place], [known[other] for other in others])
         assert table["perplexity_ratio"][place] == pytest.approx(expected, rel=1e-4)
         assert abs(np.log(expected)) > 0.005
+
+
+def test_where_unsteered_texts_end_at_once_a_text_is_labelled_without_a_ratio(tiny):
+    model = tiny("llama")
+    texts = written(model, PROMPTS[:1], [9]).assign(text="She went home.")
+    table = regimes.measure(model, texts, regimes.references(model, written(model, PROMPTS[:1] * 2, [0, 0])))
+    assert np.isnan(table["perplexity_ratio"][0])
+    assert table["regime"][0] == regimes.SURGICAL
+    alone = regimes.measure_plain(texts, regimes.references(model, texts))
+    assert (np.isnan(alone["perplexity_ratio"][0]), alone["regime"][0]) == (True, regimes.SURGICAL)
+
+
+def test_a_column_that_is_missing_is_named(tiny):
+    model = tiny("llama")
+    texts = written(model, PROMPTS[:1], [5])
+    compared = regimes.references(model, texts)
+    with pytest.raises(EmotraceError, match="lacks the column tokens: "):
+        regimes.references(model, texts.drop(columns="tokens"))
+    for column in ("text", "n_tokens"):
+        with pytest.raises(EmotraceError, match=f"the table of texts lacks the column {column}: "):
+            regimes.measure(model, texts.drop(columns=column), compared)
+        with pytest.raises(EmotraceError, match=f"lacks the column {column}: "):
+            regimes.measure_plain(texts.drop(columns=column), compared)

@@ -28,6 +28,7 @@ def test_p_is_the_share_of_all_signs_that_reach_the_sum(alternative):
     sums = np.array([np.dot(signs, pseudo) for signs in itertools.product((1, -1), repeat=5)])
     reached = {"greater": sums >= 1.6 - 1e-9, "less": sums <= 1.6 + 1e-9, "two-sided": abs(sums) >= 1.6 - 1e-9}
     assert jackknife.flip_p(pseudo, alternative) == (pytest.approx(reached[alternative].mean()), 32)
+    assert jackknife.flip_p(pseudo * 1e-13, alternative) == jackknife.flip_p(pseudo, alternative)
 
 
 def test_of_many_values_signs_are_drawn():

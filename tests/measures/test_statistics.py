@@ -9,6 +9,7 @@ from scipy import stats
 from emotrace.errors import EmotraceError
 from emotrace.measures.statistics import (
     centred_interval,
+    cohens_d,
     mantel,
     mean_interval,
     pearson,
@@ -52,6 +53,21 @@ def test_permutation_p_counts_the_draws_at_least_as_extreme(alternative, value, 
 def test_permutation_p_counts_ties_up_to_rounding_as_extreme(alternative):
     assert permutation_p(0.3, np.full(9, 0.1 + 0.2), alternative) == 1
     assert permutation_p(0.1 + 0.2, np.full(9, 0.3), alternative) == 1
+
+
+@pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
+@pytest.mark.parametrize("unit", [1e-13, 1.0, 1e13])
+def test_permutation_p_does_not_depend_on_the_unit(alternative, unit):
+    value = -5 if alternative == "less" else 5
+    assert permutation_p(value * unit, np.linspace(-1, 1, 99) * unit, alternative) == 1 / 100
+    assert permutation_p(0.3 * unit, np.full(9, (0.1 + 0.2) * unit), alternative) == 1
+    assert permutation_p(1e-17 * unit, np.array([-1e-17, 1.0, -1.0]) * unit, alternative) > 1 / 2  # rounding of 0
+
+
+def test_cohens_d_without_any_spread_is_infinite_and_unknown_without_a_difference():
+    assert cohens_d([0.1] * 3, [0.2] * 3) == -np.inf
+    assert np.isnan(cohens_d([0.1] * 3, [0.1] * 4))  # whose means differ by rounding
+    np.testing.assert_array_equal(cohens_d([[0.3] * 3, [1, 2, 3]], [[0.1] * 3, [2, 3, 4]]), [np.inf, -1.0])
 
 
 @pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
