@@ -27,13 +27,11 @@ from emotrace.cli_arguments import (
     loads_a_model,
 )
 from emotrace.cli_output import loaded_model, print_claims, print_table
-from emotrace.errors import EmotraceError, missing_extra, require
+from emotrace.errors import EmotraceError, missing_extra
 from emotrace.progress import bars
 from emotrace.redaction import redacted
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from emotrace.instrument.instrument import Instrument
 
 HELP = "Emotion representations in open-weight language models: extract, compare, report."
@@ -153,16 +151,11 @@ def extract(
 ) -> None:
     """Extract a model's emotion vectors from texts that it reads, or from stories that it writes."""
     from emotrace.extraction import extract as extract_vectors
-    from emotrace.files import ensure_writable
-    from emotrace.hosts import control_vectors
 
     names = None if emotions.strip() == "all" else arguments.split(emotions)
-    own, table = _texts_to_extract(instrument, columns, passages, names, method)
+    own, table = cli_arguments.texts_to_extract(instrument, columns, passages, names, method)
     indices, unrelated = cli_arguments.layers(layers), bool(remove_neutral) or estimator == "neutral_removed"
-    if gguf:  # what would fail after minutes of reading
-        require("embedded")
-        ensure_writable(gguf / "_")
-        control_vectors.check_layers([layer for layer in indices or [2] if layer >= control_vectors.FIRST_LAYER])
+    cli_arguments.check_gguf(gguf, indices)
     with loaded_model(model, remote, out, instruct, how=how) as (loaded, progress):
         vectors = extract_vectors(
             loaded,
@@ -183,26 +176,6 @@ def extract(
         for emotion in vectors.emotions:
             vectors.export_gguf(gguf / f"{emotion.replace('/', '--')}.gguf", emotion)
         print(f"llama.cpp control vectors: {gguf}")
-
-
-def _texts_to_extract(
-    source: str | None, columns: str | None, passages: Path | None, names: list[str] | None, method: str
-) -> tuple[Instrument | None, DataFrame | None]:
-    """The instrument that is named, or emotions by name alone for a model to write of; else the passages."""
-    from emotrace.instrument import corpus
-    from emotrace.instrument.instrument import from_names
-
-    if source is not None and passages is not None:
-        raise EmotraceError("texts are named by --instrument or by --passages, not by both")
-    if (own := cli_arguments.instrument(source, columns)) is not None:
-        own.check_emotions(names or [])
-        return own, None
-    if method == "generation" and names and not set(names) <= set(corpus.emotion_names()):
-        own = from_names(names)
-        cli_arguments.show(own)
-        return own, None
-    corpus.check_emotions(names or [])
-    return None, corpus.passages(passages)
 
 
 def _count_texts(method: str, own: Instrument | None, passages: Sized | None, unrelated: bool) -> int:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from typer import Option
 
 from emotrace import arguments
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, require
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from emotrace.instrument.instrument import Instrument
 
 T = TypeVar("T")
@@ -184,3 +186,34 @@ def emotion(text: str, own: Instrument | None = None) -> str | dict[str, float]:
         raise EmotraceError(f"a mixture is written happy=1,calm=0.5, not {text!r}") from None
     (own.check_emotions if own else corpus.check_emotions)(list(mixture) or [text])
     return mixture if "=" in text or len(mixture) > 1 else next(iter(mixture))
+
+
+def texts_to_extract(
+    source: str | None, columns: str | None, passages: Path | None, names: list[str] | None, method: str
+) -> tuple[Instrument | None, pd.DataFrame | None]:
+    """The instrument that is named, or emotions by name alone for a model to write of; else the passages."""
+    from emotrace.instrument import corpus
+    from emotrace.instrument.instrument import from_names
+
+    if source is not None and passages is not None:
+        raise EmotraceError("texts are named by --instrument or by --passages, not by both")
+    if (own := instrument(source, columns)) is not None:
+        own.check_emotions(names or [])
+        return own, None
+    if method == "generation" and names and not set(names) <= set(corpus.emotion_names()):
+        own = from_names(names)
+        show(own)
+        return own, None
+    corpus.check_emotions(names or [])
+    return None, corpus.passages(passages)
+
+
+def check_gguf(folder: Path | None, layers: list[int] | None) -> None:
+    """Refuses at once what would fail after minutes of reading: a folder for control vectors, layers that have none."""
+    from emotrace.files import ensure_writable
+    from emotrace.hosts import control_vectors
+
+    if folder:
+        require("embedded")
+        ensure_writable(folder / "_")
+        control_vectors.check_layers([layer for layer in layers or [2] if layer >= control_vectors.FIRST_LAYER])

@@ -261,10 +261,8 @@ def memory_digest(module: Any, tokenizer: Any) -> str:
     ends = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     digest = hashlib.sha256(f"{config} {sorted(map(str, ends if isinstance(ends, list) else [ends]))}".encode())
     core = getattr(tokenizer, "backend_tokenizer", None)
-    if core is None:  # what it adds to a text stands in no vocabulary
-        words = json.dumps([tokenizer.get_vocab(), tokenizer("a")["input_ids"]], sort_keys=True)
-    else:
-        words = core.to_str()
+    own = core is None and [tokenizer.get_vocab(), tokenizer("a")["input_ids"]]  # what it adds is in no vocabulary
+    words = json.dumps(own, sort_keys=True) if core is None else core.to_str()
     words = words.split('"added_tokens":', 1)[-1]  # before it: truncation and padding of the last call
     special = dict(tokenizer.special_tokens_map)
     pad = special.pop("pad_token", None)  # of a tokenizer without one nnsight makes it the end of text
@@ -272,8 +270,7 @@ def memory_digest(module: Any, tokenizer: Any) -> str:
     tensors = sorted(quantised.plain_tensors(quantised.tensors_of(module).items()))
     step = 1 + sum(tensor.numel() for _, tensor in tensors) // SUMMED
     for name, tensor in tensors:
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_checksums(tensor, step).tobytes())
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode() + _checksums(tensor, step).tobytes())
     return digest.hexdigest()
 
 

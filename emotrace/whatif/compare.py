@@ -96,9 +96,7 @@ def what_if(
     plain, steered, *others = (cosines(vectors, reading.activation[0], layer) for reading in readings)
     changes = pd.DataFrame({"emotion": vectors.emotions, "plain": plain, "steered": steered, "change": steered - plain})
     if control:
-        weights = {} if isinstance(emotion, str) else emotion  # what has a negative weight is steered the other way
-        signs = [np.sign(strength or 1) * (np.sign(weights.get(name, 0)) or 1) for name in vectors.emotions]
-        changes = _beside_control(changes, np.stack(others) - plain, np.array(signs))
+        changes = _beside_control(changes, np.stack(others) - plain, emotion, strength)
     direction = vectors[emotion] if isinstance(emotion, str) else vectors.mix(emotion)
     gap = np.linalg.norm(direction[vectors.index(layer)])
     judged, name = _judged(list(written["text"]), judge)
@@ -119,12 +117,14 @@ def what_if(
     )
 
 
-def _beside_control(changes: pd.DataFrame, null: np.ndarray, towards: np.ndarray) -> pd.DataFrame:
+def _beside_control(changes: pd.DataFrame, null: np.ndarray, emotion: Emotion, strength: float) -> pd.DataFrame:
     """The changes with mean and range of the control's, ``null [draw, emotion]``, and their rank among them.
 
-    ``towards [emotion]``: 1 where a rise counts, −1 where a fall does.
+    A fall counts in place of a rise at a negative strength, and for what has a negative weight at a positive one.
     """
-    beyond = towards * null >= towards * changes["change"].to_numpy()
+    weights = {} if isinstance(emotion, str) else emotion
+    towards = [np.sign(strength or 1) * (np.sign(weights.get(name, 0)) or 1) for name in changes["emotion"]]
+    beyond = np.multiply(towards, null) >= towards * changes["change"].to_numpy()
     return changes.assign(
         permuted=null.mean(axis=0),
         permuted_low=null.min(axis=0),
