@@ -24,7 +24,7 @@ from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument, from_names
 from emotrace.instrument.loading import Source, load_instrument
 from emotrace.measures.estimators import ESTIMATORS, MEAN_DIFFERENCE
-from emotrace.measures.geometry import neutral_components
+from emotrace.measures.geometry import neutral_components, variance_share
 from emotrace.readings import Reading, provenance_of, read_texts
 from emotrace.stories import kept, request_ids, write_stories
 from emotrace.tokens import Writing
@@ -70,7 +70,7 @@ def read_stories(
         progress: called with the number of stories just read.
 
     Raises:
-        EmotraceError: no stories; a story that the model does not write again from its seed.
+        EmotraceError: no stories, or a column that is missing; one that the model does not write again from its seed.
     """
     if stories.empty:
         raise EmotraceError("no stories to read: none passed the check")
@@ -89,6 +89,7 @@ def read_stories(
         )
         reading.provenance["read"] = "again"
         return reading
+    corpus.check_columns(stories, "the table of stories", ("topic", "emotion", "text", "seed", "kept_tokens"))
     layers = model.check_layers(layers)
     poolings = [arguments.choice(name, "pooling", POOLINGS) for name in arguments.names(poolings, "pooling")]
     pooled: dict[str, list[np.ndarray]] = {pooling: [] for pooling in poolings}
@@ -99,9 +100,10 @@ def read_stories(
         written = read_while_writing(
             model, requests, while_writing, list(pd.to_numeric(batch["seed"], errors="coerce")), layers=layers
         )
-        for row, text in zip(batch.itertuples(), written, strict=True):
-            _check_same(model, row, text.ids, while_writing)
-            stream = text.stream[: row.kept_tokens]  # pooled as activations.read_activations does
+        for row, text in zip(batch.itertuples(), written, strict=True):  # pooled as activations.read_activations does
+            count = arguments.integer(row.kept_tokens, "kept_tokens", at_least=2 if "mean" in poolings else 1)
+            _check_same(model, row, text.ids[:count], while_writing)
+            stream = text.stream[:count]
             for pooling in poolings:
                 mean = stream[-1] if pooling == "last" else stream[1:].mean(axis=0, dtype=np.float64)
                 pooled[pooling].append(mean.astype(np.float32))
@@ -113,8 +115,8 @@ def read_stories(
 
 
 def _check_same(model: Model, story: Any, ids: Sequence[int], writing: Writing) -> None:
-    text = model.tokenizer.decode(ids[: story.kept_tokens], skip_special_tokens=True)
-    if not text.strip().startswith(story.text):
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    if len(ids) < story.kept_tokens or not text.strip().startswith(story.text):
         raise EmotraceError(
             f"the story {story.topic} × {story.emotion} is not what {model.name} writes from seed {story.seed} at "
             f"temperature {writing.temperature} in {writing.max_new_tokens} tokens"
@@ -174,13 +176,17 @@ def extract(
     arguments.choice(estimator, "estimator", ESTIMATORS)
     if instrument is not None and passages is not None:
         raise EmotraceError("texts are named by instrument or by passages, not by both")
+    if columns is not None and instrument is None:
+        raise EmotraceError("columns are those of an instrument's file: name it as instrument")
+    if method == "comprehension" and (stories is not None or continuation):
+        raise EmotraceError("stories and continuation go with method='generation', which is not asked for")
     if emotions is not None and not (emotions := list(dict.fromkeys(arguments.names(emotions, "emotion")))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     own = _instrument(instrument, columns, emotions, method)
     if emotions is not None:
         emotions = (own.check_emotions if own else corpus.check_emotions)(emotions)
     layers, seed = model.check_layers(layers), arguments.integer(seed, "a seed")
-    share = _share_of_variance(remove_neutral)
+    share = None if remove_neutral is None else variance_share(remove_neutral)
     if method == "comprehension":
         if own is not None:
             table = own.passages
@@ -211,15 +217,6 @@ def extract(
     neutral = read_unrelated(model, vectors, progress, own)
     what = f"neutral components up to {share:g} of the variance of {len(neutral)} baseline texts"
     return vectors.without(neutral_components(neutral, share), what)
-
-
-def _share_of_variance(value: float | None) -> float | None:
-    if value is None:
-        return None
-    share = arguments.number(value, "a share of variance")
-    if not 0 < share <= 1:
-        raise EmotraceError(f"remove_neutral is a share of variance, above 0 and up to 1, not {share:g}")
-    return share
 
 
 def _instrument(

@@ -102,7 +102,11 @@ class Reading:
         own, labels = self.vectors(pooling), self.labels
         topics = labels["topic"].to_numpy(str) if "topic" in labels else np.zeros(len(labels))
         texts = self.pooled[pooling], topics, labels["emotion"].to_numpy(str)
-        drawn = permuted_label_vectors(*texts, own.emotions, count, rng)  # [draw, emotion, layer, d_model]
+        pairs = own.provenance["centring"] == "neutral"
+        asked = [*own.emotions, corpus.NEUTRAL] if pairs else own.emotions
+        drawn = permuted_label_vectors(*texts, asked, count, rng)  # [draw, emotion, layer, d_model]
+        if pairs:  # each from the mean of its own shuffle's second texts, whatever the texts' own centres are
+            drawn, own = drawn[:, :-1] - drawn[:, -1:], replace(own, provenance={**own.provenance, "steps": "permuted"})
         values = np.stack([vectors[number % len(own.emotions)] for number, vectors in enumerate(drawn)])
         names = tuple(f"permuted-{number}" for number in range(1, count + 1))
         return replace(own, emotions=names, values=values.astype(np.float32))

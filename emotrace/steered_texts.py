@@ -122,6 +122,8 @@ def write(
     for row in (rows := list(arguments.ordered(rows, "Row"))):
         if not isinstance(row, Row) or not isinstance(row.vectors, EmotionVectors):
             raise EmotraceError(f"rows are steered_texts.Row, with vectors of the model, not {shown(row)}")
+        arguments.number(row.strength, "a strength")
+        arguments.seeds([row.seed])
     if not rows:
         raise EmotraceError("nothing is to be written: a row is needed at least")
     layers = model.check_layers(layers)

@@ -213,6 +213,19 @@ def test_what_does_not_exist_is_named_with_what_does(planted, settings, message)
         emotrace.extract(planted[0], passages=planted_passages(), **settings)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stories": planted_passages()}, "stories and continuation go with method='generation'"),
+        ({"continuation": True}, "stories and continuation go with method='generation'"),
+        ({"columns": {"text": "nonsense"}}, "columns are those of an instrument's file"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(planted, given, message):
+    with pytest.raises(EmotraceError, match=message):
+        emotrace.extract(planted[0], layers=[0], **given)
+
+
 def test_emotions_that_the_passages_lack_are_refused_with_those_they_have(planted):
     with pytest.raises(EmotraceError, match=r"grateful.*happy"):
         emotrace.extract(planted[0], passages=planted_passages(), emotions=["grateful"])

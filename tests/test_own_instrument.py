@@ -1,5 +1,6 @@
 """Vectors of anyone's emotions: each centre and stand-in by itself, the default through the new path, the commands."""
 
+import itertools
 import json
 import sys
 
@@ -13,6 +14,7 @@ from emotrace.activations import read_activations
 from emotrace.errors import EmotraceError
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import from_names
+from emotrace.readings import Reading
 from emotrace.tokens import Writing
 from emotrace.vectors import EmotionVectors
 from emotrace.whatif.text_reading import cached_vectors
@@ -76,6 +78,21 @@ def test_contrast_pairs_give_the_difference_of_their_means(llama):
     close(vectors["curious"], mean(llama, TEXTS["curious"]) - mean(llama, TEXTS["nostalgic"]))
     assert vectors.provenance["centring"] == "neutral"
     close(vectors.recentre("grand")["curious"], vectors["curious"] / 2)
+
+
+def test_permuted_pairs_are_measured_from_their_own_second_texts():
+    pairs = [{"positive": a, "negative": b} for a, b in zip(TEXTS["curious"], TEXTS["nostalgic"], strict=True)]
+    own = emotrace.load_instrument(pairs, name="curious")
+    pooled = {"mean": np.random.default_rng(0).normal(size=(6, 1, 4)).astype(np.float32)}
+    labels = own.passages["emotion"].to_numpy(str)
+    permuted = Reading(own.passages, pooled, [1], {"model": "m"}, own).permuted("mean", 5, np.random.default_rng(1))
+    assert permuted.provenance["centring"] == "neutral"
+    sides = pooled["mean"][labels == "curious"][:, 0] - pooled["mean"][labels == "neutral"][:, 0]
+    signed = np.array(list(itertools.product((1, -1), repeat=3))) @ sides / 3
+    for vector in permuted.values[:, 0]:  # a shuffle within a pair leaves it or turns it around
+        assert np.abs(signed - vector).max(axis=1).min() < 1e-6
+    with pytest.raises(EmotraceError, match="cannot be centred anew"):
+        permuted.recentre("grand")
 
 
 def test_the_default_through_the_new_path_gives_the_same_vectors(llama):

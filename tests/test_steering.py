@@ -328,6 +328,22 @@ def test_bad_input_is_one_clear_line(llama, vectors, change, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": None}, "seed is a whole number, not None"),
+        ({"seed": 1.7}, "seed is a whole number, not 1.7"),
+        ({"seed": 2**64}, "a seed is a whole number of 64 bits"),
+        ({"strength": "a"}, "a strength is a finite number, not 'a'"),
+        ({"strength": float("nan")}, "a strength is a finite number, not nan"),
+    ],
+)
+def test_a_row_of_no_seed_or_strength_is_refused(llama, vectors, change, words):
+    row = steered_texts.Row("The door", vectors, "happy", 0.1)._replace(**change)
+    with pytest.raises(EmotraceError, match=words):
+        steered_texts.write(llama, [row], [2], Writing(3, temperature=0.8))
+
+
 @pytest.mark.parametrize("seeds", [(), (1,), (1, 2, 3, 4)])
 def test_sampled_rows_without_a_seed_each_are_refused(llama, seeds):
     ids = [text.ids for text in tokens.encode(llama, PROMPTS)]

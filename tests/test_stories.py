@@ -265,6 +265,20 @@ def test_layers_are_read_as_asked(tiny):
     np.testing.assert_array_equal(some, every[:, [0, 3]])
 
 
+def test_stories_to_be_written_again_need_their_seeds_and_two_tokens_for_a_mean(llama):
+    table = pd.DataFrame([{"topic": "pet", "emotion": "happy", "text": "", "seed": 4, "kept_tokens": 1}])
+    how = {"while_writing": Writing(4, temperature=0.8), "layers": [2]}
+    for column in ("seed", "kept_tokens"):
+        with pytest.raises(EmotraceError, match=f"the table of stories lacks the column {column}: "):
+            extraction.read_stories(llama, table.drop(columns=column), **how)
+    with pytest.raises(EmotraceError, match="kept_tokens is 2 or more, not 1"):
+        extraction.read_stories(llama, table, **how)
+    last = extraction.read_stories(llama, table, poolings=["last"], **how).pooled["last"]
+    assert np.isfinite(last).all()
+    with pytest.raises(EmotraceError, match="is not what .* writes from seed 3"):  # which writes nothing
+        extraction.read_stories(llama, table.assign(seed=3), poolings=["last"], **how)
+
+
 @pytest.fixture(scope="module")
 def passages():
     return corpus.passages().query("topic in ['cooking', 'pet']").reset_index(drop=True)
@@ -353,8 +367,11 @@ def test_neutral_components_can_be_taken_out_of_the_vectors(llama, passages):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_a_share_that_is_none_is_refused(llama, passages, share):
+    read = []
+    how = {"pooling": "mean", "layers": [2], "passages": passages, "progress": read.append}
     with pytest.raises(EmotraceError, match="share of variance"):
-        emotrace.extract(llama, pooling="mean", layers=[2], passages=passages, remove_neutral=share)
+        emotrace.extract(llama, remove_neutral=share, **how)
+    assert not read
 
 
 # -- the stories that are kept with the project -----------------------------------------------------------------------
