@@ -24,7 +24,7 @@ from emotrace.hosts.open_edits import open_edits
 from emotrace.hosts.remote import answers
 from emotrace.instrument import corpus
 from emotrace.instrument.instrument import Instrument
-from emotrace.instrument.stories import request, status, until_sentence_end
+from emotrace.instrument.stories import RULES, request, status, until_sentence_end
 from emotrace.measures.randomness import seed_from
 from emotrace.steering import generate
 from emotrace.tokens import Writing, chat_ids, encode, in_batches
@@ -198,6 +198,7 @@ def _write_batch(
         return compute()
     key: dict[str, Any] = {"what": "stories", "model": model.identity, "dtype": model.provenance["dtype"]}
     key |= {"max_new_tokens": limit, "temperature": writing.temperature, "continuation": continuation}
+    key["rules"] = RULES
     if instrument is not None:
         key["kin"] = sorted(instrument.kin.items())
     return cache.rows({**key, "cells": cells, "prompts": prompts, "seeds": seeds, "attempt": attempt}, compute)
@@ -210,12 +211,12 @@ def judge(
     whole = model.tokenizer.decode(tokens, skip_special_tokens=True)
     ended = len(tokens) < limit
     text = (whole if ended else until_sentence_end(whole)).strip()
-    leaks_of = corpus.leaks if instrument is None else instrument.leaks
+    leaks_of, words_of = (instrument.leaks, instrument.words) if instrument else (corpus.leaks, corpus.words)
     own = leaks_of(text, [emotion])
     others, cut = sorted(set(leaks_of(text)) - set(own)), not ended and text != whole.strip()
     size = {"n_tokens": len(tokens), "kept_tokens": _tokens_of(model, tokens, text), "ended": ended, "cut": cut}
     leaks = {"leaks": "|".join(own), "other_leaks": "|".join(others)}
-    return {"text": text, **size, **leaks, "status": status(text, bool(own))}
+    return {"text": text, **size, **leaks, "status": status(text, bool(own), words_of)}
 
 
 def _tokens_of(model: Model, tokens: list[int], text: str) -> int:

@@ -11,6 +11,7 @@ import emotrace
 from emotrace import EmotraceError, activations, extraction, readings, steering, stories
 from emotrace.instrument import corpus
 from emotrace.instrument import stories as stored_stories
+from emotrace.instrument.instrument import from_names
 from emotrace.study.folder import RunFolder
 from emotrace.study.methods.story_rates import story_rates
 from emotrace.tokens import Tokens, Writing
@@ -60,6 +61,21 @@ def test_a_prompt_is_the_chat_template_around_the_request(llama):
     )
 
 
+@pytest.mark.parametrize(
+    ("scene", "asked"),
+    [
+        ("HIV test result", "HIV test result."),
+        ("I lost my keys.", "I lost my keys."),
+        ("A day at sea", "a day at sea."),
+        (" Being late.. ", "being late."),
+    ],
+)
+def test_a_scene_is_asked_for_as_it_is_written(scene, asked):
+    assert stories.request(scene, "sad").split("scene: ")[1].startswith(f"{asked} The main character feels sad.")
+    with pytest.raises(EmotraceError, match="not nothing"):
+        stories.request(" . ", "sad")
+
+
 def test_a_seed_depends_on_everything_that_names_the_attempt():
     cell = stories.Cell("pet", "sad", 1)
     variants = [
@@ -86,6 +102,10 @@ def test_a_seed_depends_on_everything_that_names_the_attempt():
         ("Wait... what? Yes!) but", "Wait... what? Yes!)"),
         ("It cost 3.50 at the", ""),
         ("All is well.", "All is well."),
+        ("她推开门。他说:“走吧。”然后", "她推开门。他说:“走吧。”"),
+        ("वह घर आया। फिर वह", "वह घर आया।"),
+        ("„Geh.“ Er g", "„Geh.“"),
+        ("« Va. » Il p", "« Va. »"),
     ],
 )
 def test_a_text_is_cut_back_to_its_last_sentence_end(text, cut):
@@ -113,6 +133,65 @@ def test_a_story_is_judged_by_what_it_says(llama, text, status, leaks, others):
     assert (judged["status"], judged["leaks"], judged["other_leaks"]) == (status, leaks, others)
     assert (judged["text"], judged["ended"], judged["cut"]) == (text, True, False)
     assert judged["kept_tokens"] == judged["n_tokens"] == len(tokens)
+
+
+APOLOGY = "I'm sorry, but I can't help with that"
+STORIES = [
+    f'"{APOLOGY}," he said, and he picked up every piece of the broken vase with shaking hands.',
+    f"“{APOLOGY.replace(chr(39), '’')},” the clerk said, and he closed the window and went home for the night.",
+    f"'{APOLOGY},' the clerk said, and he closed the window and went home for the night.",
+    'The robot walks in. "As an AI, I cannot eat," it says, and the family laughs at the table for long.',
+    "I'm sorry, I say to the dog, and it puts its head upon my knee while the rain comes down outside.",
+    "I can't help but smile as the kettle sings and the morning light comes across the table to my book.",
+    "I can't write a single word today, so I put the pen away and walk to the river with my brother.",
+    "I cannot help with the dishes tonight; my hand is in plaster, and my sister does them all, singing.",
+    "She put the pencil down. I am a digital nurse now, she said, and everyone in the kitchen laughed with her.",
+    "As an AI researcher, Mara opens the lab at six, hangs up her coat and makes a pot of tea for everyone.",
+    "The man asks an AI assistant for the way to the station, then he runs for the train and waves.",
+]
+REFUSALS = [
+    f"{APOLOGY}. If you have another question, please ask me and I will try to answer it.",
+    f"{APOLOGY.replace('help', 'assist')} request. Is there something else that I could do for you today?",
+    "Sorry, I cannot write this story for you, as it is not something that I do, so please ask someone else.",
+    "As an AI, I do not have feelings, but here is what a person may do in such a scene if you like.",
+    "Sure! However, as an artificial intelligence I have no feelings, so I can only say what people might do.",
+    "I'm just a large language model, so I do not cook, but I could tell you something about meals at home.",
+    "I cannot fulfill your request to write about this scene, because it asks for a feeling that I do not have.",
+    "I apologize, but I am unable to write the story that you asked me for, since it is not allowed here.",
+    "I can't create content of that kind, but I would be glad to talk about something else with you now.",
+    f"{PLAIN} As an AI language model, I have no feelings.",
+]
+
+
+def test_what_a_character_says_is_no_refusal_and_what_an_assistant_says_is():
+    assert [text for text in STORIES if stored_stories.status(text, False) != "kept"] == []
+    assert [text for text in REFUSALS if stored_stories.status(text, False) != "refusal"] == []
+
+
+@pytest.mark.parametrize(
+    ("emotion", "text"),
+    [
+        ("радость", "Анна открыла дверь и увидела сестру. Она обняла её и долго не отпускала, смеясь и плача."),
+        ("高兴", "她推开门,看见妹妹抱着花站在门口。她一把抱住她,笑着转了一圈又一圈。"),
+    ],
+)
+def test_stories_in_any_script_are_kept_and_leak(llama, emotion, text):
+    instrument = from_names([emotion])
+    for story, status in ((text, "kept"), (f"{text} {emotion}!", "leaks")):
+        tokens = llama.tokenizer(story, add_special_tokens=False)["input_ids"]
+        judged = stories.judge(llama, tokens, emotion, limit=len(tokens) + 1, instrument=instrument)
+        assert (judged["text"], judged["status"]) == (story, status)
+    assert stored_stories.status(text, False) == "empty"  # to ``data/``, whose words are English
+
+
+def test_the_cache_of_stories_depends_on_what_decides_their_status(llama, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, {})
+    asked = {"topics": ["pet"], "emotions": ["sad"], "writing": Writing(20, temperature=0.8), "attempts": 1}
+    first = stories.write_stories(llama, **asked, cache=folder)["status"].tolist()
+    monkeypatch.setattr(stories, "status", lambda *_: "refusal")
+    assert stories.write_stories(llama, **asked, cache=folder)["status"].tolist() == first
+    monkeypatch.setattr(stories, "RULES", [*stories.RULES, "another"])
+    assert stories.write_stories(llama, **asked, cache=folder)["status"].tolist() == ["refusal"]
 
 
 def test_a_story_at_the_limit_is_cut_and_its_tokens_counted(llama):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from emotrace.errors import EmotraceError, unknown
 from emotrace.instrument.tables import read_table
+from emotrace.instrument.words import any_words as any_words
+from emotrace.instrument.words import kin_in
+from emotrace.instrument.words import words as words
 
 NEUTRAL = "neutral"
 INSTRUMENTS = {"scenes": "passages", "accounts": "accounts"}
@@ -36,8 +38,6 @@ _COLUMNS = {
     "calibration": "model weights_id layer strength window_low window_high n",
     "models": "name hub_id family parameters_millions kind source weights files sha256 licence paper_nine note",
 }
-_WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
-_ANY_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -319,30 +319,10 @@ def quick_subset(table: pd.DataFrame, topics_kept: int = 6) -> pd.DataFrame:
     return table[table["topic"].isin(first)].reset_index(drop=True)
 
 
-def words(text: str) -> list[str]:
-    """The words of a text, in lower case; a hyphenated or apostrophised word is one."""
-    return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
-
-
-def any_words(text: str) -> list[str]:
-    """The words of a text in any alphabet, in lower case; the characters where nothing stands between words."""
-    tokens = [word.lower().replace("’", "'") for word in _ANY_WORD.findall(text)]
-    if 12 * len(tokens) >= len(text):
-        return tokens
-    return [letter for letter in text.lower() if letter.isalnum()]
-
-
 def leaks(text: str, names: Sequence[str] | None = None) -> list[str]:
     """The kin words of the emotions ``names`` (default all 21 classes) in ``text``, also as part of a hyphenation."""
     kin_words = emotions()["kin"]
-    return kin_in(words(text), {word for name in (names or kin_words.index) for word in kin_words[name]})
-
-
-def kin_in(tokens: Sequence[str], kin: Set[str]) -> list[str]:
-    """The words of ``kin`` (lower case) among a text's ``tokens``, also as part of a hyphenation."""
-    # joy's, joy'll, mother-love's: every piece between apostrophes and hyphens
-    parts = (part for word in tokens for part in re.split(r"['-]", word))
-    return sorted({part for part in parts if part in kin})
+    return kin_in(text, words(text), {word for name in (names or kin_words.index) for word in kin_words[name]})
 
 
 def fingerprint(table: pd.DataFrame) -> str:

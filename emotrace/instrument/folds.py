@@ -15,14 +15,15 @@ RUN = 3
 
 
 def _runs(words: list[str]) -> list[str]:
-    return [" ".join(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1))]
+    starts = range(max(1, len(words) - RUN + 1) if words else 0)
+    return [" ".join(words[start : start + RUN]) for start in starts]
 
 
 def alike(words: Sequence[Sequence[str]]) -> list[tuple[int, int, float]]:
     """The pairs of near-duplicates among texts: ``(first, second, Jaccard index)``, by the first.
 
     Args:
-        words: of each text, in lower case. A text of fewer than three words is one run.
+        words: of each text, in lower case. A text of fewer than three words is one run, one without words is like none.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 

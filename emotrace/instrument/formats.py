@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from emotrace.errors import EmotraceError, first_line, shown
-from emotrace.instrument.tables import SEPARATORS, decoded
+from emotrace.instrument.tables import SEPARATORS, decoded, lines_of
 
 
 class Rows(NamedTuple):
@@ -82,7 +83,7 @@ def _found(cells: Sequence[str], wanted: Sequence[Sequence[str]]) -> int:
 def _header(path: Path, text: str, wanted: Sequence[Sequence[str]]) -> str:
     """The line that names the columns: the first that is no comment, or the last comment where it names more."""
     comment = ""
-    for line in text.lstrip("\ufeff").splitlines():
+    for line in lines_of(text.lstrip("\ufeff")):
         if line.lstrip().startswith("#"):
             comment = line.lstrip()[1:]
         elif line.strip():
@@ -175,7 +176,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json(path: Path, wanted: Sequence[Sequence[str]]) -> Rows:
     text = decoded(path)
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines_of(text) if line.strip()]
     if not lines:
         raise EmotraceError(f"{path} is empty")
     try:
@@ -190,6 +191,8 @@ def _json(path: Path, wanted: Sequence[Sequence[str]]) -> Rows:
         raise EmotraceError(
             f"{path}, line {error.lineno}, character {error.colno}: it is no JSON ({error.msg})"
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise EmotraceError(f"{path} is no JSON of texts: {first_line(error)}") from None
     if len(lines) == 1 and path.suffix.lower() != ".json" and isinstance(value, dict):
         return _json_lines(path, text)
     return rows_of(value, str(path), wanted)
@@ -197,12 +200,12 @@ def _json(path: Path, wanted: Sequence[Sequence[str]]) -> Rows:
 
 def _json_lines(path: Path, text: str) -> Rows:
     records, places = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line, object_pairs_hook=_once)
-        except (EmotraceError, json.JSONDecodeError, RecursionError) as error:
+        except (EmotraceError, ValueError, RecursionError) as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
             raise EmotraceError(f"{path}, line {number}: it is no JSON ({why})") from None
         if not isinstance(record, dict):
@@ -296,10 +299,17 @@ def of_table(table: pd.DataFrame, what: str = "a table") -> Rows:
     return Rows(table.reset_index(drop=True), [f"row {number}" for number in range(1, len(table) + 1)], [what])
 
 
+_ENDS = re.compile(r"[.!?…。！？؟।][^\w\s]*$")
+
+
 def _plain(path: Path, wanted: Sequence[Sequence[str]]) -> Rows:
-    """A text a line; or, where one goes over several, empty lines between them."""
+    """A text a line; or, where one goes over several, empty lines between them: the breaks fall within sentences.
+
+    Raises:
+        EmotraceError: it could be either, as a list of texts with an empty line in it could.
+    """
     blocks: list[tuple[int, list[str]]] = []
-    lines = decoded(path).lstrip("\ufeff").splitlines()
+    lines = lines_of(decoded(path).lstrip("\ufeff"))
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -308,6 +318,13 @@ def _plain(path: Path, wanted: Sequence[Sequence[str]]) -> Rows:
         else:
             blocks.append((number, [line.strip()]))
     if len(blocks) > 1 and any(len(block) > 1 for _, block in blocks):
+        ends = [bool(_ENDS.search(block[-1])) for _, block in blocks]
+        breaks = [bool(_ENDS.search(line)) for _, block in blocks for line in block[:-1]]
+        if 2 * sum(ends) <= len(ends) or 2 * sum(breaks) >= len(breaks):
+            raise EmotraceError(
+                f"{path}, line {blocks[1][0] - 1}: an empty line, and it cannot be told whether such lines stand "
+                "between texts: write one text a line without empty lines, or CSV or JSON"
+            )
         texts, note = [(number, "\n".join(block)) for number, block in blocks], "empty lines between texts"
     else:
         texts, note = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()], "a text a line"

@@ -22,6 +22,7 @@ from emotrace.instrument.corpus import NEUTRAL
 from emotrace.instrument.folds import text_folds
 from emotrace.instrument.kin import inflections
 from emotrace.instrument.labelled import LeftOut
+from emotrace.instrument.words import any_words, kin_in
 
 NORMS = ["valence", "arousal"]
 
@@ -82,7 +83,7 @@ class Instrument:
 
     def words(self, text: str) -> list[str]:
         """The words of a text in lower case: of English ones in ``data/``, of any alphabet in anyone else's."""
-        return corpus.words(text) if self.default else corpus.any_words(text)
+        return corpus.words(text) if self.default else any_words(text)
 
     @property
     def unfelt(self) -> list[str]:
@@ -104,7 +105,7 @@ class Instrument:
     def leaks(self, text: str, names: Sequence[str] | None = None) -> list[str]:
         """The kin words of the emotions ``names`` (default: of every class) that stand in a text."""
         kin = {word for name in (names or self.kin) for word in self.kin.get(name, ())}
-        return corpus.kin_in(corpus.any_words(text), kin)
+        return kin_in(text, any_words(text), kin)
 
     @property
     def summary(self) -> str:
@@ -124,7 +125,7 @@ class Instrument:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells it from any other, for a run's settings."""
-        parts = {
+        parts: dict[str, Any] = {
             "texts": corpus.fingerprint(self.passages),
             "baseline_texts": corpus.fingerprint(self.baseline_texts),
             "openings": corpus.fingerprint(self.openings),
@@ -136,6 +137,9 @@ class Instrument:
         }
         if self.scenarios is not None:
             parts["scenarios"] = corpus.fingerprint(self.scenarios)
+        if not self.default:  # whose topics are always those of ``data/``
+            described = pd.DataFrame(self.topics.items(), columns=["topic", "description"])
+            parts |= {"topics": corpus.fingerprint(described), "has_topics": self.has_topics, "pairs": self.pairs}
         return {"emotions": list(self.emotions), **parts}
 
 
@@ -276,5 +280,5 @@ def _with_topics(texts: pd.DataFrame, said: list[str]) -> tuple[pd.DataFrame, bo
         if 1 < count < len(texts):
             return texts[[*front, *rest]], True
         said.append("one topic only" if count == 1 else "a topic of its own for every text")
-    folds = text_folds([corpus.any_words(text) for text in texts["text"]], list(texts["emotion"]))
+    folds = text_folds([any_words(text) for text in texts["text"]], list(texts["emotion"]))
     return texts.assign(topic=folds)[[*front, *rest]], False

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from emotrace.instrument.words import pieces, spaceless
+
 # An ending → what may stand in its place. The first that fits is taken, and the plain endings are always added.
 _RULES = (
     ("y", "ily iness ier iest ies ied"),
@@ -27,6 +29,10 @@ _RULES = (
     ("e", "ing ed er est ely eness es ion"),
 )
 _PLAIN = "s ly ness er est ed ing"
+# No verb: hating comes of hate, not of hat, and caring not of car.
+_TAKES_E = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")
+# What longing, pleased and the like come of, which names a feeling seldom.
+_COMMON = "long longs please move moves touch mean means"
 _SMALL = "a an and at by for from in no not of on or the to very with"
 
 
@@ -37,13 +43,19 @@ def inflections(name: str) -> tuple[str, ...]:
         name: one word or several, between blanks, hyphens or underscores.
     """
     forms: list[str] = []
-    for word in re.findall(r"[^\W_]+", name.lower()):
+    for word in pieces(name):
         if word in _SMALL.split():
+            continue
+        if spaceless(word):
+            forms.append(word)
             continue
         endings = _PLAIN.split()
         forms += [word, *(word + ending for ending in endings)]
         rule = next(((end, others) for end, others in _RULES if word.endswith(end) and len(word) > len(end) + 2), None)
         if rule:
             stem = word.removesuffix(rule[0])
-            forms += [stem + other for other in rule[1].split(" ")]
+            others = rule[1].split(" ")
+            if rule[0] in ("ed", "ing") and _TAKES_E.fullmatch(stem):
+                others = [other for other in others if other not in ("", "s")]
+            forms += [stem + other for other in others if stem + other not in _COMMON.split()]
     return tuple(dict.fromkeys(forms))

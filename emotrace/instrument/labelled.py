@@ -67,7 +67,9 @@ def roles(names: Sequence[object], columns: Mapping[str, str], source: str) -> d
     Raises:
         EmotraceError: a column that is mapped and not there; two columns that could be the same.
     """
-    own = {str(name).strip().lower(): str(name) for name in names}
+    own: dict[str, list[str]] = {}
+    for name in dict.fromkeys(map(str, names)):
+        own.setdefault(name.strip().lower(), []).append(name)
     found: dict[str, str] = {}
     for role, usual in ROLES.items():
         if role in columns:
@@ -78,8 +80,8 @@ def roles(names: Sequence[object], columns: Mapping[str, str], source: str) -> d
                 )
             candidates = [columns[role]] if columns[role] else []
         else:
-            candidates = [own[name] for name in usual if name in own and own[name] not in columns.values()]
-            candidates = candidates[:1] if candidates and candidates[0].strip().lower() == role else candidates
+            candidates = [one for name in usual for one in own.get(name, []) if one not in columns.values()]
+            candidates = [one for one in candidates if one.strip().lower() == role] or candidates
         if len(candidates) > 1:
             raise EmotraceError(
                 f"{source}: {' and '.join(candidates)} could each be the {role}: say which, by --columns "

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from emotrace.errors import EmotraceError, shown
+from emotrace.errors import EmotraceError, named, shown
 from emotrace.instrument import corpus
 from emotrace.instrument.corpus import NEUTRAL
 from emotrace.instrument.formats import FORMATS, Rows, of_table, read_rows, rows_of
 from emotrace.instrument.instrument import NORMS, Instrument, assemble, default
 from emotrace.instrument.labelled import TEXT_AND_EMOTION, Part, check_mapping, labelled, roles
+from emotrace.instrument.words import plain
 
 TEXTS = ("passages", "texts", "stories", "pairs")
 """Names of the file, or table, with the texts of an instrument in several files."""
@@ -67,20 +69,31 @@ def load_instrument(
     if isinstance(source, str) and source in corpus.INSTRUMENTS and not Path(source).exists():
         return default(source)
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = _path(source)
         parts, beside, notes = _of_folder(path) if path.is_dir() else ([_file(path)], {}, [])
         name = name or path.resolve().stem or "texts"
     else:
         parts, beside, notes = _of_memory(source)
         name = name or "texts"
     if norms is not None:
-        beside["norms"] = of_table(norms) if isinstance(norms, pd.DataFrame) else _read_beside(Path(norms), "norms")
+        if not isinstance(norms, pd.DataFrame | str | Path):
+            raise EmotraceError(f"norms are a table or a file, not {shown(norms)}")
+        tabular = isinstance(norms, pd.DataFrame)
+        beside["norms"] = of_table(norms) if tabular else _read_beside(_path(norms), "norms")
     return _made(name, parts, beside, notes, mapping)
 
 
+def _path(source: str | Path) -> Path:
+    """A file or folder that is there."""
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ of nobody; ValueError: a zero character
+        raise EmotraceError(f"no file or folder {named(Path(source))}") from None
+    return path
+
+
 def _file(path: Path, emotion: str | None = None) -> Part:
-    if not path.exists():
-        raise EmotraceError(f"no file or folder {path}")
     return Part(str(path), read_rows(path, TEXT_AND_EMOTION), emotion)
 
 
@@ -157,7 +170,7 @@ def _made(
         emotions,
         notes=[*read.notes, *(["contrast pairs"] if pairs else []), *notes],
         left_out=left_out,
-        topics=None if topics is None else dict(zip(topics["topic"], topics["description"], strict=True)),
+        topics=None if topics is None else _described(topics),
         norms=_norms(beside, texts),
         kin=_lists(beside.get("emotions"), "kin"),
         labels=_lists(beside.get("emotions"), "goemotions"),
@@ -190,14 +203,29 @@ def _split_pairs(part: Part, mapping: Mapping[str, str], name: str) -> Part:
 
 def _emotions(rows: Rows | None) -> list[str]:
     """The emotions of a table of them, in its order."""
-    return [] if rows is None else [part.strip() for part in _beside_table(rows, "emotions")["emotion"]]
+    return [] if rows is None else _once(map(_name, _beside_table(rows, "emotions")["emotion"]), "emotions")
+
+
+def _described(topics: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(_once(map(_name, topics["topic"]), "topics"), topics["description"], strict=True))
+
+
+def _once(names: Iterable[str], kind: str) -> list[str]:
+    found = list(names)
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise EmotraceError(f"the table {kind} has {twice[0]} twice")
+    return found
+
+
+def _name(cell: str) -> str:
+    """A name as :func:`labelled` writes it, whatever the table that it stands in."""
+    return unicodedata.normalize("NFC", cell.strip())
 
 
 def _beside_table(rows: Rows, kind: str) -> pd.DataFrame:
-    table, wanted = rows.cells, _WANTED[kind]
+    wanted = _WANTED[kind]
+    table = corpus.check_columns(rows.cells, f"the table {kind}", wanted)
     for column in wanted:
-        if column not in table.columns:
-            raise EmotraceError(f"the table {kind} lacks the column {column}: it needs {', '.join(wanted)}")
         for value, place in zip(table[column], rows.places, strict=True):
             if not isinstance(value, str) or not value.strip():
                 raise EmotraceError(f"the table {kind}, {place}, column {column}: a text is needed, not {shown(value)}")
@@ -208,13 +236,14 @@ def _scenarios(table: pd.DataFrame | None, emotions: Sequence[str]) -> pd.DataFr
     """Scenarios of these emotions, each with an ``id`` of its own, ``tone`` and ``form``; empty where none is said."""
     if table is None:
         return None
-    if strays := sorted(set(table["target"].str.strip()) - set(emotions)):
+    table = table.assign(target=table["target"].map(_name))
+    if strays := sorted(set(table["target"]) - set(emotions)):
         raise EmotraceError(f"the table scenarios has the target {', '.join(strays)}, of which there are no texts")
     said = {"id": [f"s{number + 1:02d}" for number in range(len(table))], "tone": "", "form": ""}
     table = table.assign(**{name: value for name, value in said.items() if name not in table})
     if (twice := table["id"].duplicated()).any():
         raise EmotraceError(f"the table scenarios has the id {table['id'][twice].iloc[0]} twice")
-    return table.assign(target=table["target"].str.strip())[["id", "target", "tone", "form", "prompt"]]
+    return table[["id", "target", "tone", "form", "prompt"]]
 
 
 def _lists(rows: Rows | None, column: str) -> dict[str, tuple[str, ...]]:
@@ -223,7 +252,7 @@ def _lists(rows: Rows | None, column: str) -> dict[str, tuple[str, ...]]:
         return {}
     cells = zip(rows.cells["emotion"], rows.cells[column], strict=True)
     return {
-        emotion.strip(): tuple(word.strip().lower() for word in cell.split("|") if word.strip())
+        _name(emotion): tuple(plain(word.strip()) for word in cell.split("|") if word.strip())
         for emotion, cell in cells
         if isinstance(cell, str) and cell.strip()
     }
@@ -234,27 +263,35 @@ def _norms(beside: Mapping[str, Rows], texts: pd.DataFrame) -> pd.DataFrame | No
     rows = beside.get("norms") or beside.get("emotions")
     if rows is None:
         return None
-    own = {str(column).strip().lower(): column for column in rows.cells.columns}
+    lower = [str(column).strip().lower() for column in rows.cells.columns]
+    own = dict(zip(lower, rows.cells.columns, strict=True))
     found = {role: next((own[one] for one in usual if one in own), None) for role, usual in _NORM_COLUMNS.items()}
+    for column in found.values():
+        if lower.count(str(column).strip().lower()) > 1:
+            raise EmotraceError(f"the table of norms has the column {column} twice, but for capitals or blanks")
     if found["emotion"] is None or found["valence"] is None:
         if "norms" in beside:
             raise EmotraceError(
                 f"the table of norms needs the columns {', '.join(_NORM_COLUMNS)} (or Word, V.Mean.Sum)"
             )
         return None
-    words = rows.cells[found["emotion"]].astype(str).str.strip().str.lower()
+    words = [_name(str(cell)).lower() for cell in rows.cells[found["emotion"]]]
     wanted = {name.lower(): name for name in [*texts["emotion"].unique(), NEUTRAL]}
     table = pd.DataFrame(np.nan, index=list(wanted.values()), columns=NORMS)
     for number, word in enumerate(words):
         if word not in wanted:  # published norms have thousands of words
             continue
+        if word in words[:number]:
+            raise EmotraceError(f"the norms, {rows.places[number]}: {word!r} stands there twice")
         for role in NORMS:
             cell = rows.cells[found[role]].iloc[number] if found[role] is not None else ""
             if isinstance(cell, str) and not cell.strip():
                 continue
             try:
-                table.loc[wanted[word], role] = float(cell)
-            except (TypeError, ValueError):
+                table.loc[wanted[word], role] = value = float(cell)
+                if np.isinf(value):
+                    raise ValueError
+            except (TypeError, ValueError, OverflowError):
                 raise EmotraceError(
                     f"the norms, {rows.places[number]}, column {found[role]}: a number is needed, not {shown(cell)}"
                 ) from None

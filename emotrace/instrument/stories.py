@@ -7,6 +7,7 @@ the feeling differs: *neutral* is asked to feel nothing in particular.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -39,14 +40,29 @@ NEUTRAL_CONTINUATION = _OPENING + (
 STATUSES = ("kept", "leaks", "empty", "refusal")
 # Below this a text is a remark, not a story.
 MIN_WORDS = 12
-_REFUSAL = re.compile(
-    r"\b(as an? (ai|artificial|language model|digital)|i'?m an? (\w+ )?(ai|artificial|language model|digital)"
-    r"|an ai (language model|assistant)|i am an? (\w+ )?(ai|artificial|language model|digital)"
-    r"|i('?m| am) sorry,? (but )?(i|as)\b"
-    r"|i (can'?t|cannot|am unable to|'m unable to) (write|assist|help|fulfil|provide|create))",
+# A character may say "I'm sorry" or "I can't help it", and a guilty one does: what is quoted is no refusal, nor is an
+# apology by itself.
+_QUOTED = re.compile(
+    r"\"[^\"]*(?:\"|$)|[“„][^“”]*(?:[“”]|$)|«[^»]*(?:»|$)|(?<!\w)['‘](?=\w).*?[,.?!…-]'(?!\w)", re.DOTALL
+)
+_ASSISTANT = re.compile(
+    r"\b(?:as|i'm|i am)(?: just| only| merely)? an? (?:\w+ )?"
+    r"(?:ai\b(?! \w+(?:er|or|ist)\b)|artificial intelligence|language model|(?:digital|virtual) assistant)",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)*\]]*(?=\s|$)")
+_CANNOT = r"\bi (?:can't|can ?not|won't|am (?:unable|not able) to|'m (?:unable|not able) to) "
+_REFUSAL = re.compile(
+    rf"(?:sorry|apologi[sz]e|apologies|unfortunately)\b[^.!?]*?{_CANNOT}"
+    r"(?:write|assist|help|fulfil|provide|create|generate|continue|comply|complete|produce|do th(?:at|is))"
+    rf"|{_CANNOT}(?:assist|fulfil|comply|help (?:you )?with (?:that|this|your)"
+    r"|(?:write|provide|create|generate|produce)\b[^.!?]*? (?:stor(?:y|ies)|content|texts?|requests?|assistance)\b)",
+    re.IGNORECASE,
+)
+# A refusal stands within the first two sentences or so.
+_BEGINNING = 200
+_SENTENCE_END = re.compile(r"[.!?…؟।॥]+[\"'”’“)*\]»」]*(?:[ \u00a0\u202f]»)?(?=\s|$)|[。！？｡]+[\"'”’)*\]」』）]*")
+RULES = [MIN_WORDS, *(rule.pattern for rule in (_QUOTED, _ASSISTANT, _REFUSAL, _SENTENCE_END))]
+"""What decides a story's status, for the keys of caches."""
 
 STORED = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 STORED_COLUMNS = ["topic", "emotion", "story", "attempt", "seed", "base_seed", "max_new_tokens", "temperature", "text"]
@@ -69,11 +85,12 @@ def request(
     """
     known = corpus.emotions().index if instrument is None else [*instrument.emotions, corpus.NEUTRAL]
     arguments.choice(emotion, "emotion", list(known))
-    if not arguments.text(topic, "a topic").strip():
+    if not arguments.text(topic, "a topic").strip(" .\n\t"):
         raise EmotraceError("a topic is a name or the scene itself, not nothing")
     topics = corpus.topics()["description"] if instrument is None else instrument.topics
-    description = str(topics.get(topic, topic))
-    scene = description[0].lower() + description[1:]
+    scene = str(topics.get(topic, topic)).strip().rstrip(".")  # the frame has its own full stop
+    if re.match(r"(?:A|[A-Z][a-z]+)\b", scene):  # not I, not HIV
+        scene = scene[0].lower() + scene[1:]
     if not named:
         return (_OPENING + "\n\n" if continuation else UNNAMED_PROMPT).format(scene=scene)
     if emotion == corpus.NEUTRAL:
@@ -97,11 +114,18 @@ def other_author(model_name: str) -> str:
     return next(author for author in STORED if author != model_name)
 
 
-def status(text: str, leaks: bool) -> str:
-    """What becomes of a story, which names its own feeling (``leaks``) or not: one of ``STATUSES``."""
-    if len(corpus.words(text)) < MIN_WORDS:
+def status(text: str, leaks: bool, words: Callable[[str], Sequence[str]] = corpus.words) -> str:
+    """What becomes of a story, which names its own feeling (``leaks``) or not: one of ``STATUSES``.
+
+    Args:
+        text: the story.
+        leaks: whether it names its feeling.
+        words: a text's words, as its instrument counts them.
+    """
+    if len(words(text)) < MIN_WORDS:
         return "empty"
-    if _REFUSAL.search(text.replace("’", "'")):
+    told = _QUOTED.sub(" ", text.replace("’", "'"))
+    if _ASSISTANT.search(told) or _REFUSAL.search(told[:_BEGINNING]):
         return "refusal"
     return "leaks" if leaks else "kept"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from emotrace.errors import EmotraceError
+from emotrace.errors import EmotraceError, named
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # The longer mark first: that of UTF-16 is the beginning of UTF-32's.
@@ -71,7 +72,9 @@ def decoded(path: Path) -> str:
     except FileNotFoundError:
         raise EmotraceError(f"no file {path}") from None
     except OSError as error:
-        raise EmotraceError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise EmotraceError(f"{named(path)} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise EmotraceError(f"no file {named(path)}: no path has a zero character") from None
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -85,12 +88,17 @@ def decoded(path: Path) -> str:
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a file. ``str.splitlines`` would break texts at form feeds and at Unicode's own separators, too."""
+    return re.split(r"\r\n?|\n", text)
+
+
 def _rows(path: Path, text: str, columns: Sequence[str]) -> list[list[str]]:
     """All rows that are not empty, the first line first."""
-    first = text.lstrip("\r\n").splitlines()[:1]
+    first = lines_of(text.lstrip("\r\n"))[0]
     if not first:
         raise EmotraceError(f"{path} cannot be read as CSV: it is empty")
-    separator = max(SEPARATORS, key=lambda sign: len({name.strip(' "') for name in first[0].split(sign)} & {*columns}))
+    separator = max(SEPARATORS, key=lambda sign: len({name.strip(' "') for name in first.split(sign)} & {*columns}))
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:

@@ -7,14 +7,17 @@ import re
 import unicodedata
 from collections.abc import Sequence, Set
 
+import regex
+
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
-# Joins the pieces of one word: apostrophe, hyphen, and the signs without a width of Persian and Hindi.
-_JOINTS = "['\u200c\u200d-]"
-# Scripts that put nothing between words: Thai and Lao, Tibetan, Myanmar, Khmer, kana, bopomofo, ideographs.
-_UNSPACED = (
-    "\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
+# Join the pieces of one word: apostrophe, hyphen, and the signs without a width of Persian and Hindi.
+_JOINTS = r"['\-\u200c\u200d]"
+# Letters and digits, with the marks on them.
+_PIECE = r"[^\W_][[^\W_]\p{M}]*"
+_RUN = regex.compile(rf"(?V1){_PIECE}(?:{_JOINTS}{_PIECE})*")
+# Scripts that put nothing between words.
+_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_CHARACTER = regex.compile(rf"(?V1)[[{_SPACELESS}ー]--\p{{M}}]\p{{M}}*|[^{_SPACELESS}ー]+")
 
 
 def words(text: str) -> list[str]:
@@ -23,18 +26,19 @@ def words(text: str) -> list[str]:
 
 
 def any_words(text: str) -> list[str]:
-    """The words of a text in any script, in lower case; the characters of a script without blanks between words."""
-    _, character = _patterns()
+    """The words of a text in any script, in lower case; the characters where a script has no blanks between words."""
+    if text.isascii():
+        return words(text)
     found: list[str] = []
-    for run in _runs(text):
-        parts = character.findall(run) if spaceless(run) else [run]
+    for run in _RUN.findall(plain(text)):
+        parts = _CHARACTER.findall(run) if spaceless(run) else [run]
         found += [part for part in (part.strip("'-\u200c\u200d") for part in parts) if part]
     return found
 
 
 def pieces(text: str) -> list[str]:
     """The parts of a text's words between apostrophes and hyphens, in lower case: *joy's* → joy, s."""
-    return [piece for run in _runs(text) for piece in re.split(_JOINTS, run)]
+    return [piece for run in _RUN.findall(plain(text)) for piece in re.split(_JOINTS, run)]
 
 
 def plain(text: str) -> str:
@@ -44,13 +48,13 @@ def plain(text: str) -> str:
 
 def spaceless(text: str) -> bool:
     """Whether a character of a script without blanks between words stands in it."""
-    return re.search(f"[{_UNSPACED}]", text) is not None
+    return regex.search(f"[{_SPACELESS}]", text) is not None
 
 
 def kin_in(text: str, tokens: Sequence[str], kin: Set[str]) -> list[str]:
-    """The entries of ``kin`` (as of :func:`plain`) in a text, also as part of a hyphenation.
+    """The entries of ``kin`` in a text, also as part of a hyphenation.
 
-    An entry of several words stands there if its words do, one after the other; of a script without blanks, if its
+    An entry of several words stands there if they do, one after the other; one without blanks between words, if its
     characters do.
 
     Args:
@@ -59,27 +63,15 @@ def kin_in(text: str, tokens: Sequence[str], kin: Set[str]) -> list[str]:
         kin: words, or several with blanks or hyphens between them.
     """
     # joy's, joy'll, mother-love's: every piece between apostrophes and hyphens
-    parts = [part for word in tokens for part in re.split(_JOINTS, word)]
-    found = kin.intersection(parts)
-    whole, joined = plain(text), f" {' '.join(parts)} "
-    for entry in kin - found:
-        if spaceless(entry):
-            stands = entry in whole
-        else:
-            several = pieces(entry)
-            stands = len(several) > 1 and f" {' '.join(several)} " in joined
-        found |= {entry} if stands else set()
-    return sorted(found)
+    joined = " ".join(part for word in tokens for part in re.split(_JOINTS, word))
+    within = {False: f" {joined} ", True: plain(text)}
+    return sorted(entry for entry in kin if (sought := _sought(entry))[0] and sought[0] in within[sought[1]])
 
 
-def _runs(text: str) -> list[str]:
-    run, _ = _patterns()
-    return run.findall(plain(text))
-
-
-@functools.cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A run of letters and digits with the marks on them, which ``\\w`` lacks; and, of such a run, its characters."""
-    marks = "".join(letter for letter in map(chr, range(0x300, 0x1F000)) if unicodedata.category(letter)[0] == "M")
-    inside = rf"[^\W_](?:\w(?<!_)|[{marks}])*"
-    return re.compile(f"{inside}(?:{_JOINTS}{inside})*"), re.compile(f"[{_UNSPACED}][{marks}]*|[^{_UNSPACED}]+")
+@functools.lru_cache(1 << 16)
+def _sought(entry: str) -> tuple[str, bool]:
+    """What is looked for, and whether in the text itself, not among its words."""
+    if spaceless(entry):
+        return plain(entry), True
+    several = " ".join(pieces(entry))
+    return several and f" {several} ", False

@@ -199,6 +199,29 @@ def test_leaks_finds_kin_in_capitals_possessives_and_hyphenations_but_not_inside
     assert corpus.leaks(text) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Dad’s cat-sitter, at 6: foo_bar", ["dad's", "cat-sitter", "at", "6", "foo", "bar"]),
+        ("他走,坐下。iPhone-15的", [*"他走坐下", "iphone-15", "的"]),
+        ("他在厨房里走来走去然后又坐下", [*"他在厨房里走来走去然后又坐下"]),
+        ("ラーメン・東京", [*"ラーメン東京"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("बहुत खुशी हुई", ["बहुत", "खुशी", "हुई"]),
+        ("fa\u0302che\u0301", ["fâché"]),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaé", ["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaé"]),
+    ],
+)
+def test_words_of_any_script_are_whole_and_characters_where_no_blanks_stand(text, found):
+    assert corpus.any_words(text) == found
+
+
+def test_our_texts_have_the_same_words_in_english_and_in_any_script():
+    for name in corpus.INSTRUMENTS:
+        texts = corpus.passages(instrument=name)["text"]
+        assert [text for text in texts if corpus.words(text) != corpus.any_words(text)] == []
+
+
 def test_leaks_finds_a_possessive_within_a_hyphenation():
     assert corpus.leaks("the mother-love's end") == ["love"]
 
@@ -265,6 +288,8 @@ def test_an_empty_or_broken_file_is_refused_in_one_line(tmp_path, content):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(EmotraceError, match=r"no file a\\x00b\.csv: no path has a zero character"):
+        corpus.passages("a\0b.csv")
     with pytest.raises(EmotraceError, match=r"no file .*none\.csv"):
         corpus.passages(tmp_path / "none.csv")
     with pytest.raises(EmotraceError, match="cannot be read"):

@@ -17,6 +17,7 @@ from emotrace.instrument import corpus
 from emotrace.instrument.folds import alike, groups, text_folds
 from emotrace.instrument.instrument import default, from_names, norms_of
 from emotrace.instrument.kin import inflections
+from emotrace.instrument.report import examine
 from emotrace.readings import Reading
 
 TEXTS = {
@@ -267,6 +268,8 @@ MALFORMED = {
     "n.json": ('{"text": ["a", "b"], "emotion": ["sad"]}', "its columns have 2 text, 1 emotion values"),
     "o.json": (json.dumps(changed("text", "half \ud83d here")), "record 3, column text: the text has half a character"),
     "p.json": ("[" * 100_000, "is nested too deep"),
+    "q.json": ('[{"text": ' + "1" * 5000 + ', "emotion": "sad"}]', "is no JSON of texts: Exceeds the limit"),
+    "d.jsonl": ('{"text": "a"}\n{"text": ' + "1" * 5000 + "}", "line 2: it is no JSON (Exceeds the limit"),
     "a.jsonl": ('{"emotion": "sad", "text": "a"}\n{"emotion"', "line 2: it is no JSON"),
     "b.jsonl": ('{"emotion": "sad", "text": "a"}\n["a"]', "line 2: an object {…} is wanted on each line"),
     "c.jsonl": ('{"emotion": "sad", "text": "a"}\n{"emotion": "calm"}', "line 2, column text: the text is missing"),
@@ -312,6 +315,30 @@ def test_a_malformed_file_is_refused_in_one_line(name, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("~nouser/x.csv", "no file or folder ~nouser/x.csv"),
+        ("I am so happy today. " * 30, "no file or folder I am so happy today. I am"),
+        ("a\0b.csv", "no file or folder a\\x00b.csv"),
+        (TABLE.assign(Text="other"), "text and Text could each be the text"),
+        (
+            {"passages": TABLE, "emotions": pd.DataFrame({"emotion": ["curious", "nostalgic", "curious "]})},
+            "the table emotions has curious twice",
+        ),
+        (
+            {"passages": TABLE, "topics": pd.DataFrame({"topic": ["home", "home"], "description": ["At", "In"]})},
+            "the table topics has home twice",
+        ),
+        (
+            {"passages": TABLE, "norms": pd.DataFrame({"word": ["curious"], "valence": ["inf"]})},
+            "a number is needed, not 'inf'",
+        ),
+        (
+            {"passages": TABLE, "norms": pd.DataFrame({"word": ["curious", "Curious"], "valence": [1, 2]})},
+            "row 2: 'curious' stands there twice",
+        ),
+        (
+            {"passages": TABLE, "norms": pd.DataFrame({"word": ["curious"], "valence": [1], "Valence": [2]})},
+            "the table of norms has the column Valence twice",
+        ),
         (3, "an instrument is a file, a folder, a table"),
         ({"passages": TABLE, "poems": TABLE}, "not 'poems'"),
         ({"topics": TABLE}, "a table of texts is needed"),
@@ -343,6 +370,44 @@ def test_what_is_no_instrument_in_memory(source, message):
 def test_a_mapping_that_is_none(columns):
     with pytest.raises(EmotraceError, match=r"role of a column|columns are a mapping"):
         emotrace.load_instrument(TABLE, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("norms", "message"), [(5, "a table or a file, not 5"), ("~nouser/x.csv", "no file or folder")]
+)
+def test_norms_that_are_none(norms, message):
+    with pytest.raises(EmotraceError, match=message):
+        emotrace.load_instrument(TABLE, norms=norms)
+
+
+def test_a_line_ends_at_a_line_break_alone(tmp_path):
+    record = {"emotion": "sad", "text": "He ran.\u2028Then\x85he\x0cstopped."}
+    lines = [record, {"emotion": "calm", "text": "She sat."}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    (tmp_path / "folder").mkdir()
+    for line in lines:
+        (tmp_path / "folder" / f"{line['emotion']}.txt").write_text(line["text"] + "\r\nSo it was.\n", newline="")
+    assert list(emotrace.load_instrument(tmp_path / "a.jsonl").passages["text"]) == [record["text"], "She sat."]
+    (tmp_path / "folder" / "calm.txt").write_text("She sat.\nShe slept.\n")
+    table = emotrace.load_instrument(tmp_path / "folder").passages
+    assert list(table[table["emotion"] == "sad"]["text"]) == [record["text"], "So it was."]
+
+
+def test_an_empty_line_in_a_list_of_texts_makes_no_two_texts_of_it(tmp_path):
+    wrapped = "She kept the old\nticket, and smelled it.\n\nHe drove past\nthe school. Twice.\n"
+    (tmp_path / "calm.txt").write_text("She sat.\n\nShe slept.\n")
+    for listed in ("He fell.\nHe wept.\n\nHe sat.\nHe left.\n", "he fell\nhe wept\n\nhe sat\nhe left\n"):
+        (tmp_path / "sad.txt").write_text(listed)
+        with pytest.raises(EmotraceError, match=r"sad.txt, line 3: an empty line, and it cannot be told"):
+            emotrace.load_instrument(tmp_path)
+    (tmp_path / "sad.txt").write_text(wrapped)
+    table = emotrace.load_instrument(tmp_path).passages
+    assert table["text"].tolist() == [
+        "She sat.",
+        "She slept.",
+        "She kept the old\nticket, and smelled it.",
+        "He drove past\nthe school. Twice.",
+    ]
 
 
 def test_repeats_are_left_out_and_named(tmp_path):
@@ -420,7 +485,7 @@ def test_near_duplicates_are_found_and_stay_in_one_fold():
     assert pairs[1][2] == 1
     number = groups(texts)
     assert (number[0] == number[1], number[3] == number[4], len(set(number))) == (True, True, 4)
-    assert alike([]) == alike([[]]) == alike([["a"]]) == []
+    assert alike([]) == alike([[]]) == alike([["a"]]) == alike([[], [], ["a"]]) == []
 
 
 def test_folds_spread_every_emotion_and_split_no_group():
@@ -477,6 +542,54 @@ def test_words_of_any_alphabet_leak(tmp_path):
     instrument = emotrace.load_instrument(table)
     assert instrument.leaks("Какая тоска!") == ["тоска"]
     assert instrument.leaks("Er war überdrüssig.") == ["überdrüssig"]
+
+
+def test_kin_of_several_words_of_unspaced_scripts_and_with_marks_leak():
+    texts = pd.DataFrame({"emotion": ["grief", "高兴", "खुशी", "fa\u0302ché"], "text": list("wxyz")})
+    kin = pd.DataFrame({"emotion": texts["emotion"], "kin": ["heart-broken|Fed up", "高兴|喜び", "", "fa\u0302ché"]})
+    instrument = emotrace.load_instrument({"texts": texts, "emotions": kin})
+    assert instrument.emotions[3] == "fâché"
+    assert instrument.leaks("She was heart-broken.") == instrument.leaks("heart broken") == ["heart-broken"]
+    assert instrument.leaks("He is so fed\nup now.") == ["fed up"]
+    assert instrument.leaks("His heart was broken; he was fed, up to now.".replace(",", " well")) == []
+    assert instrument.leaks("他今天很高兴,一直在笑。") == ["高兴"]
+    assert instrument.leaks("他站得很高,兴趣不大。") == []
+    assert instrument.leaks("大きな喜びでした") == ["喜び"]
+    assert instrument.leaks("वह बहुत खुशी से नाच रहा था") == ["खुशी"]
+    assert instrument.leaks("उसने खाना खाया और खत लिखा") == []
+    assert instrument.leaks("il est fâché") == instrument.leaks("il est fa\u0302che\u0301") == ["fâché"]
+    found = {one.what: one for one in examine(instrument, ["leakage"])}
+    assert found["leakage"].kept
+
+
+def test_inflections_are_no_everyday_words_of_another_meaning():
+    kin = from_names(["caring", "hating", "longing", "pleased", "bored"])
+    assert kin.leaks("He parked the car after a long day, took off his hat and said please to the cars.") == []
+    assert kin.leaks("She cares, he hates; they longed, and it bored and pleases.") == [
+        "bored",
+        "cares",
+        "hates",
+        "longed",
+        "pleases",
+    ]
+
+
+def test_identity_tells_descriptions_of_topics_and_pairs_apart():
+    texts = pd.DataFrame({"emotion": ["smug", "sad"] * 2, "topic": ["a", "a", "b", "b"], "text": list("wxyz")})
+    described = [
+        {"texts": texts, "topics": pd.DataFrame({"topic": ["a", "b"], "description": names})}
+        for names in (["A funeral", "A war"], ["A party", "A wedding"])
+    ]
+    first, second = (emotrace.load_instrument(one).identity for one in described)
+    assert {part for part in first if first[part] != second[part]} == {"topics"}
+    paired = emotrace.load_instrument(pd.DataFrame({"positive": list("ab"), "negative": list("cd")}), name="warm")
+    single = emotrace.load_instrument(paired.passages.copy(), name="warm")
+    assert {part for part in paired.identity if paired.identity[part] != single.identity[part]} == {"pairs"}
+    folds = emotrace.load_instrument(texts.drop(columns="topic"))
+    own = emotrace.load_instrument(folds.passages.copy())
+    assert (folds.has_topics, own.has_topics) == (False, True)
+    assert folds.identity != own.identity
+    assert "topics" not in default().identity
 
 
 def test_scenarios_of_ones_own_need_a_target_and_a_prompt_alone():

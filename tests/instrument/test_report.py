@@ -9,9 +9,9 @@ import pytest
 import emotrace
 from emotrace import cli
 from emotrace.errors import EmotraceError
-from emotrace.instrument import corpus
+from emotrace.instrument import checks, corpus, report
 from emotrace.instrument.report import CHECKS, examine
-from emotrace.measures.words_floor import decode_tfidf
+from emotrace.measures.words_floor import Leak, decode_tfidf
 
 
 def found(source, *whats) -> dict:
@@ -88,6 +88,54 @@ def test_commas_of_one_emotion_are_found(scenes):
     one = found(some.assign(text=signs), "surface")["surface"]
     assert one.kept is False
     assert "at 0.611 (chance 0.333, p = 0.0" in one.said
+
+
+@pytest.mark.parametrize(("accuracy", "p", "kept"), [(0.4375, 0.156, True), (0.4375, 0.05, False), (0.2, 0.05, True)])
+def test_what_counts_decode_is_judged_by_its_p_alone(accuracy, p, kept, scenes, monkeypatch):
+    """Four emotions on four topics: 0.4375 is within chance, however far above 0.25."""
+    some = scenes[scenes["emotion"].isin(["happy", "sad", "proud", "calm"])]
+    for module in (report, checks):
+        monkeypatch.setattr(module, "counts_leak", lambda *_: Leak(accuracy, 0.25, p))
+    monkeypatch.setattr(checks, "decode_counts", lambda *_: np.array([accuracy]))
+    assert found(some, "surface")["surface"].kept is kept
+    assert (checks._check_surface(some) == []) is kept
+
+
+@pytest.mark.parametrize(
+    ("texts", "learnt"),
+    [
+        ({"joy": [("a", "one x"), ("a", "two y")], "sad": [("b", "three z"), ("b", "four w")]}, 0),
+        (
+            {
+                "joy": [("a", "m n"), ("a", "o p"), ("c", "q r"), ("d", "s t")],
+                "sad": [("b", "u v"), ("b", "w x"), ("c", "y z"), ("d", "k l")],
+            },
+            2,
+        ),
+        ({"joy": [("a", "😀😀"), ("b", "😂")], "sad": [("a", "😢"), ("b", "😭😭")]}, 0),
+    ],
+)
+def test_topics_of_one_emotion_and_texts_without_words_are_examined(texts, learnt):
+    rows = [{"emotion": name, "topic": topic, "text": text} for name, part in texts.items() for topic, text in part]
+    findings = found(pd.DataFrame(rows), "near-duplicates", "surface", "words-only floor")
+    floor = findings["words-only floor"]
+    assert len(floor.details) == learnt
+    assert ("are needed to decode anything" in floor.said) is (learnt == 0)
+
+
+def test_the_floor_of_chinese_texts_does_not_hang_on_their_commas():
+    rows = [
+        {"emotion": emotion, "topic": topic, "text": f"他在{topic}{emotion}地走,坐下。"}
+        for topic in ("厨房", "公园", "学校", "车站")
+        for emotion in ("高兴", "悲伤", "愤怒")
+    ]
+    with_commas, without = (
+        found([{**row, "text": row["text"].translate(cut)} for row in rows], "words-only floor", "leakage")
+        for cut in ({}, str.maketrans("", "", ",。"))
+    )
+    assert with_commas["words-only floor"].said == without["words-only floor"].said
+    assert "decode the emotions at 1.000 (chance 0.333)" in without["words-only floor"].said
+    assert "12 of 12 texts name their own emotion" in with_commas["leakage"].said
 
 
 def test_texts_without_topics_are_said_to_have_none(scenes):
