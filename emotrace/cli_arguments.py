@@ -205,6 +205,10 @@ def texts_to_extract(
         show(own)
         return own, None
     corpus.check_emotions(names or [])
+    if method == "generation":
+        if passages is not None:
+            raise EmotraceError("--passages are read by --method comprehension; stories are written of an --instrument")
+        return None, None
     return None, corpus.passages(passages)
 
 

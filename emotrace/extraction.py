@@ -174,12 +174,7 @@ def extract(
     arguments.choice(method, "method", METHODS)
     arguments.choice(pooling, "pooling", POOLINGS)
     arguments.choice(estimator, "estimator", ESTIMATORS)
-    if instrument is not None and passages is not None:
-        raise EmotraceError("texts are named by instrument or by passages, not by both")
-    if columns is not None and instrument is None:
-        raise EmotraceError("columns are those of an instrument's file: name it as instrument")
-    if method == "comprehension" and (stories is not None or continuation):
-        raise EmotraceError("stories and continuation go with method='generation', which is not asked for")
+    _check_sources(method, instrument, columns, passages, stories, continuation)
     if emotions is not None and not (emotions := list(dict.fromkeys(arguments.names(emotions, "emotion")))):
         raise EmotraceError("no emotion is asked for: leave emotions out for all of them")
     own = _instrument(instrument, columns, emotions, method)
@@ -202,8 +197,7 @@ def extract(
         stories = corpus.check_columns(stories, "the table of stories", ("topic", "emotion", "text"))
         known = list(corpus.emotions().index) if own is None else [*own.emotions, corpus.NEUTRAL]
         table = _complete(model, stories, known, [*emotions, corpus.NEUTRAL] if emotions and given else known)
-        asked: dict[str, Any] = {"continuation": continuation, "instrument": own}
-        read = partial(read_stories, model, table, progress=progress, **asked)
+        read = partial(read_stories, model, table, continuation=continuation, instrument=own, progress=progress)
     if "topics" in ESTIMATORS[estimator].needs:
         corpus.check_columns(table, "the table of texts", ("topic", "emotion", "text"))
     reading = read(layers=layers, poolings=(pooling,))
@@ -219,12 +213,24 @@ def extract(
     return vectors.without(neutral_components(neutral, share), what)
 
 
+def _check_sources(method: str, instrument: Any, columns: Any, passages: Any, stories: Any, continuation: bool) -> None:
+    """Refuses what the method, or another source of texts, would pass over."""
+    if instrument is not None and passages is not None:
+        raise EmotraceError("texts are named by instrument or by passages, not by both")
+    if method == "comprehension" and (stories is not None or continuation):
+        raise EmotraceError("stories and continuation go with method='generation', which is not asked for")
+    if method == "generation" and passages is not None:
+        raise EmotraceError("passages are read by method='comprehension': generation takes an instrument, or stories")
+
+
 def _instrument(
     source: Source | None, columns: Mapping[str, str] | None, emotions: list[str] | None, method: str
 ) -> Instrument | None:
     """The instrument that is named; of emotions by name alone, which a model shall write of; None: ``data/``."""
     if source is not None:
         return load_instrument(source, columns=columns)
+    if columns is not None:
+        raise EmotraceError("columns are those of an instrument's file: name it as instrument")
     if method == "generation" and emotions and not set(emotions) <= set(corpus.emotion_names()):
         return from_names(emotions)
     return None

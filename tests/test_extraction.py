@@ -219,6 +219,7 @@ def test_what_does_not_exist_is_named_with_what_does(planted, settings, message)
         ({"stories": planted_passages()}, "stories and continuation go with method='generation'"),
         ({"continuation": True}, "stories and continuation go with method='generation'"),
         ({"columns": {"text": "nonsense"}}, "columns are those of an instrument's file"),
+        ({"method": "generation", "passages": planted_passages()}, "passages are read by method='comprehension'"),
     ],
 )
 def test_what_would_not_be_read_is_refused(planted, given, message):

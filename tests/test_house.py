@@ -19,8 +19,8 @@ TRACING = {"activations.py", "steering.py", "scoring.py"}
 TRACES = {"trace", "generate", "session"}
 
 # Ceilings against growth, not goals: the core is what a reader is asked to read.
-MAX_PACKAGE_LINES = 31_600
-MAX_CORE_LINES = 3_460
+MAX_PACKAGE_LINES = 32_000
+MAX_CORE_LINES = 3_520
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_LINES_WITH_DOCSTRING = 90

@@ -354,7 +354,7 @@ def test_stories_to_be_written_again_need_their_seeds_and_two_tokens_for_a_mean(
         extraction.read_stories(llama, table, **how)
     last = extraction.read_stories(llama, table, poolings=["last"], **how).pooled["last"]
     assert np.isfinite(last).all()
-    with pytest.raises(EmotraceError, match="is not what .* writes from seed 3"):  # which writes nothing
+    with pytest.raises(EmotraceError, match=r"is not what .* writes from seed 3"):  # which writes nothing
         extraction.read_stories(llama, table.assign(seed=3), poolings=["last"], **how)
 
 
