@@ -33,6 +33,8 @@ _MARKS = {
 SURFACE = (*_MARKS, "digits", "capitals", "words", "characters", "sentences", "mean_word_length", "words_quoted")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"”’']*(?=\s|$)")
 _QUOTED = re.compile(r"[\"“]([^\"“”]*)[\"”]")
+# Not the inches of a pipe of 5".
+_SPEECH = re.compile(r"(?<!\d)[\"“][^\"“”]*[\"”]|„[^“”]*[“”]|«[^»]*»|»[^«]*«|「[^」]*」|『[^』]*』")
 _QUOTED_SINGLY = re.compile(r"(?<!\w)['‘](?=\w)[^'‘’]*[,.?!]['’](?!\w)")
 
 
@@ -61,7 +63,7 @@ def _counts(text: str, tokens: Sequence[str]) -> list[float]:
 
 def has_speech(text: str) -> bool:
     """Whether a text has direct speech: anything between quotation marks, double, or single around a whole phrase."""
-    return bool(_QUOTED.search(text) or _QUOTED_SINGLY.search(text))
+    return bool(_SPEECH.search(text) or _QUOTED_SINGLY.search(text))
 
 
 def random_forest(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -123,6 +125,10 @@ def decode_tfidf(words: Words, emotions: Labels, topics: Labels) -> np.ndarray:
     labels, texts = np.asarray(emotions), [list(tokens) for tokens in words]
     correct = np.zeros(len(labels), dtype=bool)
     for train, test in topic_folds(topics):
+        names, counts = np.unique(labels[train], return_counts=True)
+        if len(names) == 1 or not any(texts[row] for row in train):  # nothing to learn from
+            correct[test] = labels[test] == names[counts.argmax()]
+            continue
         weigh = TfidfVectorizer(analyzer=_itself)
         seen = weigh.fit_transform([texts[row] for row in train])
         unseen = weigh.transform([texts[row] for row in test])
@@ -179,7 +185,7 @@ class Owned(NamedTuple):
         emotion: whose word it is.
         word: its stem, or the name of the family it belongs to.
         texts, of: in how many of the class's texts it stands.
-        next: in how many texts of the class that has it next most often.
+        next: in how many texts of the class whose share of texts with it comes next.
     """
 
     emotion: str
@@ -190,7 +196,9 @@ class Owned(NamedTuple):
 
 
 def owned_words(words: Words, emotions: Labels, families: Mapping[str, Set[str]] | None = None) -> list[Owned]:
-    """The content words of one class: in more than a third of its texts, in fewer than a third as many of any other's.
+    """The content words of one class: in over a third of its texts, and less than a third as often in any other's.
+
+    How often is the share of a class's texts, so that a class of many owns no word that one of few has, too.
 
     Function words (scikit-learn's English stop list) are left out, and forms of a word are counted together by crude
     rules (:func:`stem`; irregular forms stay apart).
@@ -209,9 +217,9 @@ def owned_words(words: Words, emotions: Labels, families: Mapping[str, Set[str]]
             counts.setdefault(word, Counter())[label] += 1
     found = []
     for word, of_class in counts.items():
-        (first, most), *rest = of_class.most_common(2)
-        runner_up = rest[0][1] if rest else 0
-        if 3 * most > sizes[first] and 3 * runner_up < most:
+        (first, *rest) = sorted(of_class, key=lambda name: -of_class[name] / sizes[name])
+        most, runner_up = of_class[first], of_class[rest[0]] if rest else 0
+        if 3 * most > sizes[first] and (not rest or 3 * runner_up * sizes[first] < most * sizes[rest[0]]):
             found.append(Owned(first, word, most, sizes[first], runner_up))
     return sorted(found)
 

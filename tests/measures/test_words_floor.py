@@ -75,6 +75,10 @@ def test_a_text_without_words_has_counts_of_zero():
         ("It's the dogs' bowl, isn't it.", False),
         ("He went without a word.", False),
         ('A 5" pipe.', False),
+        ('A 5" pipe and a 7" one.', False),
+        ("« Va », dit-il.", True),
+        ("„Geh“, sagte er.", True),
+        ("「行け」と言った。", True),
     ],
 )
 def test_direct_speech_is_told_from_apostrophes(text, speech):
@@ -216,3 +220,16 @@ def test_shuffled_labels_own_nothing():
     rng = np.random.default_rng(6)
     texts = [[f"w{number}" for number in rng.zipf(1.5, 40) if number < 2000] for _ in range(240)]
     assert owned_words(texts, [f"e{number % 20}" for number in range(240)]) == []
+
+
+def test_a_word_is_owned_by_shares_not_by_counts():
+    texts = [["rain"] if row < 40 else [f"word{row}"] for row in range(100)] + [["rain"]] * 10
+    assert owned_words(texts, ["a"] * 100 + ["b"] * 10) == []
+    texts = [["rain"] if row < 10 else [f"word{row}"] for row in range(100)] + [["rain"]] * 8 + [["snow"]] * 2
+    assert owned_words(texts, ["a"] * 100 + ["b"] * 10) == [Owned("b", "rain", 8, 10, 10)]
+
+
+def test_words_are_decoded_where_a_fold_has_one_emotion_or_no_word_to_learn_from():
+    texts, topics = [["x"], ["y"], ["z"], ["v"]], list("aabb")
+    assert decode_tfidf(texts, ["joy", "joy", "sad", "sad"], topics).tolist() == [False] * 4
+    assert decode_tfidf([[]] * 4, ["joy", "sad", "joy", "sad"], topics).tolist() == [True, False] * 2
