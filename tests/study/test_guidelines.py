@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from emotrace.errors import EmotraceError
 from emotrace.measures import statistics
 from emotrace.study import guidelines
 from emotrace.study.guideline_list import difference
@@ -324,3 +325,17 @@ def test_a_verdict_over_models_is_not_counted_with_those_it_is_made_of(monkeypat
         "over all models `C6.u.models` not reproduced",
         "`C6.u_ratio` 1 not reproduced",
     ]
+
+
+def test_verdicts_that_a_change_of_rule_turned_are_those_that_stand_and_are_marked(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    pages, results = importlib.import_module("published_pages"), Path(__file__).parents[2] / "docs" / "results"
+    changes, claims = pd.read_csv(results / "rule_changes.csv"), pd.read_csv(results / "tables" / "claims.csv")
+    table = pages.changes_table(changes, claims)
+    assert table in (results / "README.md").read_text(encoding="utf-8")
+    assert len(table.splitlines()) == 2 + len(changes)
+    listed = pages.what_holds(claims, set(changes["id"])).splitlines()
+    assert {line.split("`")[1] for line in listed if "‡" in line} == {*changes["id"]}
+    wrong = changes.assign(after="reproduced")
+    with pytest.raises(EmotraceError, match=r"rule_changes\.csv ends with reproduced for C6\.u\.last"):
+        pages.changes_table(wrong, claims)
