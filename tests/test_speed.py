@@ -117,7 +117,8 @@ def test_scaling_points_have_the_sizes_they_say(tiny):
 
 
 def test_stages_of_a_run_add_up(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"seconds": {"m: read": 10.0, "m: steer": 30.0}}))
+    manifest = {"settings": {}, "models": {}, "seconds": {"m: read": 10.0, "m: steer": 30.0}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     table = demo_benchmark.stages(tmp_path)
     assert list(table["stage"]) == ["m: steer", "m: read", "all"]
     assert list(table["seconds"]) == [30, 10, 40]

@@ -103,7 +103,10 @@ def _raw_cosines(tables: Tables) -> str:
     """The difference by the paper's own measure, which decides nothing here."""
     if "method_comparison" not in tables:
         return ""
-    rows = select(tables["method_comparison"], sample="pairs_chosen", metric="difference")
+    rows = select(of_main_instrument(tables)["method_comparison"], sample="pairs_chosen", metric="difference")
+    rows = rows[rows["p"].notna()]
+    if rows.empty:
+        return ""
     told = " and ".join(f"{format_estimate(row)}, p = {row['p']:.2g}" for _, row in rows.iterrows())
     return f" (by the paper's measure, the raw cosine between emotions, lower is further apart: {told})"
 

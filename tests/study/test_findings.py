@@ -42,7 +42,7 @@ def tables() -> dict[str, pd.DataFrame]:
 def test_each_sentence_has_the_values_intervals_and_verdicts_of_its_claims(tables):
     said = {finding.title: finding.sentence for finding in findings(tables)}
     assert len(said) == 5
-    assert "at depth 0.5 (0.4 to 0.6; accounts: 0.8), where the paper says half" in said["Depth"]
+    assert "at depth 0.5 (0.4 to 0.6; accounts: 0.8), where the paper says about half" in said["Depth"]
     assert "(*reproduced* on scenes, *not reproduced* on accounts); its U over depth: *inconclusive*" in said["Depth"]
     parts = [
         "1.5 (1.4 to 1.6) nats",

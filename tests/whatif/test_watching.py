@@ -53,9 +53,8 @@ def ids_of(table: pd.DataFrame) -> tuple[list[int], list[int]]:
 def test_text_and_values_are_those_of_steer_and_of_reading_the_text_again(tiny_model, steer):
     model, vectors = tiny_model, vectors_of(tiny_model)
     before = hooks(model)
-    table = emotrace.watch(
-        model, PROMPT, ["happy", "afraid"], vectors=vectors, steer=steer, strength=0.6, writing=WRITING, show=False
-    )
+    edit = {"steer": steer, "strength": 0.6} if steer else {}
+    table = emotrace.watch(model, PROMPT, ["happy", "afraid"], vectors=vectors, **edit, writing=WRITING, show=False)
     assert hooks(model) == before
     strength = 0.6 if steer else 0.0
     expected = emotrace.steer(model, PROMPT, vectors, strength, emotions="afraid", writing=WRITING).iloc[0]
