@@ -406,4 +406,4 @@ def test_the_first_answer_on_the_embedded_model_comes_in_seconds_and_reads_no_pa
     assert set(result.changes["emotion"]) == set(corpus.emotion_names())
     assert result.side("steered").regime == regimes.SURGICAL
     assert result.steered != result.plain
-    assert seconds < 20  # 10 s on two cores
+    assert seconds < 40  # 10 s on two fast cores, 17 to 24 on slow ones
