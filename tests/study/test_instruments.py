@@ -25,6 +25,7 @@ def run(sets: dict[str, pd.DataFrame], folder, out, monkeypatch):
     return read_tables(out)
 
 
+@pytest.mark.slow
 def test_two_sets_of_passages_in_one_run_give_what_each_gives_alone(sets, tiny_folder, tmp_path, monkeypatch):
     folder = tiny_folder("llama", n_layers=6)
     both = run(sets, folder, tmp_path / "both", monkeypatch)

@@ -144,6 +144,7 @@ def test_two_labs_may_be_open_on_one_folder(lab, model):
     assert len(lab.table("geometry")) == len(other.table("geometry"))
 
 
+@pytest.mark.slow
 def test_emotrace_run_goes_on_with_a_labs_folder_to_the_same_tables(used, tiny_folder):
     mine = {
         name: used.table(name) for name in ("separation", "localisation", "dose_response", "verification", "factorial")

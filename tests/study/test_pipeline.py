@@ -48,6 +48,7 @@ def test_a_run_is_not_written_into_a_models_own_folder(tiny_folder):
     assert sorted(source.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_models_that_fail_do_not_lose_the_others(broken, tmp_path, capsys):
     names = [str(broken[name]) for name in ("cut", "good", "nan")]
     out = tmp_path / "run"
