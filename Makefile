@@ -59,7 +59,7 @@ test-fast: setup
 	@$(BIN)/python -m pytest $(SHARED) -m "not real and not slow"
 
 test-ndif: models $(NDIF_VENV)/.ready
-	@EMOTRACE_NDIF_REQUIRED=1 $(BIN)/python -m pytest $(if $(TRIM),$(addprefix tests/ndif/,test_server.py test_proxy.py test_remote_runs.py),tests/ndif)
+	@EMOTRACE_NDIF_REQUIRED=1 $(BIN)/python -m pytest $(if $(TRIM),-m "not slow" $(addprefix tests/ndif/,test_server.py test_proxy.py test_remote_runs.py),tests/ndif)
 
 # ndif asks for Python 3.12 and runs on 3.11. It comes last: with the option it needs, nothing else may be installed.
 $(NDIF_VENV)/.ready: tests/ndif/requirements-server.txt

@@ -183,6 +183,7 @@ def test_extraction_brings_back_little_more_than_the_vectors_and_holds_little(se
 
 
 @pytest.mark.usefixtures("quickly")
+@pytest.mark.slow
 def test_two_hundred_requests_pass_a_faulty_network_with_every_number_right(
     here: Model, server: servers.Server, capsys: pytest.CaptureFixture
 ) -> None:
@@ -313,6 +314,7 @@ RESTING_ON_TEXTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_remote_run_has_the_tables_of_a_local_one_even_if_the_server_is_killed_meanwhile(
     server: servers.Server, tmp_path: Path
 ) -> None:
