@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from emotrace.study import claim_groups
-from emotrace.study.findings import Claims, findings
+from emotrace.study.findings import Claims, _raw_cosines, findings
 from emotrace.study.verdicts import COLUMNS
 
 
@@ -111,3 +111,16 @@ def test_error_rates_are_those_of_the_claims_own_rule():
     assert claim_groups.rates("C8.all_layers") == []  # never tested, so never simulated
     for rate in claim_groups.rates("C6.depth.last"):
         assert rate["reproduced"] + rate["not_reproduced"] + rate["inconclusive"] == pytest.approx(1, abs=0.002)
+
+
+def test_the_papers_own_measure_stands_beside_the_comparison_of_methods_where_it_has_a_p():
+    row = {"instrument": "scenes", "sample": "pairs_chosen", "metric": "difference", "pooling": "last"}
+    rows = [
+        {**row, "value": -0.25, "low": -0.5, "high": -0.125, "p": 0.03},
+        {**row, "value": 0.75, "low": 0.5, "high": 1.0, "p": float("nan")},
+        {**row, "metric": "cohens_d", "value": 9.0, "low": 8.0, "high": 10.0, "p": 0.5},
+        {**row, "instrument": "accounts", "value": 7.0, "low": 6.0, "high": 8.0, "p": 0.5},
+    ]
+    told = _raw_cosines({"method_comparison": pd.DataFrame(rows)})
+    assert told.endswith("further apart: -0.25 (-0.5 to -0.125), p = 0.03)")
+    assert _raw_cosines({"method_comparison": pd.DataFrame(rows[1:2])}) == ""
